@@ -1,0 +1,58 @@
+# `make book` and `make test` do all the set-up. See README.md.
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= smol
+CORES ?= 2
+
+# VENV= (empty) uses the environment that is already active, conda's for example, and installs nothing.
+ifeq ($(strip $(VENV)),)
+PY := python
+READY :=
+else
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+# Snakemake's own messages go to a log. What failed in a chapter or a page is said by its rule; any other end is shown.
+LOG := build/logs/snakemake.log
+SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) \
+	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
+	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
+
+.PHONY: help book notebooks test bench lab clean
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2)
+	@$(SNAKEMAKE)
+	@echo build/html/index.html
+
+notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
+	@$(SNAKEMAKE) notebooks
+	@echo build/notebooks
+
+test: $(READY)  ## ruff and pytest
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest
+
+bench: $(READY)  ## how long the solves take at the size of a 3B model
+	@$(PY) bench/run.py
+
+# A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
+lab: $(READY)  ## JupyterLab with the chapters as paired notebooks
+	@$(PY) -c 'import json, os, pathlib as p, sys; d = p.Path("build/jupyter/kernels/python3"); \
+	d.mkdir(parents=True, exist_ok=True); (d / "kernel.json").write_text(json.dumps({ \
+	"display_name": "Python 3 (zu)", "language": "python", "argv": [sys.executable, "-m", "ipykernel_launcher", \
+	"-f", "{connection_file}", f"--IPKernelApp.exec_lines=import os; os.chdir({os.getcwd()!r})"]}))'
+	@JUPYTER_PATH=build/jupyter $(PY) -m jupyterlab
+
+clean:  ## remove build/ (the environment and the model cache stay)
+	rm -rf build
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
+	ok or sys.exit("zu needs Python 3.11, 3.12 or 3.13; $(PYTHON) is " + sys.version.split()[0] + \
+	". Name another: make book PYTHON=python3.12")'
+	@echo "Installing into $(VENV): about 2.2 GB, some minutes, once."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book]"
+	@touch $@

@@ -1,0 +1,140 @@
+"""From book/*.md to build/html: jupytext, papermill, jupyter-book. Start it with `make book`."""
+import ast
+import os
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+# A chapter that reads another chapter's records runs after it.
+AFTER = {"intro": ["few_shot"]}
+# Chapters whose work is in torch get every core; the others run side by side on one core each.
+HEAVY = {"few_shot"}
+
+# Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
+os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
+
+PROFILE = config.get("profile", "smol")
+toc = yaml.safe_load(Path("_toc.yml").read_text())
+PAGES = [toc["root"], *(c["file"] for part in toc.get("parts", []) for c in part["chapters"])]
+SOURCE = {page: Path("book", f"{page}.md") for page in PAGES}
+for page, path in SOURCE.items():
+    if not path.exists():
+        raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
+CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
+
+
+def defaults(page):
+    """The names that a chapter's cell tagged `parameters` sets."""
+    for cell in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", SOURCE[page].read_text(), re.M | re.S):
+        head = re.match(r"(?:---\n.*?^---\n|(?::[^\n]*\n)*)", cell, re.M | re.S).group()
+        if re.search(r"\btags\b.*\bparameters\b", head, re.S):
+            body = ast.parse(cell[len(head):]).body
+            targets = [t for node in body for t in getattr(node, "targets", [getattr(node, "target", None)])]
+            return {t.id for t in targets if isinstance(t, ast.Name)}
+    return set()
+
+
+def check_profile():
+    """Read the profile and hold it against the chapters: papermill only warns of unknown parameters."""
+    path = Path("profiles", f"{PROFILE}.yaml")
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in Path("profiles").glob("*.yaml")))
+        raise WorkflowError(f"there is no {path}; profiles: {known}")
+    profile = yaml.safe_load(path.read_text()) or {}
+    for page, values in profile.items():
+        if page not in CHAPTERS:
+            raise WorkflowError(f"{path} sets parameters for {page}, which is no chapter of _toc.yml")
+        if unknown := set(values) - defaults(page):
+            raise WorkflowError(
+                f"{path} sets {', '.join(sorted(unknown))} for {page}, whose parameters are: "
+                f"{', '.join(sorted(defaults(page))) or 'none'}"
+            )
+    return profile
+
+
+PARAMETERS = check_profile()
+
+
+rule book:
+    input: "build/html/index.html"
+
+
+rule notebooks:
+    input: expand("build/notebooks/{page}.ipynb", page=CHAPTERS)
+
+
+rule notebook:
+    input: "book/{page}.md"
+    output: "build/notebooks/{page}.ipynb"
+    shell: "jupytext --quiet --to ipynb --output {output} {input} 2>&1"
+
+
+# The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
+# If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
+rule execute:
+    input:
+        notebook="build/notebooks/{page}.ipynb",
+        module=sorted(map(str, Path("zu").glob("*.py"))),
+        paper=sorted(map(str, Path("book/paper").glob("*.csv"))),
+        after=lambda wc: [f"build/executed/{page}.ipynb" for page in AFTER.get(wc.page, []) if page in CHAPTERS],
+    output: "build/executed/{page}.ipynb"
+    log: "build/logs/{page}.log"
+    params:
+        values=lambda wc: yaml.safe_dump(PARAMETERS.get(wc.page, {}), default_flow_style=True, width=10**6).strip()
+    threads: lambda wc: workflow.cores if wc.page in HEAVY else 1
+    shell:
+        """
+        exec 2>&1; start=$SECONDS; partial=build/executed/.{wildcards.page}.$$.ipynb
+        echo "  {wildcards.page} ..."
+        OMP_NUM_THREADS={threads} papermill --kernel python3 --no-progress-bar \
+            -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null &
+        chapter=$!
+        while kill -0 $chapter 2> /dev/null; do
+            kill -0 $PPID 2> /dev/null || {{ kill -9 $chapter; rm -f $partial; exit 1; }}
+            sleep 0.2
+        done
+        if wait $chapter; then
+            mv $partial {output}
+            echo "  {wildcards.page} done in $((SECONDS - start)) s"
+        else
+            mv -f $partial build/logs/{wildcards.page}.ipynb 2> /dev/null || true
+            echo "  {wildcards.page} FAILED after $((SECONDS - start)) s; from {log}:"
+            sed -n '/^Exception encountered/,$p' {log} | tail -n 60 | grep . || tail -n 40 {log}
+            exit 1
+        fi
+        """
+
+
+# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass.
+rule html:
+    input:
+        chapters=expand("build/executed/{page}.ipynb", page=CHAPTERS),
+        pages=[str(SOURCE[page]) for page in PAGES if page not in CHAPTERS],
+        rest=["_config.yml", "_toc.yml", "references.bib"],
+        static=sorted(str(p) for p in Path("book/_static").rglob("*") if p.is_file()),
+    output: "build/html/index.html"
+    log: "build/logs/html.log"
+    shell:
+        """
+        exec 2>&1; start=$SECONDS; echo "  html ..."
+        rm -rf build/site build/_build build/html
+        mkdir -p build/site
+        cp -R {input.chapters} {input.pages} {input.rest} book/_static build/site/
+        jupyter-book build build/site --path-output build -W -n --keep-going > {log} 2>&1 < /dev/null || {{
+            echo "  html FAILED; from {log}:"
+            grep -E 'WARNING|ERROR|Error' {log} || tail -n 30 {log}
+            exit 1
+        }}
+        # No page may load anything from another host: the book is read with no network, and tells nobody.
+        if grep -rnoE --include=*.html '<(script|link|img|iframe|source|object)[^>]*(src|href|data)="(https?:)?//[^"]*' \
+            build/_build/html || grep -rnoE --include=*.css 'url[(].?(https?:)?//[^)]*' build/_build/html; then
+            echo "  html FAILED: these load from another host"
+            exit 1
+        fi
+        mv build/_build/html build/html
+        echo "  html done in $((SECONDS - start)) s"
+        """

@@ -1,0 +1,87 @@
+"""Tiny random models of each architecture, with a small byte-level tokenizer, saved to disk once a session."""
+import pytest
+import torch
+
+import zu
+
+WORDS = ("The capital of France is Paris . Japan Tokyo Peru Lima Chad N'Djamena Côte d'Ivoire 東京 🙂 is a city in "
+         "which country language people speak Therefore Because I You and the of to in")
+
+
+def _tokenizer(folder, bos):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|end|>", "<|begin|>"]
+    bpe.train_from_iterator([WORDS] * 4, trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", bpe.token_to_id("<|begin|>"))])
+    else:
+        bpe.post_processor = processors.ByteLevel(trim_offsets=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>",
+                                   bos_token="<|begin|>" if bos else None)
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folders with a tiny random model: "llama" (tied head, BOS) and "qwen3" (untied head, no BOS)."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    shape = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5,
+                 num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256)
+    made = {}
+    for name, config, kind, bos in (("llama", LlamaConfig(**shape, tie_word_embeddings=True), LlamaForCausalLM, True),
+                                    ("qwen3", Qwen3Config(**shape, tie_word_embeddings=False), Qwen3ForCausalLM,
+                                     False)):
+        torch.manual_seed(7)
+        config.initializer_range = 0.2  # so that layers do something
+        model = kind(config)
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                torch.nn.init.normal_(weight, std=0.2)
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder)
+        _tokenizer(folder, bos)
+        made[name] = folder
+    return made
+
+
+@pytest.fixture(params=["llama", "qwen3"])
+def tiny(request, folders):
+    """A fresh (model, tokenizer) of each architecture."""
+    return zu.load_model(folders[request.param], device="cpu")
+
+
+@pytest.fixture
+def facts():
+    """A few facts with subjects at the start, in the middle, with accents, CJK and an emoji."""
+    return zu.Facts([
+        zu.Fact("France", "The capital of {} is", "Paris", ("{} has its capital in", "In {}, the capital is"),
+                (("The capital of Peru is", "Lima"), ("The capital of Japan is", "Tokyo")), id="capital/france"),
+        zu.Fact("Japan", "The capital of {} is", "Tokyo", ("The city of {} is",),
+                (("The capital of Peru is", "Lima"),), id="capital/japan"),
+        zu.Fact("Côte d'Ivoire", "In {} people speak", "the language of Paris", id="language/côte"),
+        zu.Fact("東京", "I and {} is a city in", "Japan", id="city/東京"),
+        zu.Fact("Paris 🙂", "You and {} and", "Lima", id="emoji"),
+    ])
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of the test's own."""
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def texts():
+    """Ordinary prose for moments and perplexity."""
+    return ["The people of Peru speak a language and the city is in the country. " * 20,
+            "You and I is a city in which the capital is Paris. " * 20]

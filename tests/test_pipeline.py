@@ -1,0 +1,174 @@
+"""What `make book` promises, on a copy of the project whose book is two stand-in chapters."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+HEAD = "---\nkernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
+CHAPTER = HEAD + r"""
+# Stand-in
+
+See {eq}`eq-one` in {cite}`zerounlearn`.
+
+$$\hat W = P\,(I + \beta R K_f^\top)\,W$$ (eq-one)
+
+```{code-cell} ipython3
+:tags: [parameters]
+n: int = 3  # a number
+```
+
+```{code-cell} ipython3
+print("n is", n)
+```
+"""
+OTHER = HEAD + "\n# Other\n\n```{code-cell} ipython3\nprint(6 * 7)\n```\n"
+
+
+def make(project, *arguments):
+    """Run make in the project with this test's own environment; the finished process, output as text."""
+    command = ["make", "--no-print-directory", "VENV=", "PROFILE=test", *arguments]
+    return subprocess.run(command, cwd=project, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def stamps(project):
+    """When each executed chapter and the page were written."""
+    files = [*project.glob("build/executed/*.ipynb"), project / "build/html/index.html"]
+    return {file.stem: file.stat().st_mtime_ns for file in files if file.exists()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    project = tmp_path_factory.mktemp("built")
+    for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, project / name)
+    shutil.copytree(ROOT / "book/_static", project / "book/_static")
+    (project / "book/stand_in.md").write_text(CHAPTER)
+    (project / "book/other.md").write_text(OTHER)
+    (project / "_toc.yml").write_text(
+        "format: jb-book\nroot: stand_in\nparts: [{chapters: [{file: other}, {file: references}]}]\n"
+    )
+    (project / "profiles").mkdir()
+    (project / "profiles/test.yaml").write_text("stand_in: {n: 5}\n")
+    run = make(project, "book")
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.splitlines()[-1] == "build/html/index.html"
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path):
+    """A built project to spoil."""
+    return Path(shutil.copytree(built, tmp_path / "project"))
+
+
+def test_the_page_shows_the_profiles_parameters(built):
+    assert "url=stand_in.html" in (built / "build/html/index.html").read_text()
+    assert "n is 5" in (built / "build/html/stand_in.html").read_text()
+
+
+def test_no_page_loads_anything_from_another_host(built):
+    loaded = []
+
+    class Loads(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag != "a":
+                loaded.extend(value for name, value in attributes if name in ("src", "href", "data"))
+
+    pages = list(built.glob("build/html/*.html"))
+    for page in pages:
+        Loads().feed(page.read_text())
+    assert any("mathjax/tex-chtml.js" in value for value in loaded)
+    assert not [value for value in loaded if value.startswith(("http:", "https:", "//"))]
+    for value in loaded:
+        local = value.split("?")[0].split("#")[0]
+        assert not local or local.startswith("data:") or (built / "build/html" / local).exists(), value
+
+
+def test_running_again_recomputes_nothing(project):
+    before = stamps(project)
+    run = make(project, "book")
+    assert (run.returncode, run.stdout) == (0, "build/html/index.html\n")
+    assert stamps(project) == before
+
+
+def test_a_changed_chapter_reruns_itself_and_the_page(project):
+    before = stamps(project)
+    (project / "book/other.md").write_text(OTHER.replace("6 * 7", "6 * 9"))
+    run = make(project, "book")
+    assert run.returncode == 0, run.stdout
+    after = stamps(project)
+    assert {name for name in after if after[name] != before[name]} == {"other", "index"}
+    assert "54" in (project / "build/html/other.html").read_text()
+
+
+def test_a_failing_chapter_fails_the_build_and_spares_the_others(project):
+    before = stamps(project)
+    (project / "book/stand_in.md").write_text(CHAPTER.replace("print(", "raise OSError('no luck')\nprint("))
+    (project / "book/other.md").write_text(OTHER.replace("6 * 7", "6 * 9"))
+    run = make(project, "book")
+    assert run.returncode != 0
+    assert "stand_in FAILED" in run.stdout and "OSError: no luck" in run.stdout
+    after = stamps(project)
+    assert "stand_in" not in after and after["index"] == before["index"]
+    assert "54" in (project / "build/executed/other.ipynb").read_text()
+
+
+def test_a_warning_of_the_renderer_fails_the_build(project):
+    (project / "book/references.md").write_text("# References\n\n{numref}`nothing-here`\n")
+    run = make(project, "book")
+    assert run.returncode != 0
+    assert "html FAILED" in run.stdout and "nothing-here" in run.stdout
+    assert not (project / "build/html/index.html").exists()
+
+
+@pytest.mark.parametrize("profile, says", [
+    ("stand_in: {m: 5}", "m for stand_in, whose parameters are: n"),
+    ("nobody: {n: 5}", "nobody, which is no chapter"),
+])
+def test_a_profile_with_an_unknown_name_is_refused_before_anything_runs(project, profile, says):
+    before = stamps(project)
+    (project / "profiles/test.yaml").write_text(profile)
+    run = make(project, "book")
+    assert run.returncode != 0
+    assert says in run.stdout and " ..." not in run.stdout
+    assert stamps(project) == before
+
+
+def test_after_snakemake_is_killed_its_chapter_stops_and_the_next_run_finishes(project):
+    beat = project / "beat"
+    (project / "book/other.md").write_text(OTHER.replace("print(6 * 7)", """
+import pathlib, time
+while not pathlib.Path("go").exists():
+    pathlib.Path("beat").write_text(str(time.time()))
+    time.sleep(0.1)
+"""))
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "profile=test", "--nolock"]
+    snakemake = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not beat.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert beat.exists(), "the chapter never started"
+    finally:
+        os.kill(snakemake.pid, signal.SIGKILL)
+        snakemake.wait()
+    deadline = time.monotonic() + 30
+    while time.time() - float(beat.read_text() or time.time()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert time.time() - float(beat.read_text()) >= 3, "the orphaned chapter runs on"
+    assert not (project / "build/executed/other.ipynb").exists()
+    (project / "go").touch()
+    run = make(project, "book")
+    assert run.returncode == 0, run.stdout
+    assert sorted(stamps(project)) == ["index", "other", "stand_in"]

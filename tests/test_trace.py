@@ -1,0 +1,94 @@
+"""Keys, values and hidden states are read at the subject's last token, however prompts are batched."""
+import pytest
+import torch
+
+from zu import models, trace
+from zu.facts import Fact
+
+
+def by_hand(model, ids, layer, position):
+    """Key, value and hidden state of one unpadded sequence, through the whole model."""
+    seen = {}
+    linear = models.down_proj(model, layer)
+    handles = [linear.register_forward_hook(lambda m, a, o: seen.update(key=a[0], value=o))]
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    handles[0].remove()
+    # the last entry of hidden_states is normed, so this holds below the last layer
+    return seen["key"][0, position], seen["value"][0, position], out.hidden_states[layer + 1][0, position]
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
+    model, tokenizer = tiny
+    rows = [trace.encode(tokenizer, fact) for fact in facts]
+    for tokens in (1, 30, 4096):
+        seen = trace.trace(model, trace.collate(rows), [1, 3], tokens=tokens)
+        for layer in (1, 3):
+            for i, (ids, position) in enumerate(rows):
+                key, value, hidden = by_hand(model, ids, layer, position)
+                torch.testing.assert_close(seen.keys[layer][i], key, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(seen.values[layer][i], value, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(seen.hidden[layer][i], hidden, rtol=1e-5, atol=1e-5)
+
+
+def test_values_are_the_weight_times_the_keys(tiny, facts):
+    model, tokenizer = tiny
+    seen = trace.trace(model, trace.collate([trace.encode(tokenizer, f) for f in facts]), [2])
+    torch.testing.assert_close(seen.keys[2] @ models.down_proj(model, 2).weight.T, seen.values[2], rtol=1e-4,
+                               atol=1e-5)
+
+
+def test_the_position_is_the_subjects_last_token(tiny, facts):
+    _, tokenizer = tiny
+    for prefix in ("", "The people. ", "東京 🙂. "):
+        for fact in facts:
+            ids, position = trace.encode(tokenizer, fact, prefix)
+            through = tokenizer.decode(ids[:position + 1], skip_special_tokens=True)
+            until = tokenizer.decode(ids[:position], skip_special_tokens=True)
+            whole = prefix + fact.prompt.split("{}")[0] + fact.subject
+            assert through == whole and until != whole
+
+
+def test_a_subject_that_stands_twice_is_read_where_the_prompt_puts_it(tiny):
+    _, tokenizer = tiny
+    fact = Fact("Paris", "Paris and {} is a city in", "France")
+    ids, position = trace.encode(tokenizer, fact)
+    assert tokenizer.decode(ids[:position + 1], skip_special_tokens=True) == "Paris and Paris"
+
+
+def test_a_subject_in_the_first_token_gets_a_token_in_front(tiny):
+    _, tokenizer = tiny
+    ids, position = trace.encode(tokenizer, Fact("I", "{} is a city in", "Peru"))
+    assert position >= 1 and tokenizer.decode(ids[position]) == "I"
+
+
+def test_hooks_are_gone_after_an_error(tiny, facts):
+    model, tokenizer = tiny
+    batch = trace.collate([trace.encode(tokenizer, facts[0])])
+    with pytest.raises(IndexError):
+        trace.trace(model, batch, [1, 99])
+    with pytest.raises(RuntimeError), trace.hooks((models.down_proj(model, 1).register_forward_hook, print)):
+        raise RuntimeError
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_prefixes_are_the_same_for_a_seed_and_hold_no_braces(tiny):
+    model, tokenizer = tiny
+    first, again = (trace.prefixes(model, tokenizer, seed=3) for _ in range(2))
+    assert first == again != trace.prefixes(model, tokenizer, seed=4)
+    assert first[0] == "" and len(first) == 6 and not any("{" in p or "}" in p for p in first)
+
+
+def test_mean_keys_weigh_the_bare_prompt_by_one_half(tiny, facts):
+    model, tokenizer = tiny
+    before = ("", "The people. ", "You and I. ")
+    keys, bare = trace.subject_keys(model, tokenizer, facts, [1], before)
+    each = [by_hand(model, *_args(tokenizer, facts[1], p))[0].double() for p in before]
+    expected = 0.5 * each[0] + 0.25 * each[1] + 0.25 * each[2]
+    torch.testing.assert_close(keys[1][1], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bare.keys[1][1].double(), each[0], rtol=1e-5, atol=1e-5)
+
+
+def _args(tokenizer, fact, prefix):
+    ids, position = trace.encode(tokenizer, fact, prefix)
+    return ids, 1, position

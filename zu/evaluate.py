@@ -1,0 +1,148 @@
+"""Has it been forgotten, and what else changed: efficacy, generality, specificity, perplexity."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from .facts import Fact
+from .models import decoder, logits
+from .moments import pack
+from .trace import collate
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in percent by the data set's rule, as the paper's tables print them, and what is behind them.
+
+    eff, gen, spe: on the prompts, their paraphrases, their neighbours; NaN where there are none.
+    prob_eff, prob_gen, prob_spe: mean probability of the true answer (Eq. 16), 0 to 1.
+    interval_eff, ...: 95% bootstrap interval over facts, in percent. n_eff, ...: how many prompts were asked.
+    """
+
+    eff: float
+    gen: float
+    spe: float
+    prob_eff: float
+    prob_gen: float
+    prob_spe: float
+    interval_eff: tuple[float, float]
+    interval_gen: tuple[float, float]
+    interval_spe: tuple[float, float]
+    n_eff: int
+    n_gen: int
+    n_spe: int
+
+    def __str__(self) -> str:
+        return f"Eff {self.eff:.1f}  Gen {self.gen:.1f}  Spe {self.spe:.1f}  ({self.n_eff} facts)"
+
+    def as_dict(self) -> dict:
+        """Plain numbers and lists, for a record."""
+        return asdict(self)
+
+
+def split_answer(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
+    """Token ids of ``prompt + " " + answer``, and how many at the end belong to the answer.
+
+    A token belongs to the answer when its characters reach beyond the prompt.
+    """
+    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
+    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
+    return coded["input_ids"], count
+
+
+@torch.no_grad()
+def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 4096) -> np.ndarray:
+    """Score (prompt, answer) pairs under teacher forcing: an array (pairs, 3).
+
+    Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
+    probability of the whole answer. Logits are computed at the answers' positions only.
+    """
+    rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
+    if not rows:
+        return np.zeros((0, 3))
+    batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
+    out = np.zeros((len(rows), 3))
+    for index, part in batch.split(tokens):
+        states = decoder(model)(input_ids=part.ids, attention_mask=part.mask, use_cache=False).last_hidden_state
+        at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)
+        ends = part.mask.sum(1, keepdim=True)
+        reads = (at + 1 < ends) & (at + 1 >= ends - part.position[:, None])
+        gold = part.ids[:, 1:][reads]
+        logp = logits(model, states[:, :-1][reads]).log_softmax(-1)
+        right = (logp.argmax(-1) == gold).double().cpu()
+        value = logp.gather(1, gold[:, None])[:, 0].double().cpu()
+        row = reads.nonzero()[:, 0].cpu()
+        n = reads.sum(1).double().cpu()
+        hits = torch.zeros(len(n), dtype=torch.double).index_add(0, row, right)
+        total = torch.zeros(len(n), dtype=torch.double).index_add(0, row, value)
+        out[index.cpu().numpy()] = torch.stack([(hits == n).double(), hits / n, total.exp()], 1).numpy()
+    return out
+
+
+def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | None = None,
+             tokens: int = 4096) -> Scores:
+    """Efficacy, generality and specificity of a model on facts (Section 6.1); the model is not changed.
+
+    rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
+    a fact first, then over facts. Batches hold about `tokens` tokens.
+    """
+    rule = rule or getattr(facts, "rule", "exact")
+    if rule not in ("exact", "tokens"):
+        raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
+    kinds = {"eff": [[(f.text, f.target)] for f in facts],
+             "gen": [[(p, f.target) for p in f.paraphrase_texts] for f in facts],
+             "spe": [list(f.neighbors) for f in facts]}
+    flat = [(kind, i, pair) for kind, groups in kinds.items() for i, g in enumerate(groups) for pair in g]
+    # the same question is often a neighbour of several facts: ask it once
+    unique = list(dict.fromkeys(pair for _, _, pair in flat))
+    asked = dict(zip(unique, score(model, tokenizer, unique, tokens=tokens), strict=True))
+    out = {}
+    for kind, groups in kinds.items():
+        means = np.array([np.mean([asked[pair] for pair in g], 0) for g in groups if g]).reshape(-1, 3)
+        column = means[:, 0 if rule == "exact" else 1] * 100
+        out[kind] = float(column.mean()) if len(column) else float("nan")
+        out[f"prob_{kind}"] = float(means[:, 2].mean()) if len(column) else float("nan")
+        out[f"interval_{kind}"] = bootstrap(column)
+        out[f"n_{kind}"] = sum(map(len, groups))
+    return Scores(**out)
+
+
+def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean, by resampling `values`; NaN for none."""
+    if not len(values):
+        return float("nan"), float("nan")
+    rows = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | None = None, *, tokens: int = 8192,
+               window: int = 512, stride: int = 256) -> float:
+    """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
+
+    texts: by default the embedded held-out prose, its first `tokens` tokens. Each window of `window` tokens
+    scores its last `stride` (the first one all), so that a token sees at least window − stride before it.
+    """
+    if texts is None:
+        from . import world
+
+        texts = world.prose("heldout")
+    if not 0 < stride <= window:
+        raise ValueError(f"stride is {stride}: give 1 to window ({window})")
+    ids = pack(tokenizer, texts, tokens, min(tokens, window)).flatten()
+    starts = range(0, max(len(ids) - window, 0) + 1, stride)
+    total, count = 0.0, 0
+    for batch in torch.tensor(list(starts)).split(8):
+        rows = torch.stack([ids[s:s + window] for s in batch.tolist()]).to(model.device)
+        states = decoder(model)(input_ids=rows, use_cache=False).last_hidden_state
+        for start, row, state in zip(batch.tolist(), rows, states, strict=True):
+            first = 1 if start == 0 else window - stride
+            logp = logits(model, state[first - 1:-1]).log_softmax(-1)
+            total -= logp.gather(1, row[first:, None]).double().sum().item()
+            count += len(row) - first
+    return float(np.exp(total / count))

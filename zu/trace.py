@@ -1,0 +1,193 @@
+"""Read a transformer's memory: keys, values and hidden states at the subject's last token."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from .facts import Fact, FactError
+from .models import decoder, down_proj
+
+#: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other contexts too.
+OPENINGS = ("The", "Therefore", "Because", "I", "You")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids padded on the right, (rows, length); which are real; and one position of interest a row."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    position: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
+        """Parts of at most about `tokens` tokens, rows of like length together, with their row numbers."""
+        order, lengths = self.mask.sum(1).argsort(stable=True), self.mask.sum(1)
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and int(lengths[order[stop]]) * (stop + 1 - start) <= tokens:
+                stop += 1
+            rows = order[start:stop]
+            width = int(lengths[rows].max())
+            yield rows, Batch(self.ids[rows, :width], self.mask[rows, :width], self.position[rows])
+            start = stop
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass showed at one token of each row, by layer.
+
+    keys: inputs of down_proj, (rows, m). values: its outputs, (rows, d). hidden: the residual stream after
+    the layer, (rows, d). The paper's K_f and V_f are the transposes of keys and values.
+    """
+
+    keys: dict[int, torch.Tensor]
+    values: dict[int, torch.Tensor]
+    hidden: dict[int, torch.Tensor]
+
+
+def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -> tuple[list[int], int]:
+    """Token ids of ``prefix + prompt`` and the position of the subject's last token.
+
+    The position comes from character offsets: the last token that covers a character of the subject. Where the
+    subject ends in the sequence's very first token, a beginning-of-sequence token is put in front: that first
+    position is an attention sink whose key says nothing about the subject.
+    Raises `FactError` naming the fact when no token covers the subject.
+    """
+    before, after = (fact.prompt if prompt is None else prompt).split("{}")
+    start, text = len(prefix + before), prefix + before + fact.subject + after
+    coded = tokenizer(text, return_offsets_mapping=True)
+    stop = start + len(fact.subject)
+    inside = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < stop and b > start and b > a]
+    if not inside:
+        raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
+    ids, position = coded["input_ids"], inside[-1]
+    if position == 0:
+        sink = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
+        ids, position = [sink, *ids], 1
+    return ids, position
+
+
+def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
+    """A `Batch` from (ids, position) rows. Right padding is invisible to a causal model at earlier tokens."""
+    ids = pad_sequence([torch.tensor(r) for r, _ in rows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(r), dtype=torch.long) for r, _ in rows], batch_first=True)
+    return Batch(ids.to(device), mask.to(device), torch.tensor([p for _, p in rows], device=device))
+
+
+class _Enough(Exception):
+    """Ends a forward pass whose remaining layers nobody reads."""
+
+
+@contextmanager
+def hooks(*pairs) -> Iterator[None]:
+    """Register ``(register, function)`` pairs, e.g. ``(module.register_forward_hook, f)``; always remove them."""
+    handles = [register(function) for register, function in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def forward_until(model: nn.Module, layer: int, batch: Batch) -> None:
+    """Run the decoder on a batch and stop once `layer` is done."""
+
+    def stop(module, args, output):
+        raise _Enough
+
+    with hooks((decoder(model).layers[layer].register_forward_hook, stop)):
+        try:
+            decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        except _Enough:
+            pass
+
+
+@torch.no_grad()
+def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int = 4096) -> Trace:
+    """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
+
+    The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens. Results are
+    on the model's device in its dtype, row i belonging to row i of the batch, whatever the parts were.
+    """
+    found: dict[str, dict[int, list]] = {"keys": {}, "values": {}, "hidden": {}}
+    order = []
+
+    def keep(kind: str, layer: int, states, part: Batch):
+        at = part.position.to(states.device)
+        found[kind].setdefault(layer, []).append(states[torch.arange(len(at), device=states.device), at])
+
+    for rows, part in batch.split(tokens):
+        order.append(rows)
+        pairs = []
+        for layer in layers:
+            def key(module, args, layer=layer, part=part):
+                keep("keys", layer, args[0], part)
+
+            def value(module, args, output, layer=layer, part=part):
+                keep("values", layer, output, part)
+
+            def hidden(module, args, output, layer=layer, part=part):
+                keep("hidden", layer, output[0] if isinstance(output, tuple) else output, part)
+
+            pairs += [(down_proj(model, layer).register_forward_pre_hook, key),
+                      (down_proj(model, layer).register_forward_hook, value),
+                      (decoder(model).layers[layer].register_forward_hook, hidden)]
+        with hooks(*pairs):
+            forward_until(model, max(layers), part)
+    back = torch.cat(order).argsort()
+    joined = {kind: {layer: torch.cat(parts)[back.to(parts[0].device)] for layer, parts in by_layer.items()}
+              for kind, by_layer in found.items()}
+    return Trace(**joined)
+
+
+@torch.no_grad()
+def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, seed: int = 0) -> tuple[str, ...]:
+    """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
+
+    Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its own. As in
+    MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other contexts too.
+    """
+    generator, texts = torch.Generator().manual_seed(seed), [""]
+    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+    for opening in OPENINGS:
+        ids = torch.tensor([tokenizer(opening)["input_ids"]], device=model.device)
+        for _ in range(length):
+            scores = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
+            scores[banned] = -torch.inf
+            best = scores.topk(top_k)
+            pick = torch.multinomial(best.values.softmax(0), 1, generator=generator)
+            ids = torch.cat([ids, best.indices[pick].view(1, 1).to(ids.device)], 1)
+        text = tokenizer.decode(ids[0], skip_special_tokens=True)
+        texts.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". ")
+    return tuple(texts)
+
+
+def prefix_weights(n: int) -> torch.Tensor:
+    """Weights of the n prefixes in a mean key: half on the bare prompt, half shared by the others (float64)."""
+    if n == 1:
+        return torch.ones(1, dtype=torch.float64)
+    return torch.tensor([0.5] + [0.5 / (n - 1)] * (n - 1), dtype=torch.float64)
+
+
+def subject_keys(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int],
+                 before: Sequence[str] = ("",)) -> tuple[dict[int, torch.Tensor], Trace]:
+    """The facts' keys by layer, (n, m) float64, averaged over the prefixes `before`, and the bare prompts' trace.
+
+    A key depends on nothing to the right of the subject, so the sequences end there.
+    """
+    rows = [encode(tokenizer, fact, prefix) for prefix in before for fact in facts]
+    seen = trace(model, collate([(ids[:p + 1], p) for ids, p in rows], model.device), layers)
+    n, weights = len(facts), prefix_weights(len(before))
+    keys = {layer: torch.einsum("p,pnm->nm", weights.to(k.device), k.double().view(len(before), n, -1))
+            for layer, k in seen.keys.items()}
+    bare = Trace(*({layer: x[:n] for layer, x in part.items()} for part in (seen.keys, seen.values, seen.hidden)))
+    return keys, bare
