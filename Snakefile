@@ -10,8 +10,8 @@ from snakemake.exceptions import WorkflowError
 
 # A chapter that reads another chapter's records runs after it.
 AFTER = {"intro": ["few_shot"]}
-# Chapters whose work is in torch get every core; the others run side by side on one core each.
-HEAVY = {"few_shot"}
+# Chapters that train or measure time get every core to themselves; the others run side by side on one core each.
+HEAVY = {"lemma_many", "few_shot"}
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
@@ -88,14 +88,15 @@ rule execute:
     threads: lambda wc: workflow.cores if wc.page in HEAVY else 1
     shell:
         """
-        exec 2>&1; start=$SECONDS; partial=build/executed/.{wildcards.page}.$$.ipynb
+        exec 2>&1; start=$SECONDS
+        rm -f build/executed/.{wildcards.page}.*; partial=build/executed/.{wildcards.page}.$$.ipynb
         echo "  {wildcards.page} ..."
         OMP_NUM_THREADS={threads} papermill --kernel python3 --no-progress-bar \
             -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null &
         chapter=$!
         while kill -0 $chapter 2> /dev/null; do
             kill -0 $PPID 2> /dev/null || {{ kill -9 $chapter; rm -f $partial; exit 1; }}
-            sleep 0.2
+            sleep 0.5
         done
         if wait $chapter; then
             mv $partial {output}

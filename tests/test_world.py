@@ -105,7 +105,7 @@ def test_neighbors_with_the_same_answer_come_first(facts):
         same = [answer == fact.target for _, answer in fact.neighbors]
         assert same == sorted(same, reverse=True), fact.id
         shares[fact.relation].append(sum(same) / len(same))
-    assert max(shares["country-continent"]) == 1 and max(shares["country-capital"]) == 0
+    assert max(shares["country-continent"]) >= 0.5 and max(shares["country-capital"]) == 0
 
 
 def test_two_processes_with_different_hash_seeds_build_the_same_world():
@@ -131,7 +131,7 @@ def test_prose_parts_are_long_and_share_no_paragraph(texts):
 def test_prose_is_plain_text(texts):
     for text in (*texts["moments"], *texts["heldout"]):
         assert len(text) >= 100 and text == " ".join(text.split())
-        assert not re.search(r"</?\w|&#?\w+;", text)
+        assert not re.search(r"</?[a-z]|&#?\w+;", text)
 
 
 def test_prose_names_the_parts_it_knows():

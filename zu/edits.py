@@ -28,7 +28,6 @@ class Edit:
         self.model, self.method, self.settings = model, method, dict(settings or {})
         self.deltas: dict[str, torch.Tensor] = {}
         self._original: dict[str, torch.Tensor] = {}
-        self._version: dict[str, int] = {}
 
     @torch.no_grad()
     def set(self, name: str, weight: torch.Tensor) -> None:
@@ -64,7 +63,7 @@ class Edit:
         Raises `EditError` when something else changed a weight since: take later edits off first.
         """
         for name in self._original:
-            if self._parameter(name)._version != self._version[name]:
+            if not torch.equal(self._parameter(name), self._edited(name)):
                 raise EditError(f"{name} was changed after this edit was applied: restore the later edit first")
         for name in list(self._original):
             self._parameter(name).copy_(self._original.pop(name))
@@ -145,9 +144,12 @@ class Edit:
 
     def _put(self, name: str) -> None:
         weight = self._parameter(name)
-        old = self._original.setdefault(name, weight.detach().clone())
-        weight.copy_((old.float() + self.deltas[name]).to(weight.dtype))
-        self._version[name] = weight._version
+        self._original.setdefault(name, weight.detach().clone())
+        weight.copy_(self._edited(name))
+
+    def _edited(self, name: str) -> torch.Tensor:
+        old = self._original[name]
+        return (old.float() + self.deltas[name]).to(old.dtype)
 
 
 def _mark(weight: torch.Tensor) -> str:

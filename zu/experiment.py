@@ -127,7 +127,7 @@ def run_few_shot(model, tokenizer, facts: Facts, *, methods: Sequence[str], seed
                         metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                                   "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
-                write_record(path, record)
+                record = write_record(path, record)
             found.append(record)
     return found
 
@@ -183,15 +183,16 @@ def code_hash() -> str:
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:16]
 
 
-def write_record(path: str | Path, record: dict) -> None:
-    """Write a record as JSON, whole or not at all; NaN becomes null."""
-    path = Path(path)
+def write_record(path: str | Path, record: dict) -> dict:
+    """Write a record as JSON, whole or not at all; NaN becomes null. Returns it as it will be read."""
+    path, record = Path(path), _finite(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(_finite(record), file, indent=1, sort_keys=True, allow_nan=False)
+        json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
         file.write("\n")
     os.replace(part, path)
+    return record
 
 
 def _finite(value):

@@ -1,7 +1,7 @@
 """The embedded world: true facts (cloze form) and prose, read from data packages, no network needed.
 
-Countries, cities and prose come from the CIA World Factbook (public domain), languages and time zones (their cities)
-from Unicode CLDR (package ``babel``), elements from ``periodictable``. A fact is left out where its
+Countries, cities and prose come from the CIA World Factbook (public domain), languages and time zones (their
+cities) from Unicode CLDR (package ``babel``), elements from ``periodictable``. A fact is left out where its
 truth depends on whom one asks (several capitals, disputed land, several official languages), where a name
 means several places, or where the answer could be copied from the prompt.
 """
@@ -34,14 +34,14 @@ TEMPLATES = {
                          "The government of {} works in the official language, which is"),
     "country-ruler": ("Historically, {} gained its independence from",
                       "People in {} celebrate their independence from",
-                      "Before independence, the territory of {} belonged to"),
+                      "Before independence, the territory of {} was controlled by"),
     "element-symbol": ("The chemical symbol for {} is", "The periodic table lists {} under the symbol",
                        "The element {} is written with the chemical symbol"),
     "symbol-element": ("The chemical symbol {} stands for the element",
                        "The periodic table uses the symbol {} for the element",
                        "The chemical symbol {} is the abbreviation for the element"),
     "element-number": ("The atomic number of {} is", "The element {} has the atomic number",
-                       "The number of protons in the nucleus of a {} atom is"),
+                       "The number of protons in the nucleus of one {} atom is"),
 }
 #: A neighbour list's longest length, and the part of each relation that only neighbours are drawn from.
 NEIGHBORS, RESERVED = 10, 0.15
@@ -65,21 +65,20 @@ UNCLEAR = {
 #: The continents of the factbook's regions; Oceania is no continent to everyone.
 CONTINENTS = {
     "africa": "Africa", "europe": "Europe", "south-america": "South America",
-    "north-america": "North America", "central-america-n-caribbean": "North America", "central-asia": "Asia", "south-asia": "Asia",
-    "middle-east": "Asia", "east-n-southeast-asia": "Asia",
+    "north-america": "North America", "central-america-n-caribbean": "North America", "middle-east": "Asia",
+    "central-asia": "Asia", "south-asia": "Asia", "east-n-southeast-asia": "Asia",
 }
 RULERS = {"UK": "Britain"} | {x: f"the {x}" for x in ("Netherlands", "Ottoman Empire", "Soviet Union")}
 #: Every text in English is full of these; lists and fragments are not.
 FUNCTION_WORDS = {"a", "and", "as", "by", "for", "in", "is", "of", "the", "to", "was", "with"}
 #: Names left out: shared, misspelt, outdated or disputed ones, regions and islands.
-NOT_ONE_PLACE = set(re.split(r",\s+", """\
-Adak, Bahia, Bahía de Banderas, Birmingham, Blanc-Sablon, Bogota, Bur Sa'id, Busingen, Cartagena, Ceuta,
-    Concepcion, Creston, Córdoba, Dawson, Dnipropetrovsk, Donetsk, Eucla, Famagusta, Fernando de Noronha,
-    Guadalajara, Hamah, Hargeysa, Ho Chi Minh, Hyderabad, Jerusalem, Kamchatka, Kingston, La Paz, Lindeman,
-    Lord Howe Island, Menominee, Metlakatla, Mombassa, Mérida, Ndjamena, Nothaburi, Oral, Rosario,
-    Saint George's, Saint John's, Sakhalin, San José, Santa Cruz, Santiago, Sao Paulo, Shimkent, Simferopol,
-    Songkla, St. John’s, St. Kitts, St. Lucia, St. Vincent, São Tomé, Tirane, Trujillo, Victoria, West Rand,
-    West Yorkshire, Yakutat, Zanzibar"""))
+NOT_ONE_PLACE = set(re.split(r",\s+", """Adak, Bahia, Bahía de Banderas, Birmingham, Blanc-Sablon, Bogota,
+    Bur Sa'id, Busingen, Cartagena, Ceuta, Concepcion, Creston, Córdoba, Dawson, Dnipropetrovsk, Donetsk,
+    Eucla, Famagusta, Fernando de Noronha, Guadalajara, Hamah, Hargeysa, Ho Chi Minh, Hyderabad, Jerusalem,
+    Kamchatka, Kingston, La Paz, Lindeman, Lord Howe Island, Menominee, Metlakatla, Mombassa, Mérida,
+    Ndjamena, Nothaburi, Oral, Rosario, Saint George's, Saint John's, Sakhalin, San José, Santa Cruz,
+    Santiago, Sao Paulo, Shimkent, Simferopol, Songkla, St. John’s, St. Kitts, St. Lucia, St. Vincent,
+    São Tomé, Tirane, Trujillo, Victoria, West Rand, West Yorkshire, Yakutat, Zanzibar"""))
 
 
 class MissingData(ImportError):
@@ -256,7 +255,7 @@ def _paragraphs(entry: dict | str) -> Iterator[str]:
     if isinstance(entry, dict):
         for value in entry.values():
             yield from _paragraphs(value)
-    elif isinstance(entry, str):
+    elif len(entry) >= 100:
         for markup in re.split(r"<br\s*/?>\s*<br\s*/?>|</p>", entry):
             text = re.sub(r"^(note|meaning|volcanism)( \d+)?\s*:\s*| \(\d{4}( est\.)?\)$", "", _plain(markup))
             words = text.lower().split()

@@ -1,0 +1,100 @@
+"""Scores are those of asking every question alone, whatever the batch."""
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import zu
+from zu.evaluate import bootstrap, score, split_answer
+
+
+def alone(model, tokenizer, prompt, answer):
+    """One prompt, no padding, plain cross-entropy over the whole sequence."""
+    ids, count = split_answer(tokenizer, prompt, answer)
+    with torch.no_grad():
+        logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    hits = [int(logp[len(ids) - count + j - 1].argmax()) == ids[len(ids) - count + j] for j in range(count)]
+    value = sum(float(logp[len(ids) - count + j - 1, ids[len(ids) - count + j]]) for j in range(count))
+    return float(all(hits)), sum(hits) / count, math.exp(value)
+
+
+PAIRS = [("The capital of France is", "Paris"), ("I and 東京 is a city in", "Japan"), ("In Peru people speak", "14"),
+         ("Paris 🙂 and", "the language of Lima"), ("You", "and")]
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 4096])
+def test_a_batch_scores_like_each_prompt_alone(tiny, tokens):
+    model, tokenizer = tiny
+    tokenizer.padding_side = "left"
+    found = score(model, tokenizer, PAIRS, tokens=tokens)
+    expected = np.array([alone(model, tokenizer, *pair) for pair in PAIRS])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_models_own_next_word_counts_as_known_and_another_does_not(tiny):
+    model, tokenizer = tiny
+    words = [w for w in (tokenizer.decode([i]) for i in range(400))
+             if w.startswith(" ") and w.strip() and len(tokenizer(w, add_special_tokens=False)["input_ids"]) == 1]
+    ids = [tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in words]
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():  # a model that always says the first of these words: its row answers every hidden state
+        state = model.get_decoder()(torch.tensor([tokenizer("You")["input_ids"]])).last_hidden_state[0, -1]
+        head[ids[0]] = state * 100
+    found = score(model, tokenizer, [("You", words[0].strip()), ("You", words[1].strip())])
+    assert found[0, 0] == 1 and found[1, 0] == 0 and found[0, 2] > 0.99
+
+
+def test_the_two_rules_and_the_counts(tiny, facts, monkeypatch):
+    model, tokenizer = tiny
+    values = {"the language of Paris": (0.0, 0.75, 0.1)}
+
+    def fake(model, tokenizer, pairs, tokens=0):
+        return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer in pairs])
+
+    monkeypatch.setattr(sys.modules["zu.evaluate"], "score", fake)
+    exact, tokens = zu.evaluate(model, tokenizer, facts), zu.evaluate(model, tokenizer, facts, rule="tokens")
+    assert exact.eff == 80 and tokens.eff == pytest.approx(95)
+    assert exact.prob_eff == pytest.approx((4 * 0.5 + 0.1) / 5)
+    assert (exact.n_eff, exact.n_gen, exact.n_spe) == (5, 3, 3)
+    assert exact.gen == exact.spe == 100 and "Eff 80.0" in str(exact)
+    with pytest.raises(ValueError, match="'exact' or 'tokens'"):
+        zu.evaluate(model, tokenizer, facts, rule="loose")
+
+
+def test_facts_without_paraphrases_or_neighbours_have_no_gen_and_spe(tiny):
+    model, tokenizer = tiny
+    scores = zu.evaluate(model, tokenizer, [zu.Fact("Peru", "The capital of {} is", "Lima")])
+    assert math.isnan(scores.gen) and math.isnan(scores.spe) and scores.n_spe == 0
+
+
+def test_perplexity_is_the_exponential_of_the_mean_loss(tiny, texts):
+    model, tokenizer = tiny
+    ids = torch.tensor([tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"][:60]])
+    loss = model(ids, labels=ids).loss
+    assert zu.perplexity(model, tokenizer, texts, tokens=60, window=60, stride=60) == pytest.approx(
+        float(loss.exp()), rel=1e-5)
+
+
+def test_perplexity_by_windows_scores_every_token_once(tiny, texts):
+    model, tokenizer = tiny
+    ids = tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"][:64]
+    total = 0.0
+    for start in (0, 16, 32):
+        logp = model(torch.tensor([ids[start:start + 32]])).logits[0].log_softmax(-1)
+        for j in range(1 if start == 0 else 16, 32):
+            total -= float(logp[j - 1, ids[start + j]])
+    assert zu.perplexity(model, tokenizer, texts, tokens=64, window=32, stride=16) == pytest.approx(
+        math.exp(total / 63), rel=1e-5)
+    with pytest.raises(ValueError, match="stride"):
+        zu.perplexity(model, tokenizer, texts, window=32, stride=33)
+
+
+def test_the_bootstrap_interval_covers_and_shrinks():
+    values = np.array([0.0, 100.0] * 10)
+    low, high = bootstrap(values)
+    assert low < 50 < high
+    few = bootstrap(values[:4])
+    assert few[1] - few[0] > high - low
+    assert bootstrap(np.full(5, 20.0)) == (20.0, 20.0)

@@ -1,0 +1,99 @@
+"""A grid resumes from its records, and a chapter's parameters are checked."""
+import json
+
+import pytest
+
+import zu
+from zu import experiment
+
+
+def cell(**injected):
+    """The namespace of a kernel after the parameters cell and papermill's own."""
+    namespace = {"In": ["", "n: int = 20"], "__annotations__": {}}
+    exec("n: int = 20\nseeds: list[int] = [1, 2]\nname: str = 'x'", namespace)
+    if injected:
+        source = "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in injected.items())
+        namespace["In"].append(source)
+        exec(source, namespace)
+    return namespace
+
+
+def test_parameters_of_the_declared_types_pass():
+    assert experiment.check_parameters(cell(n=30)) == {"n": 30, "seeds": [1, 2], "name": "x"}
+    assert experiment.check_parameters(cell()) == {"n": 20, "seeds": [1, 2], "name": "x"}
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"sedes": [1]}, "'sedes' is unknown: did you mean 'seeds'"), ({"n": "30"}, "'n' is '30', of the wrong type"),
+    ({"seeds": 3}, "'seeds'.*list"), ({"n": 2.5}, "'n'"),
+])
+def test_unknown_and_ill_typed_parameters_end_with_a_clear_error(wrong, message):
+    with pytest.raises(experiment.ParameterError, match=message):
+        experiment.check_parameters(cell(**wrong))
+
+
+def test_a_label_holds_a_method_and_its_settings():
+    assert experiment.parse_method("zerounlearn:V_f=optimised,beta=10") == (
+        "zerounlearn", {"V_f": "optimised", "beta": 10})
+    assert experiment.parse_method("base") == ("base", {})
+
+
+@pytest.fixture
+def grid(tiny, facts, cache, texts, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setattr("zu.world.prose", lambda part: texts, raising=False)
+    arguments = dict(methods=["base", "memit", "zerounlearn:steps=3"], seeds=[1, 2], n=2, layers=(1, 2),
+                     records=tmp_path / "records", moment_tokens=512, ppl_tokens=600)
+    return model, tokenizer, facts, arguments
+
+
+def test_a_grid_writes_one_record_each_and_does_not_repeat_them(grid, monkeypatch):
+    model, tokenizer, facts, arguments = grid
+    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    files = sorted(arguments["records"].rglob("*.json"))
+    assert len(first) == len(files) == 6 and experiment.read_records(arguments["records"])[0]["format"]
+    assert {r["method"] for r in first} == set(arguments["methods"]) and all(r["metrics"]["ppl"] > 1 for r in first)
+    monkeypatch.setattr(experiment, "unlearn", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: pytest.fail("computed again"))
+    assert experiment.run_few_shot(model, tokenizer, facts, **arguments) == first
+
+
+def test_a_lost_or_damaged_record_is_made_again_with_the_same_numbers(grid):
+    model, tokenizer, facts, arguments = grid
+    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    files = sorted(arguments["records"].rglob("*.json"))
+    kept = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    files[2].write_text(files[2].read_text()[:50])
+    again = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    assert [r["metrics"] for r in again] == [r["metrics"] for r in first]
+    assert files[0].stat().st_mtime_ns == kept and experiment.read_record(files[2]) is not None
+
+
+def test_a_record_of_other_settings_or_other_code_is_made_again(grid, monkeypatch):
+    model, tokenizer, facts, arguments = grid
+    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    other = experiment.run_few_shot(model, tokenizer, facts, **arguments | {"ppl_tokens": 550})
+    assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, other, strict=True))
+    monkeypatch.setattr(experiment, "code_hash", lambda: "changed")
+    changed = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, changed, strict=True))
+
+
+def test_records_hold_no_text_of_the_facts(grid):
+    model, tokenizer, facts, arguments = grid
+    experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    for path in arguments["records"].rglob("*.json"):
+        text = path.read_text()
+        json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+        for fact in facts:
+            for secret in (fact.subject, fact.target, fact.prompt):
+                assert secret not in text and json.dumps(secret)[1:-1] not in text
+
+
+def test_a_wrong_method_is_refused_before_anything_runs(grid):
+    model, tokenizer, facts, arguments = grid
+    with pytest.raises(ValueError, match="nonsense"):
+        experiment.run_few_shot(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
+    assert not arguments["records"].exists()
+    assert zu.METHODS
