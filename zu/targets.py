@@ -59,18 +59,30 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
     residual stream (the literature's lr is absolute). Positions before the subject's last token and layers up
     to `layer` do not depend on δ: they are computed once. Results do not depend on which facts share a batch.
     """
-    rows_per_fact = len(before) + 1
-    longest = max(len(encode(tokenizer, f, p)[0]) for f in facts for p in before)
-    size = max(1, batch_tokens // (rows_per_fact * longest))
-    parts = [facts[i:i + size] for i in range(0, len(facts), size)]
+    parts = _parts(tokenizer, facts, before, batch_tokens)
     found = []
     with tqdm(total=len(facts), desc=f"targets after layer {layer}", leave=False) as bar:
         for part in parts:
-            problem = _Problem(model, tokenizer, list(part), layer, tuple(before), goal, kl)
+            problem = _Problem(model, tokenizer, [facts[i] for i in part], layer, tuple(before), goal, kl)
             found.append(_adam(problem, steps, lr, weight_decay, clamp, tolerance))
             bar.update(len(part))
+    back = torch.tensor([i for part in parts for i in part]).argsort()
     z, h, loss = zip(*found, strict=True)
-    return Targets(torch.cat(z), torch.cat(h), torch.cat(loss, 1))
+    return Targets(torch.cat(z)[back.to(z[0].device)], torch.cat(h)[back.to(h[0].device)], torch.cat(loss, 1)[:, back])
+
+
+def _parts(tokenizer, facts, before, batch_tokens) -> list[list[int]]:
+    """Fact numbers in batches: those whose prompts go on equally far after the subject need no padding there."""
+    coded = [encode(tokenizer, fact, before[-1]) for fact in facts]
+    width = [len(ids) - position for ids, position in coded]
+    size = max(1, batch_tokens // ((len(before) + 1) * max(len(ids) for ids, _ in coded)))
+    parts: list[list[int]] = []
+    for i in sorted(range(len(facts)), key=lambda i: width[i]):
+        if parts and width[parts[-1][-1]] == width[i] and len(parts[-1]) < size:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts
 
 
 def _adam(problem: _Problem, steps, lr, weight_decay, clamp, tolerance):

@@ -156,19 +156,22 @@ def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, s
     Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its own. As in
     MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other contexts too.
     """
-    generator, texts = torch.Generator().manual_seed(seed), [""]
+    generator = torch.Generator().manual_seed(seed)
+    starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
     banned = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-    for opening in OPENINGS:
-        ids = torch.tensor([tokenizer(opening)["input_ids"]], device=model.device)
+    found = {}
+    for size in sorted({len(s) for s in starts}):  # one batch where the openings have as many tokens, as is usual
+        rows = [i for i, s in enumerate(starts) if len(s) == size]
+        ids = torch.tensor([starts[i] for i in rows], device=model.device)
         for _ in range(length):
-            scores = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
-            scores[banned] = -torch.inf
+            scores = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float().cpu()
+            scores[:, banned] = -torch.inf
             best = scores.topk(top_k)
-            pick = torch.multinomial(best.values.softmax(0), 1, generator=generator)
-            ids = torch.cat([ids, best.indices[pick].view(1, 1).to(ids.device)], 1)
-        text = tokenizer.decode(ids[0], skip_special_tokens=True)
-        texts.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". ")
-    return tuple(texts)
+            pick = torch.multinomial(best.values.softmax(1), 1, generator=generator)
+            ids = torch.cat([ids, best.indices.gather(1, pick).to(ids.device)], 1)
+        found |= dict(zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
+    plain = (found[i].replace("{", " ").replace("}", " ").split() for i in range(len(starts)))
+    return ("", *(" ".join(words) + ". " for words in plain))
 
 
 def prefix_weights(n: int) -> torch.Tensor:
