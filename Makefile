@@ -35,7 +35,7 @@ test: $(READY)  ## ruff and pytest
 	@$(PY) -m pytest
 
 bench: $(READY)  ## how long the solves take at the size of a 3B model
-	@$(PY) bench/run.py
+	@$(PY) bench/solve.py
 
 # A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
 lab: $(READY)  ## JupyterLab with the chapters as paired notebooks

@@ -75,8 +75,19 @@ rule notebook:
 
 # The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
 # If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
+# Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
+rule embedded_model:
+    output: touch("build/embedded-model")
+    shell:
+        """
+        echo "  embedded model (downloaded once, some 93 MB) ..."
+        python -c 'import zu.models; zu.models.embedded_model()' 2>&1
+        """
+
+
 rule execute:
     input:
+        model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
         notebook="build/notebooks/{page}.ipynb",
         module=sorted(map(str, Path("zu").glob("*.py"))),
         paper=sorted(map(str, Path("book/paper").glob("*.csv"))),

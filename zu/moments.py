@@ -44,8 +44,8 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
         texts = world.prose("moments")
     windows = pack(tokenizer, texts, tokens, window)
     label = f"{fingerprint(model)} {hashlib.sha256(windows.numpy().tobytes()).hexdigest()} {window}"
-    files = {layer: cache_dir() / "moments" / f"{hashlib.sha256(f'{label} {layer}'.encode()).hexdigest()[:24]}.safetensors"
-             for layer in layers}
+    names = {layer: hashlib.sha256(f"{label} {layer}".encode()).hexdigest()[:24] for layer in layers}
+    files = {layer: cache_dir() / "moments" / f"{name}.safetensors" for layer, name in names.items()}
     done = {layer: c for layer, path in files.items() if cache and (c := _read(path)) is not None}
     missing = [layer for layer in layers if layer not in done]
     if missing:
