@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import nn
+
+from .models import write_whole
 
 FORMAT = "zu-edit-1"
 
@@ -92,17 +92,10 @@ class Edit:
         """Write the deltas as safetensors, whole or not at all; no text of the facts is in the file."""
         from safetensors.torch import save_file
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {"format": FORMAT, "method": self.method, "settings": json.dumps(self.settings),
                  "model": str(getattr(self.model, "name", "")), "before": json.dumps(self._before())}
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            save_file({n: d.cpu().contiguous() for n, d in self.deltas.items()}, part, metadata=about)
-            os.replace(part, path)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        deltas = {name: delta.cpu().contiguous() for name, delta in self.deltas.items()}
+        write_whole(Path(path), lambda part: save_file(deltas, part, metadata=about))
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> Edit:

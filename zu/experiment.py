@@ -6,11 +6,9 @@ import difflib
 import hashlib
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from .evaluate import evaluate, perplexity
 from .facts import Facts
 from .methods import find_targets, settings_for, unlearn
-from .models import fingerprint, resolve_layers
+from .models import fingerprint, resolve_layers, write_whole
 from .moments import moments
 
 FORMAT = "zu-record-1"
@@ -185,13 +183,9 @@ def code_hash() -> str:
 
 def write_record(path: str | Path, record: dict) -> dict:
     """Write a record as JSON, whole or not at all; NaN becomes null. Returns it as it will be read."""
-    path, record = Path(path), _finite(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
-        file.write("\n")
-    os.replace(part, path)
+    record = _finite(record)
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(Path(path), lambda part: part.write_text(text, encoding="utf-8"))
     return record
 
 

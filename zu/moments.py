@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .models import cache_dir, down_proj, fingerprint
+from .models import cache_dir, down_proj, fingerprint, write_whole
 from .trace import Batch, forward_until, hooks
 
 
@@ -86,11 +84,4 @@ def _read(path: Path) -> torch.Tensor | None:
 def _write(path: Path, c: torch.Tensor) -> None:
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file({"C0": c.contiguous()}, name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_whole(path, lambda part: save_file({"C0": c.contiguous()}, part))
