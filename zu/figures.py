@@ -39,7 +39,7 @@ def mean_std(values) -> str:
     values = values.dropna()
     if not len(values):
         return "–"
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+    return f"{values.mean():.2f}" + (f" ±\u00a0{values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def table(frame, paper, names: dict[str, str]):
@@ -67,7 +67,7 @@ def _printed(rows, metric: str) -> str:
     if metric not in rows.index:
         return "–"
     mean, std = rows.loc[metric, "mean"], rows.loc[metric, "std"]
-    return f"{mean:.2f}" + (f" ± {std:.2f}" if std == std and std else "")
+    return f"{mean:.2f}" + (f" ±\u00a0{std:.2f}" if std == std and std else "")
 
 
 def dots(frame, names: dict[str, str]):
@@ -86,7 +86,7 @@ def dots(frame, names: dict[str, str]):
         better = "less is better" if metric in ("Eff", "Gen") else "as Base is best"
         axis.set_title(f"{metric}\n({better})")
         axis.set_xlabel("%" if metric != "PPL" else "perplexity")
-        axis.set_xlim(left=-3 if metric != "PPL" else None)
+        axis.margins(x=0.12)
     axes[0].set_yticks(range(len(order)), [names[m] for m in order])
     axes[0].invert_yaxis()
     return figure
