@@ -73,8 +73,6 @@ rule notebook:
     shell: "jupytext --quiet --to ipynb --output {output} {input} 2>&1"
 
 
-# The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
-# If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
 # Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
 rule embedded_model:
     output: touch("build/embedded-model")
@@ -85,6 +83,8 @@ rule embedded_model:
         """
 
 
+# The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
+# If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
 rule execute:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
