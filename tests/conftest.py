@@ -31,15 +31,30 @@ def _tokenizer(folder, bos):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Folders with a tiny random model: "llama" (tied head, BOS) and "qwen3" (untied head, no BOS)."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    """Folders with a tiny random model: "llama" (tied head, BOS), "qwen3" (untied head, no BOS), three Gemmas."""
+    from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        GemmaConfig,
+        GemmaForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     shape = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5,
                  num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256)
     made = {}
-    for name, config, kind, bos in (("llama", LlamaConfig(**shape, tie_word_embeddings=True), LlamaForCausalLM, True),
-                                    ("qwen3", Qwen3Config(**shape, tie_word_embeddings=False), Qwen3ForCausalLM,
-                                     False)):
+    for name, config, kind, bos in (
+            ("llama", LlamaConfig(**shape, tie_word_embeddings=True), LlamaForCausalLM, True),
+            ("qwen3", Qwen3Config(**shape, tie_word_embeddings=False), Qwen3ForCausalLM, False),
+            ("gemma", GemmaConfig(**shape), GemmaForCausalLM, True),
+            ("gemma2", Gemma2Config(**shape, query_pre_attn_scalar=8, final_logit_softcapping=5.0),
+             Gemma2ForCausalLM, True),
+            ("gemma3", Gemma3TextConfig(**shape, query_pre_attn_scalar=8), Gemma3ForCausalLM, True)):
         torch.manual_seed(7)
         config.initializer_range = 0.2  # so that layers do something
         model = kind(config)
@@ -59,6 +74,12 @@ def tiny(request, folders):
     return zu.load_model(folders[request.param], device="cpu")
 
 
+@pytest.fixture(params=["gemma", "gemma2", "gemma3"])
+def gemma(request, folders):
+    """A fresh (model, tokenizer) of each Gemma architecture: other norms, soft caps, sliding windows."""
+    return zu.load_model(folders[request.param], device="cpu")
+
+
 @pytest.fixture
 def facts():
     """A few facts with subjects at the start, in the middle, with accents, CJK and an emoji."""
@@ -71,6 +92,17 @@ def facts():
         zu.Fact("東京", "I and {} is a city in", "Japan", id="city/東京"),
         zu.Fact("Paris 🙂", "You and {} and", "Lima", id="emoji"),
     ])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Tests share the embedded model with their user, and nothing else: no result of theirs is found or left."""
+    real, folder = zu.cache_dir() / "models", tmp_path_factory.mktemp("cache")
+    real.mkdir(parents=True, exist_ok=True)
+    (folder / "models").symlink_to(real, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZU_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture

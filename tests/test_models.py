@@ -55,3 +55,13 @@ def test_the_fingerprint_tells_an_edited_model_from_the_original(tiny):
     with torch.no_grad():
         models.down_proj(model, 1).weight[3, 4] += 1e-3
     assert models.fingerprint(model) != before
+
+
+def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(folders):
+    for name, fits in (("gemma", True), ("gemma2", False), ("gemma3", False)):
+        model, tokenizer = zu.load_model(folders[name], device="cpu")
+        if fits:
+            assert models.resolve_layers(model, [1, 0.5]) == (1, 2)
+        else:
+            with pytest.raises(TypeError, match="normalises"):
+                zu.unlearn(model, tokenizer, [zu.Fact("Peru", "The capital of {} is", "Lima")], layers=[1])

@@ -1,8 +1,11 @@
 """Targets equal those of the plain loop: one fact at a time, whole sequences, whole model, torch's own Adam."""
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import zu
 from zu import models, targets, trace
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
@@ -62,13 +65,29 @@ def test_the_batch_finds_what_the_plain_loop_finds(tiny, facts, goal):
     assert (found.loss[-1] < found.loss[0]).all()
 
 
+def test_gemmas_find_what_the_plain_loop_finds(gemma, facts):
+    test_the_batch_finds_what_the_plain_loop_finds(gemma, facts, "truth")
+
+
+def test_a_bfloat16_model_has_float32_targets_near_those_of_its_float32_twin(tiny, facts):
+    """The same weights, rounded to bfloat16, run in either precision: δ and loss stay float32."""
+    model, tokenizer = tiny
+    twin = copy.deepcopy(model.bfloat16()).float()
+    settings = dict(steps=3, lr=0.05)
+    half, full = (targets.optimise(m, tokenizer, facts, 2, BEFORE, **settings) for m in (model, twin))
+    assert half.z.dtype == half.loss.dtype == torch.float32
+    torch.testing.assert_close(half.loss[0], full.loss[0], rtol=0.02, atol=0.02)
+    ours, theirs = half.z - half.h, full.z - full.h
+    assert (F.cosine_similarity(ours, theirs) > 0.9).all()
+
+
 def test_a_fact_does_not_depend_on_the_others_in_its_batch(tiny, facts):
     model, tokenizer = tiny
     together = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=8)
     alone = [targets.optimise(model, tokenizer, [f], 2, BEFORE, steps=8) for f in facts]
     torch.testing.assert_close(together.z, torch.cat([a.z for a in alone]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together.loss, torch.cat([a.loss for a in alone], 1), rtol=1e-3, atol=1e-3)
-    parts = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=8, batch_tokens=1)
+    parts = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=8, batch=1)
     torch.testing.assert_close(together.z, parts.z, rtol=1e-4, atol=1e-4)
 
 
@@ -93,3 +112,94 @@ def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
     model.get_output_embeddings().weight = torch.nn.Parameter(head)
     scaled = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=6, weight_decay=0.0)
     torch.testing.assert_close(scaled.z / 10, first.z, rtol=2e-3, atol=2e-3)
+
+
+def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cache, monkeypatch):
+    model, tokenizer = tiny
+    settings = dict(steps=4, batch=2)
+    solve, solved = targets._adam, []
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+
+    def facts_solved(*args, **changed):
+        solved.clear()
+        return targets.optimise(model, tokenizer, *args, **(settings | changed)), sum(solved)
+
+    first, count = facts_solved(facts[:4], 2, BEFORE)
+    assert count == 4
+    again, count = facts_solved(facts, 2, BEFORE)
+    assert count == 1 and torch.equal(again.z[:4], first.z) and torch.equal(again.loss[:, :4], first.loss)
+    for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}), ((facts, 2, BEFORE), {"lr": 0.2}),
+                          ((facts, 2, BEFORE), {"goal": "truth"}), ((facts, 2, BEFORE), {"cache": False})):
+        assert facts_solved(*args, **changed)[1] == 5
+    with torch.no_grad():
+        models.down_proj(model, 0).weight[0, 0] += 1
+    assert facts_solved(facts, 2, BEFORE)[1] == 5
+    files = list((cache / "targets").rglob("*.safetensors"))
+    assert len(files) == 5 * 6 and not any(b"France" in f.read_bytes() for f in files)
+    for f in files:
+        f.write_bytes(b"damaged")
+    assert facts_solved(facts, 2, BEFORE)[1] == 5
+
+
+def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache, monkeypatch):
+    model, tokenizer = tiny
+    solve, solved = targets._adam, []
+
+    def dies(problem, *args):
+        if len(solved) == 3:
+            raise KeyboardInterrupt
+        solved.append(problem.n)
+        return solve(problem, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(targets, "_adam", dies)
+        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=1)
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=1)
+    assert len(solved) == len(facts)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory:UserWarning")
+def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
+    model, tokenizer = tiny
+    facts = [zu.Fact(name, "The capital of {} is", "Lima") for name in ("Peru", "Chad", "Japan", "France")]
+    expected = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+    solve = targets._adam
+
+    def scarce(problem, *args):
+        if problem.n > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return solve(problem, *args)
+
+    monkeypatch.setattr(targets, "_adam", scarce)
+    with pytest.warns(UserWarning, match="out of memory with 4 facts"):
+        found = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=4)
+    torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("too big")))
+    with pytest.raises(torch.OutOfMemoryError):
+        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(RuntimeError("another error")))
+    with pytest.raises(RuntimeError, match="another"):
+        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+
+
+def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, monkeypatch):
+    """Bytes of all tensors saved for one backward pass, weights left out, against the estimate."""
+    model, tokenizer = tiny
+    coded = [targets._Coded.of(tokenizer, facts[0], BEFORE, "eos")] * 6
+    problem = targets._Problem(model, 1, coded, 0.1)
+    weights, kept = {w.data_ptr() for w in model.parameters()}, {}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        delta = torch.zeros_like(problem.h, requires_grad=True)
+        sum(x.sum() for x in problem.loss(delta, torch.arange(6))).backward()
+    c = coded[0]
+    estimate = 6 * targets.bytes_per_fact(model, 1, len(c.rows) + 1, c.width, c.length)
+    past = sum(x.nbytes for x in (*problem.keys.values(), *problem.values.values()))
+    assert sum(kept.values()) + past < estimate < 6 * sum(kept.values())

@@ -45,6 +45,25 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Save tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
+
+
+def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
+    """Tensors that a cache file holds; None where it is absent, damaged, or lacks one of `names`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None  # computed again and written over
+    return found if set(names) <= set(found) else None
+
+
 def load_model(name: str | Path = "smollm2", *, device: str | None = None,
                dtype: torch.dtype = torch.float32, device_map: str | dict | None = None):
     """Load a causal language model and its tokenizer.
@@ -179,6 +198,7 @@ def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None
     """Layer numbers from indices, from shares of the depth (floats below 1), or the model's own default.
 
     The default is the paper's for its three models, and three layers from 0.55 of the depth on for others.
+    Raises `TypeError` for a model whose layers cannot be edited.
     """
     depth = len(decoder(model).layers)
     if layers is None:
@@ -189,6 +209,9 @@ def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None
     chosen = tuple(sorted({int(x * depth) if isinstance(x, float) else int(x) for x in layers}))
     for layer in chosen:
         down_proj(model, layer)
+        if hasattr(decoder(model).layers[layer], "post_feedforward_layernorm"):
+            raise TypeError(f"{type(model).__name__} normalises what down_proj puts out before it enters the residual "
+                            "stream (as Gemma 2 and 3 do): no change of the weight can send it where it shall go")
     if not chosen:
         raise ValueError("layers is empty: name at least one layer to edit")
     return chosen

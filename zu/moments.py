@@ -2,86 +2,198 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
+from transformers import DynamicCache
 
-from .models import cache_dir, down_proj, fingerprint, write_whole
+from .models import cache_dir, down_proj, fingerprint, read_tensors, write_tensors
 from .trace import Batch, forward_until, hooks
 
+#: Windows in one forward pass, passes summed in float32 before they enter the float64 sum, seconds between saves.
+ROWS, FLUSH, SAVE = 8, 16, 120
 
-def pack(tokenizer, texts: Sequence[str], tokens: int, window: int) -> torch.Tensor:
-    """The first `tokens` tokens of the texts, one after the other, cut into windows: (windows, window)."""
+
+class CorpusError(ValueError):
+    """A text corpus that cannot be read; the message says which and what to do."""
+
+
+def stream(tokenizer, texts: Iterable[str], window: int) -> Iterator[torch.Tensor]:
+    """The texts' tokens, one text after the other, in windows of exactly `window`; what is left over is dropped."""
     ids: list[int] = []
     for text in texts:
-        if len(ids) >= tokens:
-            break
         ids += tokenizer(text + "\n", add_special_tokens=False)["input_ids"]
-    count = min(len(ids), tokens) // window
-    if not count:
-        raise ValueError(f"the texts hold {len(ids)} tokens: one window of {window} is needed at least")
-    return torch.tensor(ids[:count * window]).view(count, window)
+        while len(ids) >= window:
+            yield torch.tensor(ids[:window])
+            del ids[:window]
+
+
+def pack(tokenizer, texts: Iterable[str], tokens: int, window: int) -> torch.Tensor:
+    """The first `tokens` tokens of the texts in windows: (windows, window)."""
+    rows = list(islice(stream(tokenizer, texts, window), max(tokens // window, 1)))
+    if not rows:
+        raise ValueError(f"the texts hold fewer tokens than one window of {window}: give more text")
+    return torch.stack(rows)
+
+
+def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
+    """A label for cache keys, and the texts, of a corpus by name.
+
+    source: ``"hub:DATASET"`` or ``"hub:DATASET:CONFIG"``, its split "train" read in streaming mode (the paper:
+    ``"hub:wikimedia/wikipedia:20231101.en"``), or a file: JSON Lines with a field "text", else plain text with an
+    empty line between paragraphs. Raises `CorpusError`.
+    """
+    if str(source).startswith("hub:"):
+        return str(source), _hub(*str(source)[4:].split(":", 1))
+    path = Path(source)
+    if not path.is_file():
+        raise CorpusError(f"no text at '{source}': give a file, \"hub:DATASET\", \"self\", or a list of texts")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), _lines(path)
+
+
+def _hub(name: str, config: str | None = None) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise CorpusError(f'"hub:{name}" needs the datasets package: pip install "zu[hub]"') from error
+    try:
+        for row in load_dataset(name, config, split="train", streaming=True):
+            yield row["text"]
+    except KeyError:
+        raise CorpusError(f'"hub:{name}" has no column "text"') from None
+    except (OSError, ValueError) as error:  # datasets' own errors are of these kinds
+        raise CorpusError(f'"hub:{name}" could not be read ({str(error).splitlines()[0]}): is the network up, and is '
+                          "the name right? A local file or the embedded prose need no network") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        paragraph, number = [], 0
+        try:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                if path.suffix == ".jsonl":
+                    yield json.loads(line)["text"]
+                elif line.strip():
+                    paragraph.append(line.strip())
+                elif paragraph:
+                    yield " ".join(paragraph)
+                    paragraph = []
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else 'not a JSON object with a field "text"'
+            raise CorpusError(f"{path}, line {number}: {what}; plain text needs another suffix than .jsonl") from None
+        if paragraph:
+            yield " ".join(paragraph)
 
 
 @torch.no_grad()
-def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | None = None, *,
+def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0) -> Iterator[torch.Tensor]:
+    """Windows that the model writes itself, token by token at temperature 1, without end; always the same ones.
+
+    skip: how many to leave out, a multiple of `ROWS`: each batch has a seed of its own.
+    """
+    start = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
+    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=model.device)
+    for seed in count(skip // ROWS):
+        generator = torch.Generator(model.device).manual_seed(seed)
+        ids, past = torch.full((ROWS, 1), start, device=model.device), DynamicCache()
+        for _ in range(window):
+            out = model(input_ids=ids[:, -1:], past_key_values=past, use_cache=True)
+            chance = out.logits[:, -1].float().index_fill(1, banned, -torch.inf).softmax(1)
+            ids = torch.cat([ids, torch.multinomial(chance, 1, generator=generator)], 1)
+        yield from ids[:, 1:].cpu()
+
+
+def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | str | Path | None = None, *,
             tokens: int = 100_000, window: int = 512, cache: bool = True) -> dict[int, torch.Tensor]:
     """C_0 = K_0 K_0ᵀ / N for each layer, (m, m) float64 on the CPU; the paper's Sections 4.3 and 5.
 
-    texts: ordinary prose, by default the embedded one; its first `tokens` tokens are read in windows of
-    `window`, all layers in one pass that stops at the last. The model must be the unedited one.
-    cache: keep the result under `zu.models.cache_dir`, by model, text, size and layer; written whole or not
-    at all. No text is stored.
+    texts: ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file or
+    ``"hub:DATASET"``: see `corpus`. The first `tokens` tokens are read in windows of `window`, all layers in one
+    pass that stops at the last. The model must be the unedited one.
+    cache: keep the result under `zu.models.cache_dir`, by model, text, size and layer, and what is done so far
+    every two minutes, so that an interrupted call goes on where it stopped. No text is stored.
+    Raises `CorpusError`, and `ValueError` where there is less text than a window.
     """
-    if texts is None:
-        from . import world
+    size = max(tokens // window, 1)
+    if isinstance(texts, str | Path) and str(texts) == "self":
+        label, read = "self", partial(own_samples, model, tokenizer, window)
+    elif isinstance(texts, str | Path):
+        label, found = corpus(texts)
+        read = lambda skip: islice(stream(tokenizer, found, window), skip, None)  # noqa: E731
+    else:
+        if texts is None:
+            from . import world
 
-        texts = world.prose("moments")
-    windows = pack(tokenizer, texts, tokens, window)
-    label = f"{fingerprint(model)} {hashlib.sha256(windows.numpy().tobytes()).hexdigest()} {window}"
-    names = {layer: hashlib.sha256(f"{label} {layer}".encode()).hexdigest()[:24] for layer in layers}
-    files = {layer: cache_dir() / "moments" / f"{name}.safetensors" for layer, name in names.items()}
-    done = {layer: c for layer, path in files.items() if cache and (c := _read(path)) is not None}
+            texts = world.prose("moments")
+        packed = pack(tokenizer, texts, tokens, window)
+        label, read = hashlib.sha256(packed.numpy().tobytes()).hexdigest(), lambda skip: iter(packed[skip:])
+    label = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)} {label} {window} {size}"
+    files = {layer: _file(f"{label} {layer}") for layer in layers}
+    done = {layer: kept["C0"] for layer, path in files.items() if cache and (kept := read_tensors(path, "C0"))}
     missing = [layer for layer in layers if layer not in done]
     if missing:
-        fresh = _stream(model, windows, missing)
-        for layer, c in fresh.items():
-            if cache:
-                _write(files[layer], c)
-        done |= fresh
+        part = _file(f"{label} {missing}") if cache else None
+        done |= (fresh := _sum(model, read, size, window, missing, part))
+        if part:
+            for layer, c in fresh.items():
+                write_tensors(files[layer], {"C0": c})
+            part.unlink(missing_ok=True)
     return {layer: done[layer] for layer in layers}
 
 
-def _stream(model: nn.Module, windows: torch.Tensor, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    sums: dict[int, torch.Tensor] = {}
+def _file(label: str) -> Path:
+    return cache_dir() / "moments" / f"{hashlib.sha256(label.encode()).hexdigest()[:24]}.safetensors"
+
+
+@torch.no_grad()
+def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window: int, layers: Sequence[int],
+         part: Path | None) -> dict[int, torch.Tensor]:
+    """Mean outer products over `size` windows: products in float32, `FLUSH` passes of them, then float64."""
+    weights = {layer: down_proj(model, layer).weight for layer in layers}
+    total = {layer: torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64) for layer, w in weights.items()}
+    recent = {layer: torch.zeros(w.shape[1], w.shape[1], device=w.device) for layer, w in weights.items()}
+    seen, saved = 0, time.monotonic()
+    if part and (kept := read_tensors(part, "seen", *map(str, layers))):
+        total, seen = {layer: kept[str(layer)] for layer in layers}, int(kept["seen"])
 
     def add(layer: int, key: torch.Tensor) -> None:
-        key = key.reshape(-1, key.shape[-1]).float()  # products in float32, their sum in float64
-        sums[layer] = sums.get(layer, 0) + (key.T @ key).double()
+        key = key.reshape(-1, key.shape[-1]).float()
+        recent[layer].addmm_(key.T, key)
+
+    def flush() -> None:
+        for layer, x in recent.items():
+            total[layer] += x.cpu()
+            x.zero_()
 
     pairs = [(down_proj(model, layer).register_forward_pre_hook,
               lambda module, args, layer=layer: add(layer, args[0])) for layer in layers]
-    with hooks(*pairs):
-        for ids in tqdm(windows.split(8), desc=f"moments of layers {min(layers)}-{max(layers)}", leave=False):
-            ids = ids.to(model.device)
-            forward_until(model, max(layers), Batch(ids, torch.ones_like(ids), ids[:, 0]))
-    return {layer: (total / windows.numel()).cpu() for layer, total in sums.items()}
-
-
-def _read(path: Path) -> torch.Tensor | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)["C0"]
-    except (FileNotFoundError, SafetensorError, KeyError):
-        return None  # absent or damaged: computed again and written over
-
-
-def _write(path: Path, c: torch.Tensor) -> None:
-    from safetensors.torch import save_file
-
-    write_whole(path, lambda part: save_file({"C0": c.contiguous()}, part))
+    rows = islice(read(seen), size - seen)
+    with tqdm(total=size, initial=seen, unit="window", leave=False,
+              desc=f"moments of layers {min(layers)}-{max(layers)}") as bar:
+        for number in count(1):
+            batch = list(islice(rows, ROWS))
+            if not batch:
+                break
+            ids = torch.stack(batch).to(model.device)
+            with hooks(*pairs):  # only here: the model may also be writing the text
+                forward_until(model, max(layers), Batch(ids, torch.ones_like(ids), ids[:, 0]), keys_only=True)
+            seen += len(batch)
+            bar.update(len(batch))
+            if number % FLUSH == 0:
+                flush()
+            if part and time.monotonic() - saved > SAVE:
+                flush()
+                write_tensors(part, {str(layer): x for layer, x in total.items()} | {"seen": torch.tensor(seen)})
+                saved = time.monotonic()
+    flush()
+    if not seen:
+        raise ValueError(f"the texts hold fewer tokens than one window of {window}: give more text")
+    return {layer: x / (seen * window) for layer, x in total.items()}

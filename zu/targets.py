@@ -1,17 +1,23 @@
 """Where to aim: the hidden state after the last edited layer that makes the model say something else."""
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .facts import Fact
-from .models import decoder, logits
+from .models import cache_dir, decoder, down_proj, fingerprint, logits, read_tensors, write_tensors
 from .trace import Batch, collate, encode, hooks
 
 #: The prompt whose next-token distribution shall stay as it is (ROME's "essence" term).
@@ -48,7 +54,7 @@ def target_ids(tokenizer, fact: Fact, goal: str) -> list[int]:
 
 def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, before: Sequence[str] = ("",), *,
              goal: str = "eos", steps: int = 25, lr: float = 0.1, weight_decay: float = 0.5, kl: float = 0.0625,
-             clamp: float = 0.75, tolerance: float = 0.05, batch_tokens: int = 4096) -> Targets:
+             clamp: float = 0.75, tolerance: float = 0.05, batch: int | None = None, cache: bool = True) -> Targets:
     """Find, for every fact, the δ to add after `layer` at the subject's last token (Meng et al. 2022, Eq. 4).
 
     Minimises, per fact: the mean over the prefixes `before` of the target's negative log-likelihood
@@ -58,27 +64,100 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
     lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the model's
     residual stream (the literature's lr is absolute). Positions before the subject's last token and layers up
     to `layer` do not depend on δ: they are computed once. Results do not depend on which facts share a batch.
+
+    batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
+    runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
+    `zu.models.cache_dir`, by model, layer, token ids and settings, so that a run goes on where it stopped; no
+    text is stored.
     """
-    parts = _parts(tokenizer, facts, before, batch_tokens)
-    found = []
-    with tqdm(total=len(facts), desc=f"targets after layer {layer}", leave=False) as bar:
-        for part in parts:
-            problem = _Problem(model, tokenizer, [facts[i] for i in part], layer, tuple(before), goal, kl)
-            found.append(_adam(problem, steps, lr, weight_decay, clamp, tolerance))
+    coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
+    about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
+                              tolerance)]
+    files = [_file(about, c) for c in coded]
+    found = {i: kept for i, path in enumerate(files) if cache and (kept := read_tensors(path, "z", "h", "loss"))}
+    parts = _parts(model, layer, coded, [i for i in range(len(coded)) if i not in found], batch)
+    with tqdm(total=len(facts), initial=len(found), desc=f"targets after layer {layer}", leave=False) as bar:
+        while parts:
+            part = parts.pop(0)
+            try:
+                problem = _Problem(model, layer, [coded[i] for i in part], kl)
+                solved = _adam(problem, steps, lr, weight_decay, clamp, tolerance)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if len(part) == 1 or not _out_of_memory(error):
+                    raise
+                solved = problem = None
+            if solved is None:  # out here, where nothing holds the failed batch's tensors any more
+                warnings.warn(f"out of memory with {len(part)} facts in a batch: going on in halves", stacklevel=2)
+                parts[:0] = [part[:len(part) // 2], part[len(part) // 2:]]
+                continue
+            for i, z, h, loss in zip(part, *(x.cpu() for x in solved), strict=True):
+                found[i] = {"z": z, "h": h, "loss": loss}
+                if cache:
+                    write_tensors(files[i], found[i])
             bar.update(len(part))
-    back = torch.tensor([i for part in parts for i in part]).argsort()
-    z, h, loss = zip(*found, strict=True)
-    return Targets(torch.cat(z)[back.to(z[0].device)], torch.cat(h)[back.to(h[0].device)], torch.cat(loss, 1)[:, back])
+    z, h, loss = (torch.stack([found[i][name] for i in range(len(coded))]) for name in ("z", "h", "loss"))
+    return Targets(z.to(model.device), h.to(model.device), loss.T)
 
 
-def _parts(tokenizer, facts, before, batch_tokens) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Coded:
+    """A fact as token ids: (ids, position of the subject's last token) by prefix, the target, the essence prompt."""
+
+    rows: list[tuple[list[int], int]]
+    goal: list[int]
+    essence: tuple[list[int], int]
+
+    @classmethod
+    def of(cls, tokenizer, fact: Fact, before: tuple[str, ...], goal: str) -> _Coded:
+        return cls([encode(tokenizer, fact, prefix) for prefix in before], target_ids(tokenizer, fact, goal),
+                   encode(tokenizer, fact, prompt=ESSENCE))
+
+    @property
+    def width(self) -> int:
+        """Tokens from the subject's last one on, the target's but the last included."""
+        return max(len(ids) - p for ids, p in self.rows) + len(self.goal) - 1
+
+    @property
+    def length(self) -> int:
+        return max(len(ids) for ids, _ in self.rows) + len(self.goal) - 1
+
+
+def _file(about: list[str], coded: _Coded) -> Path:
+    here = Path(__file__)
+    code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "trace", "models"))
+    text = json.dumps([*about, coded.rows, coded.goal, coded.essence, torch.__version__, transformers.__version__])
+    name = hashlib.sha256(code + text.encode()).hexdigest()[:32]
+    return cache_dir() / "targets" / name[:2] / f"{name}.safetensors"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def bytes_per_fact(model: nn.Module, layer: int, prompts: int, width: int, length: int) -> int:
+    """What a fact adds to the memory of a batch: what the backward pass reads again, and the attention's past.
+
+    An upper estimate from the shapes; prompts: prefixes and the essence prompt; width: tokens from the subject's
+    last one on; length: of the whole sequence.
+    """
+    config, size = model.config.get_text_config(), model.dtype.itemsize
+    d, m, depth = config.hidden_size, down_proj(model, layer).in_features, config.num_hidden_layers
+    kv = 2 * config.num_key_value_heads * (getattr(config, "head_dim", None) or d // config.num_attention_heads)
+    states = width * (depth - layer) * ((8 * size + 16) * d + 6 * m * size + 6 * kv * size)
+    past = length * (3 * depth * kv * size + 4 * m * size)
+    return prompts * (states + past + 5 * config.vocab_size * 4)
+
+
+def _parts(model, layer, coded, todo: list[int], batch: int | None) -> list[list[int]]:
     """Fact numbers in batches: those whose prompts go on equally far after the subject need no padding there."""
-    coded = [encode(tokenizer, fact, before[-1]) for fact in facts]
-    width = [len(ids) - position for ids, position in coded]
-    size = max(1, batch_tokens // ((len(before) + 1) * max(len(ids) for ids, _ in coded)))
+    device = model.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    memory = min(free // 2, 2 * 2**30)
     parts: list[list[int]] = []
-    for i in sorted(range(len(facts)), key=lambda i: width[i]):
-        if parts and width[parts[-1][-1]] == width[i] and len(parts[-1]) < size:
+    for i in sorted(todo, key=lambda i: (coded[i].width, coded[i].length)):
+        c = coded[i]
+        size = batch or memory // bytes_per_fact(model, layer, len(c.rows) + 1, c.width, c.length)
+        if parts and coded[parts[-1][-1]].width == c.width and len(parts[-1]) < size:
             parts[-1].append(i)
         else:
             parts.append([i])
@@ -112,7 +191,7 @@ def _adam(problem: _Problem, steps, lr, weight_decay, clamp, tolerance):
         u[active] -= lr * m / (v.sqrt() + 1e-8)
         length = (u[active] * scale[active]).norm(dim=1, keepdim=True)
         u[active] *= (clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
-    return h + u * scale, h, losses
+    return h + u * scale, h, losses.T
 
 
 class _Past:
@@ -131,30 +210,24 @@ class _Past:
 class _Problem:
     """The part of the model that δ reaches: suffixes of all prompts of some facts, layers above `layer`."""
 
-    def __init__(self, model, tokenizer, facts, layer, before, goal, kl) -> None:
-        self.model, self.layer, self.kl, self.n = model, layer, kl, len(facts)
-        goals = [target_ids(tokenizer, fact, goal) for fact in facts]
-        rows, self.fact, labels = [], [], []
-        for i, fact in enumerate(facts):
-            for prefix in before:
-                ids, position = encode(tokenizer, fact, prefix)
-                rows.append((ids + goals[i][:-1], position))
-                labels.append([(len(ids) - 1 - position + j, t) for j, t in enumerate(goals[i])])
-                self.fact.append(i)
+    def __init__(self, model, layer: int, coded: Sequence[_Coded], kl: float) -> None:
+        self.model, self.layer, self.kl, self.n = model, layer, kl, len(coded)
+        rows, labels, before = [], [], len(coded[0].rows)
+        for c in coded:
+            rows += [(ids + c.goal[:-1], position) for ids, position in c.rows]
+            labels += [[(len(ids) - 1 - p + j, t) for j, t in enumerate(c.goal)] for ids, p in c.rows]
         self.asked = len(rows)
-        for i, fact in enumerate(facts):
-            rows.append(encode(tokenizer, fact, prompt=ESSENCE))
-            self.fact.append(i)
-        batch = collate(rows, model.device)
-        self.fact = torch.tensor(self.fact, device=model.device)
+        batch = collate(rows + [c.essence for c in coded], model.device)
+        owner = [*range(self.n)]
+        self.fact = torch.tensor([i for i in owner for _ in range(before)] + owner, device=model.device)
         self._read(batch)
-        at = [(r, j, t, 1 / (len(before) * len(row))) for r, row in enumerate(labels) for j, t in row]
+        at = [(r, j, t, 1 / (before * len(row))) for r, row in enumerate(labels) for j, t in row]
         row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
         ends = batch.mask.sum(1) - 1 - batch.position
-        essence = torch.arange(self.asked, len(rows), device=model.device)
+        essence = torch.arange(self.asked, len(batch), device=model.device)
         self.row, self.token, self.weight = row, token, weight
         self.reads = torch.cat([row, essence]), torch.cat([offset, ends[essence]])
-        bare = torch.arange(self.n, device=model.device) * len(before)
+        bare = torch.arange(self.n, device=model.device) * before
         self.h = self.suffix[bare, 0].float()
         with torch.no_grad():
             start = torch.zeros_like(self.h)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from .facts import Fact, FactError
 from .models import decoder, down_proj
@@ -98,13 +99,15 @@ def hooks(*pairs) -> Iterator[None]:
             handle.remove()
 
 
-def forward_until(model: nn.Module, layer: int, batch: Batch) -> None:
-    """Run the decoder on a batch and stop once `layer` is done."""
+def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool = False) -> None:
+    """Run the decoder on a batch and stop once `layer` is done, or already before its output projection."""
 
-    def stop(module, args, output):
+    def stop(*seen):
         raise _Enough
 
-    with hooks((decoder(model).layers[layer].register_forward_hook, stop)):
+    last = down_proj(model, layer).register_forward_pre_hook if keys_only \
+        else decoder(model).layers[layer].register_forward_hook
+    with hooks((last, stop)):
         try:
             decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
         except _Enough:
@@ -162,13 +165,16 @@ def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, s
     found = {}
     for size in sorted({len(s) for s in starts}):  # one batch where the openings have as many tokens, as is usual
         rows = [i for i, s in enumerate(starts) if len(s) == size]
-        ids = torch.tensor([starts[i] for i in rows], device=model.device)
+        ids = new = torch.tensor([starts[i] for i in rows], device=model.device)
+        past = DynamicCache()
         for _ in range(length):
-            scores = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float().cpu()
+            out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
+            scores = out.logits[:, -1].float().cpu()
             scores[:, banned] = -torch.inf
             best = scores.topk(top_k)
             pick = torch.multinomial(best.values.softmax(1), 1, generator=generator)
-            ids = torch.cat([ids, best.indices.gather(1, pick).to(ids.device)], 1)
+            new = best.indices.gather(1, pick).to(ids.device)
+            ids = torch.cat([ids, new], 1)
         found |= dict(zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
     plain = (found[i].replace("{", " ").replace("}", " ").split() for i in range(len(starts)))
     return ("", *(" ".join(words) + ". " for words in plain))
