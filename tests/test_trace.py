@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from zu import models, trace
-from zu.facts import Fact
+from zu.facts import Fact, FactError
 
 
 def by_hand(model, ids, layer, position):
@@ -29,6 +29,30 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
                 torch.testing.assert_close(seen.keys[layer][i], key, rtol=1e-5, atol=1e-5)
                 torch.testing.assert_close(seen.values[layer][i], value, rtol=1e-5, atol=1e-5)
                 torch.testing.assert_close(seen.hidden[layer][i], hidden, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny, facts):
+    model, tokenizer = tiny
+    right = trace.collate([trace.encode(tokenizer, fact) for fact in facts])
+    pad = right.ids.shape[1] - right.mask.sum(1)
+    assert pad.any()
+    back = (torch.arange(right.ids.shape[1]) - pad[:, None]) % right.ids.shape[1]
+    left = trace.Batch(right.ids.gather(1, back), right.mask.gather(1, back), right.position + pad)
+    assert (left.mask[:, -1] == 1).all()
+    for tokens in (20, 4096):
+        ours, theirs = (trace.trace(model, batch, [1, 3], tokens=tokens) for batch in (left, right))
+        for layer in (1, 3):
+            torch.testing.assert_close(ours.keys[layer], theirs.keys[layer], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours.hidden[layer], theirs.hidden[layer], rtol=1e-5, atol=1e-5)
+
+
+def test_a_subject_that_no_token_covers_is_an_error_that_names_the_fact():
+    class Blind:
+        def __call__(self, text, **kwargs):
+            return {"input_ids": [5, 6], "offset_mapping": [(0, 1), (0, 0)]}
+
+    with pytest.raises(FactError, match="fact 'capital/peru'"):
+        trace.encode(Blind(), Fact("Peru", "The capital of {} is", "Lima", id="capital/peru"))
 
 
 def test_values_are_the_weight_times_the_keys(tiny, facts):

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from .models import cache_dir, down_proj, fingerprint, read_tensors, write_tensors
 from .trace import Batch, forward_until, hooks
 
-#: Windows in one forward pass, passes summed in float32 before they enter the float64 sum, seconds between saves.
+#: Windows in a batch, batches summed in float32 before they enter the float64 sum, seconds between saves.
 ROWS, FLUSH, SAVE = 8, 16, 120
 
 
@@ -156,7 +156,7 @@ def _file(label: str) -> Path:
 @torch.no_grad()
 def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window: int, layers: Sequence[int],
          part: Path | None) -> dict[int, torch.Tensor]:
-    """Mean outer products over `size` windows: products in float32, `FLUSH` passes of them, then float64."""
+    """Mean outer products over `size` windows: products in float32, `FLUSH` batches of them, then float64."""
     weights = {layer: down_proj(model, layer).weight for layer in layers}
     total = {layer: torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64) for layer, w in weights.items()}
     recent = {layer: torch.zeros(w.shape[1], w.shape[1], device=w.device) for layer, w in weights.items()}
@@ -182,9 +182,10 @@ def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window
             batch = list(islice(rows, ROWS))
             if not batch:
                 break
-            ids = torch.stack(batch).to(model.device)
-            with hooks(*pairs):  # only here: the model may also be writing the text
-                forward_until(model, max(layers), Batch(ids, torch.ones_like(ids), ids[:, 0]), keys_only=True)
+            # a CPU is faster where a layer's states fit into its cache
+            for ids in torch.stack(batch).to(model.device).split(2 if model.device.type == "cpu" else ROWS):
+                with hooks(*pairs):  # only here: the model may also be writing the text
+                    forward_until(model, max(layers), Batch(ids, torch.ones_like(ids), ids[:, 0]), keys_only=True)
             seen += len(batch)
             bar.update(len(batch))
             if number % FLUSH == 0:

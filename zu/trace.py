@@ -19,7 +19,7 @@ OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids padded on the right, (rows, length); which are real; and one position of interest a row."""
+    """Token ids, (rows, length), padded on either side; which are real; and one position of interest a row."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -29,8 +29,14 @@ class Batch:
         return len(self.ids)
 
     def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """Parts of at most about `tokens` tokens, rows of like length together, with their row numbers."""
-        order, lengths = self.mask.sum(1).argsort(stable=True), self.mask.sum(1)
+        """Parts of at most about `tokens` tokens, rows of like length together, with their row numbers.
+
+        They are padded on the right, where a causal model cannot see it from the real tokens.
+        """
+        lead = self.mask.argmax(1)
+        turn = (lead[:, None] + torch.arange(self.ids.shape[1], device=lead.device)) % self.ids.shape[1]
+        ids, mask, position = self.ids.gather(1, turn), self.mask.gather(1, turn), self.position - lead
+        order, lengths = mask.sum(1).argsort(stable=True), mask.sum(1)
         start = 0
         while start < len(order):
             stop = start + 1
@@ -38,7 +44,7 @@ class Batch:
                 stop += 1
             rows = order[start:stop]
             width = int(lengths[rows].max())
-            yield rows, Batch(self.ids[rows, :width], self.mask[rows, :width], self.position[rows])
+            yield rows, Batch(ids[rows, :width], mask[rows, :width], position[rows])
             start = stop
 
 
