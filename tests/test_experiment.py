@@ -49,40 +49,40 @@ def grid(tiny, facts, cache, texts, tmp_path, monkeypatch):
 
 def test_a_grid_writes_one_record_each_and_does_not_repeat_them(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    first = experiment.run_grid(model, tokenizer, facts, **arguments)
     files = sorted(arguments["records"].rglob("*.json"))
     assert len(first) == len(files) == 6 and experiment.read_records(arguments["records"])[0]["format"]
     assert {r["method"] for r in first} == set(arguments["methods"]) and all(r["metrics"]["ppl"] > 1 for r in first)
     monkeypatch.setattr(experiment, "unlearn", lambda *a, **k: pytest.fail("computed again"))
     monkeypatch.setattr(experiment, "evaluate", lambda *a, **k: pytest.fail("computed again"))
-    assert experiment.run_few_shot(model, tokenizer, facts, **arguments) == first
+    assert experiment.run_grid(model, tokenizer, facts, **arguments) == first
 
 
 def test_a_lost_or_damaged_record_is_made_again_with_the_same_numbers(grid):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    first = experiment.run_grid(model, tokenizer, facts, **arguments)
     files = sorted(arguments["records"].rglob("*.json"))
     kept = files[0].stat().st_mtime_ns
     files[1].unlink()
     files[2].write_text(files[2].read_text()[:50])
-    again = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    again = experiment.run_grid(model, tokenizer, facts, **arguments)
     assert [r["metrics"] for r in again] == [r["metrics"] for r in first]
     assert files[0].stat().st_mtime_ns == kept and experiment.read_record(files[2]) is not None
 
 
 def test_a_record_of_other_settings_or_other_code_is_made_again(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_few_shot(model, tokenizer, facts, **arguments)
-    other = experiment.run_few_shot(model, tokenizer, facts, **arguments | {"ppl_tokens": 550})
+    first = experiment.run_grid(model, tokenizer, facts, **arguments)
+    other = experiment.run_grid(model, tokenizer, facts, **arguments | {"ppl_tokens": 550})
     assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, other, strict=True))
     monkeypatch.setattr(experiment, "code_hash", lambda: "changed")
-    changed = experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    changed = experiment.run_grid(model, tokenizer, facts, **arguments)
     assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, changed, strict=True))
 
 
 def test_records_hold_no_text_of_the_facts(grid):
     model, tokenizer, facts, arguments = grid
-    experiment.run_few_shot(model, tokenizer, facts, **arguments)
+    experiment.run_grid(model, tokenizer, facts, **arguments)
     for path in arguments["records"].rglob("*.json"):
         text = path.read_text()
         json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
@@ -94,6 +94,6 @@ def test_records_hold_no_text_of_the_facts(grid):
 def test_a_wrong_method_is_refused_before_anything_runs(grid):
     model, tokenizer, facts, arguments = grid
     with pytest.raises(ValueError, match="nonsense"):
-        experiment.run_few_shot(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
+        experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
     assert not arguments["records"].exists()
     assert zu.METHODS

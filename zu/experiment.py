@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import torch
 from pydantic import ConfigDict, ValidationError, create_model
+from tqdm.auto import tqdm
 
 from .evaluate import evaluate, perplexity
 from .facts import Facts
-from .methods import find_targets, settings_for, unlearn
+from .methods import settings_for, unlearn
 from .models import fingerprint, resolve_layers, write_whole
 from .moments import moments
 
@@ -80,31 +82,33 @@ def parse_method(label: str) -> tuple[str, dict]:
     return name, settings
 
 
-def run_few_shot(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
-                 records: str | Path, layers: Sequence[int | float] | None = None, moment_tokens: int = 100_000,
-                 ppl_tokens: int = 8192, experiment: str = "few_shot") -> list[dict]:
+def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
+             records: str | Path, layers: Sequence[int | float] = (), corpus: str = "", moment_tokens: int = 100_000,
+             ppl_tokens: int = 8192, experiment: str = "few_shot") -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code from the same model, facts and settings is not made
     again, so that an interrupted grid goes on where it stopped. ``"base"`` as a method is the unedited model.
+    corpus: of the moments, as `zu.moments` takes it; the embedded prose where it is empty.
     """
-    layers = resolve_layers(model, layers)
+    layers = resolve_layers(model, layers or None)
     jobs = {label: parse_method(label) for label in methods}
     for name, settings in jobs.values():
         if name != "base":
             settings_for(name, **settings)
-    mark = fingerprint(model)
-    folder, found = Path(records) / experiment / getattr(model, "name", "model") / facts.name, []
+    mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
+    folder, found = Path(records) / experiment / name_of_model / facts.name, []
     base_ppl, C0 = None, None
     for seed in seeds:
-        forget, targets = facts.sample(n, seed), None
-        for label, (name, settings) in jobs.items():
-            about = {"experiment": experiment, "model": getattr(model, "name", "model"), "dataset": facts.name,
+        forget = facts.sample(n, seed)
+        for label, (name, settings) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
+            about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
-                     "moment_tokens": moment_tokens, "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
+                     "corpus": corpus, "moment_tokens": moment_tokens, "ppl_tokens": ppl_tokens,
+                     "dtype": str(model.dtype)}
             inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
             print_ = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-            path = folder / f"{label.replace(':', '-').replace(',', '-')}-n{n}-seed{seed}.json"
+            path = folder / f"{re.sub('[^a-zA-Z0-9.]+', '-', label)}-n{n}-seed{seed}.json"
             record = read_record(path)
             if record is None or record.get("fingerprint") != print_:
                 seconds: dict[str, float] = {}
@@ -114,13 +118,9 @@ def run_few_shot(model, tokenizer, facts: Facts, *, methods: Sequence[str], seed
                 else:
                     if C0 is None:
                         with _stage(seconds, "moments"):
-                            C0 = moments(model, tokenizer, layers, tokens=moment_tokens)
-                    if targets is None:
-                        with _stage(seconds, "targets"):
-                            targets = find_targets(model, tokenizer, forget, layers[-1])
+                            C0 = moments(model, tokenizer, layers, corpus or None, tokens=moment_tokens)
                     with _stage(seconds, "edit"):
-                        edit = unlearn(model, tokenizer, forget, name, layers=layers, targets=targets, moments=C0,
-                                       **settings)
+                        edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **settings)
                     with edit:
                         metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,

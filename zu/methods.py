@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from . import solve
+from . import solve, train
 from .edits import Edit
 from .facts import Fact
 from .models import down_proj, resolve_layers, weight_name
@@ -18,10 +18,15 @@ from .targets import Targets, optimise
 from .trace import prefixes, subject_keys
 
 
-class Settings(BaseModel):
-    """What every method of the locate-and-edit kind can be told. Unknown names are refused."""
+class Strict(BaseModel):
+    """Settings that refuse unknown names, infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Settings(Strict):
+    """What every method of the locate-and-edit kind can be told: how its targets are found."""
+
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
     lr: float = Field(0.1, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d")
@@ -30,53 +35,171 @@ class Settings(BaseModel):
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
 
 
+class Rome(Settings):
+    """ROME (Meng et al. 2022): one fact after the other, each with its own key, into the middle layer.
+
+    first_only: edit the first fact and no other, as the released comparison does.
+    """
+
+    first_only: bool = False
+
+
 class Memit(Settings):
     """MEMIT (Meng et al. 2023): alpha weights C_0 against the facts' own keys."""
 
-    alpha: float = Field(15_000.0, ge=0)
+    alpha: float = Field(15_000.0, gt=0)
+
+
+class AlphaEdit(Settings):
+    """AlphaEdit (Fang et al. 2025): edits inside the null space of C_0, with lam on the size of the change.
+
+    The null space is the lowest share of C_0's directions; with a threshold (the papers': 0.02), instead of it,
+    the directions of eigenvalues below that, which depends on the model's scale.
+    """
+
+    share: float = Field(0.5, gt=0, le=1)
+    threshold: float | None = Field(None, ge=0)
+    lam: float = Field(10.0, ge=0)
 
 
 class ZeroUnlearn(Settings):
     """ZeroUnlearn, Lemma 4.1: weights alpha on C_0, beta on the forget term, lam on the size of the change.
 
     V_f: the knowledge to project away; "outputs" takes W K_f, as the paper's text says, "optimised" takes
-    W K_f + δ with δ optimised to produce the true answer, which is how we read the released code.
+    W K_f + δ with δ optimised to produce the true answer, which is how we read the released code. eps: what the
+    projector leaves, 0 in the paper, 0.01 as released.
     """
 
-    alpha: float = Field(15_000.0, ge=0)
+    alpha: float = Field(15_000.0, gt=0)
     beta: float = Field(50.0, ge=0)
     lam: float = Field(1.0, ge=0)
     eps: float = Field(0.0, ge=0)
     V_f: Literal["outputs", "optimised"] = "outputs"
 
 
+class Exact(AlphaEdit):
+    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12, with V_f orthonormalised."""
+
+    zero: float = Field(1.0, ge=0)
+    forget: float = Field(100.0, ge=0)
+    lam: float = Field(0.1, ge=0)
+    V_f: Literal["outputs", "optimised"] = "outputs"
+
+
+class Descent(Exact):
+    """ZeroUnlearn-GD: the same problem by Adam."""
+
+    gd_steps: int = Field(500, ge=0)
+    gd_lr: float = Field(1e-3, gt=0)
+
+
+class Ascent(Strict):
+    """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer."""
+
+    steps: int = Field(25, ge=1)
+    lr: float = Field(5e-3, gt=0)
+
+
+class FineTune(Ascent):
+    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place."""
+
+    lr: float = Field(5e-4, gt=0)
+
+
+class GradDiff(Ascent):
+    """Gradient difference (Liu et al. 2022): GA, and down the loss of text to retain, with this weight."""
+
+    retain_weight: float = Field(1.0, ge=0)
+
+
+class Npo(Ascent):
+    """NPO (Zhang et al. 2024): the frozen reference is the unedited model."""
+
+    beta: float = Field(0.1, gt=0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer's matrices, float64, as `zu.solve` names them; K_p: keys of earlier edits (m, p), or None."""
+
+    W: torch.Tensor
+    K_f: torch.Tensor
+    V_star: torch.Tensor
+    C0: torch.Tensor
+    V_f: torch.Tensor
+    K_p: torch.Tensor | None
+
+
 @dataclass(frozen=True)
 class Method:
-    """A name's settings, and the function from one layer's matrices to its new weight."""
+    """A name's settings, and the function from a layer's `Problem` to its new weight; none: `zu.train` descends.
 
-    settings: type[Settings]
-    solve: Callable[..., torch.Tensor]
+    middle: it changes the middle one of the layers only. spares: it takes earlier edits' keys into account.
+    """
+
+    settings: type[Strict]
     about: str
+    solve: Callable[..., torch.Tensor] | None = None
+    middle: bool = False
+    spares: bool = False
 
 
-def _memit(s: Memit, W, K_f, V_star, C0, V_f):
-    return W + solve.memit(W, K_f, V_star, C0, alpha=s.alpha)
+def _rome(s: Rome, p: Problem):
+    W = p.W
+    for i in range(1 if s.first_only else p.K_f.shape[1]):
+        W = W + solve.rome(W, p.K_f[:, i], p.V_star[:, i], p.C0)
+    return W
 
 
-def _zerounlearn(s: ZeroUnlearn, W, K_f, V_star, C0, V_f):
-    return solve.lemma_4_1(W, K_f, V_star, C0, V_f, alpha=s.alpha, beta=s.beta, lam=s.lam, eps=s.eps)
+def _spared(p: Problem, weight: float):
+    """C_0 with the keys of earlier edits among the general ones, each weighing `weight`."""
+    return p.C0 if p.K_p is None else p.C0 + weight * p.K_p @ p.K_p.T
+
+
+def _memit(s: Memit, p: Problem):
+    return p.W + solve.memit(p.W, p.K_f, p.V_star, _spared(p, 1 / s.alpha), alpha=s.alpha)
+
+
+def _null_space(s: AlphaEdit, p: Problem):
+    return solve.null_space(p.C0, **({"share": s.share} if s.threshold is None else {"threshold": s.threshold}))
+
+
+def _alphaedit(s: AlphaEdit, p: Problem):
+    return p.W + solve.alphaedit(p.W, p.K_f, p.V_star, _null_space(s, p), lam=s.lam, K_p=p.K_p)
+
+
+def _zerounlearn(s: ZeroUnlearn, p: Problem):
+    return solve.lemma_4_1(p.W, p.K_f, p.V_star, _spared(p, s.beta / s.alpha), p.V_f, alpha=s.alpha, beta=s.beta,
+                           lam=s.lam, eps=s.eps)
+
+
+def _exact(s: Exact, p: Problem, how=solve.lemma_5_1, **more):
+    U = solve.column_space(p.V_f, torch.float32)[0]
+    return p.W + how(p.W, p.K_f, p.V_star, U, _null_space(s, p), zero=s.zero, forget=s.forget, lam=s.lam, **more)
+
+
+def _descent(s: Descent, p: Problem):
+    return _exact(s, p, solve.lemma_5_1_gd, steps=s.gd_steps, lr=s.gd_lr)
 
 
 #: Every method by name. `unlearn` takes these names.
 METHODS: dict[str, Method] = {
-    "memit": Method(Memit, _memit, "ridge edit of all facts at once (Meng et al. 2023)"),
-    "zerounlearn": Method(ZeroUnlearn, _zerounlearn, "ridge edit, then projection (Lemma 4.1)"),
+    "ga": Method(Ascent, "gradient ascent on the answers", middle=True),
+    "ft": Method(FineTune, "fine-tuning towards end of text", middle=True),
+    "graddiff": Method(GradDiff, "gradient ascent on the answers, descent on text to retain", middle=True),
+    "npo": Method(Npo, "negative preference optimisation", middle=True),
+    "rome": Method(Rome, "rank-one edits, fact after fact", _rome, middle=True),
+    "memit": Method(Memit, "ridge edit of all facts at once", _memit, spares=True),
+    "alphaedit": Method(AlphaEdit, "ridge edit inside the null space of general keys", _alphaedit, spares=True),
+    "zerounlearn": Method(ZeroUnlearn, "ridge edit, then projection (Lemma 4.1)", _zerounlearn, spares=True),
+    "zerounlearn-gd": Method(Descent, "Lemma 5.1 by 500 steps of Adam", _descent),
+    "exact": Method(Exact, "Lemma 5.1, solved exactly", _exact),
 }
 #: The one that we would use.
 RECOMMENDED = "zerounlearn"
 
 
-def settings_for(method: str, **settings) -> Settings:
+def settings_for(method: str, **settings) -> Strict:
     """The validated settings of a method. Raises `ValueError` naming what is unknown or ill-typed."""
     if method not in METHODS:
         raise ValueError(f"method is '{method}': known are {', '.join(METHODS)}")
@@ -101,44 +224,79 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
 
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = RECOMMENDED, *,
             layers: Sequence[int | float] | None = None, seed: int = 0, targets: Targets | None = None,
-            moments: dict[int, torch.Tensor] | None = None, **settings) -> Edit:
+            moments: dict[int, torch.Tensor] | None = None, earlier: Sequence[Edit] = (),
+            retain: Sequence[str] | None = None, **settings) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
-    layers: indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`).
-    seed: of the prefixes. targets, moments: results of `find_targets` for the last layer and of `zu.moments`,
-    when they are at hand; both must come from the unedited model. settings: the method's own, see `METHODS`.
+    layers: indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`). ROME and the
+    methods that descend change the middle one only. seed: of the prefixes, and of the default text to retain.
+    targets, moments: results of `find_targets` for the last layer and of `zu.moments`, when they are at hand; both
+    must come from the unedited model. Where the middle layer is not the last, ROME finds its own targets.
+    earlier: edits of the same layers whose facts' values shall stay (alphaedit, memit, zerounlearn). retain:
+    ordinary text for graddiff, by default some of the embedded prose. settings: the method's own, see `METHODS`.
 
     For each layer in turn, on the model as edited so far: keys K_f, and the share of the way to go that falls to
     this layer, V_star = W K_f + (z − h) / (layers left); then the method's solve.
     Raises `ValueError` for unknown methods or settings, `EditError` for an edit that exploded; the model is
     then as it was.
     """
-    s = settings_for(method, **settings)
+    s, kind = settings_for(method, **settings), METHODS[method]
     facts = list(facts)
     if not facts:
         raise ValueError("facts is empty: give at least one fact to forget")
+    if earlier and not kind.spares or retain is not None and method != "graddiff":
+        raise ValueError(f"{method} takes no {'earlier edits' if earlier else 'text to retain'}")
     layers = resolve_layers(model, layers)
-    before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
-    shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp")}
-    if targets is None:
-        targets = optimise(model, tokenizer, facts, layers[-1], before, **shared)
-    if moments is None:
-        moments = read_moments(model, tokenizer, layers)
-    edit = Edit(model, method=method, settings={"layers": list(layers), "seed": seed} | s.model_dump())
+    if kind.middle and len(layers) > 1:
+        layers, targets = layers[len(layers) // 2:][:1], None
+    edit = Edit(model, method=method, settings={"layers": list(layers), "seed": seed} | s.model_dump(),
+                facts=len(facts))
     try:
-        for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-            keys, bare = subject_keys(model, tokenizer, facts, sorted({layer, layers[-1]}), before)
-            weight = down_proj(model, layer).weight
-            W, K_f = weight.double(), keys[layer].T
-            residual = (targets.z.to(weight.device) - bare.hidden[layers[-1]].to(weight.device)).double().T
-            V_f = W @ K_f
-            if getattr(s, "V_f", "outputs") == "optimised":
-                truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
-                V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
-            C0 = moments[layer].to(weight.device)
-            edit.set(weight_name(model, layer),
-                     METHODS[method].solve(s, W, K_f, W @ K_f + residual / left, C0, V_f))
+        if kind.solve is None:
+            new, _ = train.descend(model, *_rows(method, s, tokenizer, facts, retain, seed), layers, steps=s.steps,
+                                   lr=s.lr, beta=getattr(s, "beta", None))
+            for layer, weight in new.items():
+                edit.set(weight_name(model, layer), weight)
+        else:
+            _locate(edit, kind, s, tokenizer, facts, layers, seed, targets, moments, earlier)
     except BaseException:
         edit.restore()
         raise
     return edit
+
+
+def _rows(method: str, s: Ascent, tokenizer, facts, retain, seed: int) -> tuple[list[train.Row], list[float]]:
+    """What a descending method reads, and the weight of each row in its loss: the mean over facts."""
+    rows = train.answer_rows(tokenizer, facts, "eos" if method == "ft" else "truth")
+    weights = [(-1 if method == "ft" else 1) / len(facts)] * len(facts)
+    if method == "graddiff":
+        kept = train.retain_rows(tokenizer, retain, seed)
+        rows, weights = rows + kept, weights + [-s.retain_weight / len(kept)] * len(kept)
+    return rows, weights
+
+
+def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, seed, targets, moments, earlier) -> None:
+    """Algorithm 1's loop over the layers."""
+    model, last = edit.model, layers[-1]
+    before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
+    shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp")}
+    if targets is None:
+        targets = optimise(model, tokenizer, facts, last, before, **shared)
+    if moments is None:
+        moments = read_moments(model, tokenizer, layers)
+    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+        if layer not in moments or any(layer not in e.keys for e in earlier):
+            raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")
+        keys, bare = subject_keys(model, tokenizer, facts, sorted({layer, last}), before)
+        weight = down_proj(model, layer).weight
+        W, K_f = weight.double(), keys[layer].T
+        residual = (targets.z.to(weight.device) - bare.hidden[last].to(weight.device)).double().T
+        V_f = W @ K_f
+        if getattr(s, "V_f", "outputs") == "optimised":
+            truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
+            V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
+        K_p = torch.cat([e.keys[layer].to(weight.device) for e in earlier]).double().T if earlier else None
+        # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
+        edit.set(weight_name(model, layer),
+                 kind.solve(s, Problem(W, K_f, W @ K_f + residual / left, moments[layer].to(weight.device), V_f, K_p)))
+        edit.keys[layer] = keys[layer].float()

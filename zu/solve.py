@@ -32,7 +32,7 @@ def projector(V_f, eps=0.0):
     """
     (v_f,) = _float64(V_f=V_f)
     _weights(eps=eps)
-    u, _ = _column_space(v_f, V_f.dtype)
+    u, _ = column_space(v_f, V_f.dtype)
     return ((1 + eps) * torch.eye(len(v_f), dtype=v_f.dtype, device=v_f.device) - u @ u.T).to(V_f.dtype)
 
 
@@ -47,7 +47,7 @@ def lemma_4_1(W, K_f, V_star, C0, V_f, *, alpha, beta, lam, eps=0.0):
     """
     w, k_f, v_star, c0, v_f = _float64(W=W, K_f=K_f, V_star=V_star, C0=C0, V_f=V_f)
     _weights(alpha=alpha, beta=beta, lam=lam, eps=eps)
-    u, _ = _column_space(v_f, V_f.dtype)
+    u, _ = column_space(v_f, V_f.dtype)
     w_k = w @ k_f
     b = alpha * (w @ c0) @ w.T + beta * w_k @ w_k.T + lam * w @ w.T
     edited = w + beta * (v_star - w_k) @ (_solve(b, w_k)[0].T @ w)
@@ -96,7 +96,7 @@ def lemma_5_1(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam):
     """
     w, k_f, v_star, v_f, q = _lemma_5_1_arguments(W, K_f, V_star, V_f, basis, zero, forget, lam)
     a, gamma, b = _thin_svd(q.T @ k_f, K_f.dtype)
-    u, sigma = _column_space(v_f, V_f.dtype)
+    u, sigma = column_space(v_f, V_f.dtype)
     w_b = w @ (k_f @ b)
     h = (forget * (v_star @ b - w_b) - zero * v_f @ (v_f.T @ w_b)) * gamma
     h_u = u.T @ h  # inside the span of V_f; the rest of h meets Σ = 0
@@ -148,7 +148,7 @@ def lemma_5_1_gd(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam, steps
             adam.step()
         return (delta.detach() @ q @ q.T).to(W.dtype)
     _, gamma, _ = _thin_svd(k, K_f.dtype)
-    _, sigma = _column_space(v_f, V_f.dtype)
+    _, sigma = column_space(v_f, V_f.dtype)
     y = ahead = torch.zeros(len(w), q.shape[1], dtype=w.dtype, device=w.device)
     stiff = torch.cat([zero * sigma**2 + forget, sigma.new_full((1,), forget)])
     if not len(gamma) or not stiff.any():
@@ -266,7 +266,11 @@ def _thin_svd(x, dtype):
     return u[:, :rank], s[:rank], vt[:rank].T
 
 
-def _column_space(v_f, dtype):
+def column_space(v_f, dtype):
+    """Orthonormal basis U (d, r) of the columns of v_f (d, k), float64, and their singular values (r,).
+
+    dtype: what v_f was rounded to, which decides the numerical rank (see `projector`).
+    """
     return _thin_svd(v_f, dtype)[:2]
 
 

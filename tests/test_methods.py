@@ -1,0 +1,156 @@
+"""Each method solves the problem that its paper states, on the weights of real edits of tiny models."""
+import pytest
+import torch
+
+import zu
+from zu import models, trace
+
+LAYER = 2
+
+
+@pytest.fixture
+def job(tiny, facts, texts, cache):
+    """A model, its facts, moments, and what one layer's edit needs."""
+    model, tokenizer = tiny
+    C0 = zu.moments(model, tokenizer, (1, 2, 3), texts, tokens=640, window=32)
+    return model, tokenizer, facts, dict(moments=C0, steps=5)
+
+
+def matrices(job, facts=None):
+    """W, K_f and R = V_star − W K_f of one layer, float64, each read on its own."""
+    model, tokenizer, all_facts, settings = job
+    facts = all_facts if facts is None else facts
+    before = trace.prefixes(model, tokenizer, seed=0)
+    rows = [[trace.subject_keys(model, tokenizer, [f], [LAYER], [p])[0][LAYER][0] for p in before] for f in facts]
+    keys = torch.stack([0.5 * r[0] + 0.1 * sum(r[1:]) for r in rows])  # half the bare prompt, half the five others
+    targets = zu.find_targets(model, tokenizer, facts, LAYER, steps=settings["steps"])
+    return models.down_proj(model, LAYER).weight.double(), keys.T, (targets.z - targets.h).double().T
+
+
+def change(job, method, facts=None, **more):
+    model, tokenizer, all_facts, settings = job
+    with zu.unlearn(model, tokenizer, all_facts if facts is None else facts, method,
+                    **{"layers": [LAYER]} | settings | more) as edit:
+        new = models.down_proj(model, edit.settings["layers"][0]).weight.double().clone()
+        return edit.deltas[models.weight_name(model, edit.settings["layers"][0])].double(), new, edit
+
+
+def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job):
+    W, K, R = matrices(job, job[2][:1])
+    delta, new, _ = change(job, "rome", job[2][:1])
+    assert (new @ K - (W @ K + R)).norm() < 1e-5 * R.norm()
+    C0, g = job[3]["moments"][LAYER], torch.Generator().manual_seed(0)
+    off = torch.eye(len(K)) - K @ K.T / (K.T @ K)  # any other change with the same answer differs by Y, Y k = 0
+    for _ in range(20):
+        Y = torch.randn(delta.shape, generator=g, dtype=torch.float64) @ off.double() * delta.abs().mean()
+        assert torch.trace((delta + Y) @ C0 @ (delta + Y).T) > torch.trace(delta @ C0 @ delta.T)
+
+
+def test_rome_edits_fact_after_fact_or_the_first_only(job):
+    W, K, R = matrices(job)
+    C0, hand = job[3]["moments"][LAYER], W.clone()
+    for k, v in zip(K.T, (W @ K + R).T, strict=True):
+        u = torch.linalg.solve(C0, k)
+        hand = hand + torch.outer(v - hand @ k, u) / (u @ k)
+    delta, new, edit = change(job, "rome")
+    assert (delta - (hand - W)).norm() < 1e-5 * delta.norm()
+    assert (new @ K[:, -1] - (W @ K + R)[:, -1]).norm() < 1e-4 * R[:, -1].norm()
+    only, _, first = change(job, "rome", first_only=True)
+    alone, _, _ = change(job, "rome", job[2][:1])
+    assert torch.equal(only, alone) and len(first.parts[models.weight_name(job[0], LAYER)][1]) == 1
+
+
+def test_rome_aims_at_the_middle_layer_whatever_the_targets_are_for(job):
+    wrong = zu.find_targets(*job[:3], 3, steps=5)
+    delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong)
+    assert edit.settings["layers"] == [2] and torch.equal(delta, change(job, "rome")[0])
+
+
+def test_memit_satisfies_its_normal_equations(job):
+    W, K, R = matrices(job)
+    delta, _, _ = change(job, "memit", alpha=2.0)
+    C0 = job[3]["moments"][LAYER]
+    assert (delta @ (2 * C0 + K @ K.T) - R @ K.T).norm() < 1e-5 * (R @ K.T).norm()
+    past = change(job, "memit", job[2][:2])[2]
+    K_p = past.keys[LAYER].double().T
+    W, K, R = matrices(job, job[2][2:])
+    delta, _, _ = change(job, "memit", job[2][2:], alpha=2.0, earlier=[past])
+    assert (delta @ (2 * C0 + K @ K.T + K_p @ K_p.T) - R @ K.T).norm() < 1e-5 * (R @ K.T).norm()
+
+
+@pytest.mark.parametrize("method", ["alphaedit", "exact", "zerounlearn-gd"])
+@pytest.mark.parametrize("cut", [{"share": 0.5}, {"threshold": 0.05}])
+def test_every_vector_of_the_kept_subspace_is_left_unchanged(job, method, cut):
+    delta, _, _ = change(job, method, **cut)
+    values, vectors = torch.linalg.eigh(job[3]["moments"][LAYER])
+    kept = vectors[:, 40:] if "share" in cut else vectors[:, values >= 0.05]
+    assert 0 < kept.shape[1] < 80 and (delta @ kept).norm(dim=0).max() < 1e-6 * delta.norm() and delta.any()
+
+
+def test_alphaedit_solves_its_problem_and_spares_earlier_edits(job, tmp_path):
+    model, _, facts, _ = job
+    past = change(job, "alphaedit", facts[:2])[2]
+    K_p = past.keys[LAYER].double().T
+    W, K, R = matrices(job, facts[2:])
+    delta, _, edit = change(job, "alphaedit", facts[2:], earlier=[past], lam=0.1)
+    vectors = torch.linalg.eigh(job[3]["moments"][LAYER]).eigenvectors[:, :40]
+    P = vectors @ vectors.T
+    whole = delta @ (K @ K.T + K_p @ K_p.T + 0.1 * torch.eye(80)) @ P
+    assert (whole - R @ K.T @ P).norm() < 1e-5 * (R @ K.T @ P).norm()
+    alone = change(job, "alphaedit", facts[2:], lam=0.1)[0]
+    assert (delta @ K_p).norm() < 0.8 * (alone @ K_p).norm()
+    past.save(tmp_path / "past.safetensors")
+    loaded = zu.Edit.load(tmp_path / "past.safetensors", model)
+    assert torch.equal(change(job, "alphaedit", facts[2:], earlier=[loaded], lam=0.1)[0], delta)
+    with pytest.raises(ValueError, match="rome takes no earlier edits"):
+        change(job, "rome", earlier=[past])
+    with pytest.raises(ValueError, match="layer 1 .* lack it"):
+        change(job, "alphaedit", layers=[1], earlier=[past])
+
+
+def test_exact_is_the_minimum_that_gradient_descent_goes_for(job):
+    W, K, R = matrices(job)
+    U = torch.linalg.qr(W @ K).Q
+
+    def loss(delta):
+        out = (W + delta) @ K
+        return (U.T @ out).square().sum() + 100 * (out - W @ K - R).square().sum() + 0.1 * delta.square().sum()
+
+    best, _, _ = change(job, "exact")
+    near, _, _ = change(job, "zerounlearn-gd", gd_steps=100)
+    assert loss(best) < loss(near) < loss(torch.zeros_like(W))
+    vectors = torch.linalg.eigh(job[3]["moments"][LAYER]).eigenvectors[:, :40]
+    slopes = [torch.autograd.grad(loss(y.requires_grad_() @ vectors.T), y)[0]
+              for y in (best @ vectors, torch.zeros(len(W), 40, dtype=torch.float64))]
+    assert slopes[0].norm() < 1e-5 * slopes[1].norm()
+
+
+def test_zerounlearn_as_released_differs_by_eps(job):
+    W, _, _ = matrices(job)
+    plain, released = change(job, "zerounlearn")[1], change(job, "zerounlearn", eps=0.01)[1]
+    ridge = (released - plain) / 0.01  # eps adds its share of the edit before the projection
+    assert (ridge - W).norm() < 0.5 * W.norm() and not torch.allclose(plain, released)
+
+
+@pytest.mark.parametrize("method", list(zu.METHODS))
+def test_every_method_runs_with_its_defaults(job, method):
+    model, tokenizer, facts, settings = job
+    with zu.unlearn(model, tokenizer, facts, method, layers=[1, 2, 3], moments=settings["moments"]) as edit:
+        assert edit.deltas and all(torch.isfinite(x).all() and x.any() for x in edit.deltas.values())
+        assert torch.isfinite(model(torch.tensor([tokenizer(facts[0].text)["input_ids"]])).logits).all()
+
+
+def test_every_method_refuses_what_it_does_not_know(job):
+    for name, method in zu.METHODS.items():
+        known = ", ".join(method.settings.model_fields)
+        with pytest.raises(ValueError, match=f"{name}: setting 'typo'.*takes {known}"):
+            zu.unlearn(*job[:3], name, typo=1)
+        with pytest.raises(ValueError, match="setting 'lr' is not usable"):
+            zu.unlearn(*job[:3], name, lr=float("inf"))
+
+
+def test_methods_in_one_process_give_what_each_gives_alone(job):
+    forth = {name: change(job, name)[0] for name in zu.METHODS}
+    back = {name: change(job, name)[0] for name in reversed(zu.METHODS)}
+    assert all(torch.equal(forth[name], back[name]) for name in zu.METHODS)
+
