@@ -34,8 +34,9 @@ test: $(READY)  ## ruff and pytest
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest
 
-bench: $(READY)  ## how long the solves take at the size of a 3B model
+bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop
 	@$(PY) bench/solve.py
+	@$(PY) bench/targets.py
 
 # A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
 lab: $(READY)  ## JupyterLab with the chapters as paired notebooks
