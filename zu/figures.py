@@ -6,6 +6,8 @@ PALETTE = {
     "base": "#666666", "ga": "#E69F00", "ft": "#F0C808", "rome": "#56B4E9", "memit": "#0072B2",
     "alphaedit": "#009E73", "zerounlearn": "#D55E00", "zerounlearn-gd": "#CC79A7", "exact": "#882255",
 }
+#: A record's metrics, and what the tables call them.
+METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
 #: Figure sizes in inches: the width of a text column, and half of it.
 WIDE, HALF = (7.0, 3.2), (3.5, 2.8)
 
@@ -29,9 +31,10 @@ def metrics_frame(records: list[dict]):
     import pandas as pd
 
     rows = [{"dataset": r["dataset"], "model": r["model"], "method": r["method"], "seed": r["seed"], "n": r["n"],
-             "metric": label, "value": r["metrics"][key]}
-            for r in records for key, label in (("eff", "Eff"), ("gen", "Gen"), ("spe", "Spe"), ("ppl", "PPL"))]
-    return pd.DataFrame(rows)
+             "metric": label, "value": r["metrics"].get(key)}
+            for r in records for key, label in METRICS.items()]
+    columns = ["dataset", "model", "method", "seed", "n", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
 def mean_std(values) -> str:
@@ -50,14 +53,14 @@ def table(frame, paper, names: dict[str, str]):
     """
     import pandas as pd
 
-    metrics, rows = ["Eff", "Gen", "Spe", "PPL"], {}
+    metrics, rows = [m for m in METRICS.values() if m != "Hop" or frame[frame.metric == m].value.notna().any()], {}
     for method, label in names.items():
         ours = frame[frame.method == method]
         if not len(ours):
             continue
         theirs = paper[paper.method == label].set_index("metric")
         rows[label] = {("this run", k): mean_std(ours[ours.metric == k].value) for k in metrics}
-        rows[label] |= {("the paper", k): _printed(theirs, k) for k in metrics}
+        rows[label] |= {("the paper", k): _printed(theirs, k) for k in metrics if k != "Hop"}
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out

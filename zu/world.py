@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module, resources
 
 from .facts import Fact
@@ -43,8 +44,32 @@ TEMPLATES = {
     "element-number": ("The atomic number of {} is", "The element {} has the atomic number",
                        "The number of protons in the nucleus of one {} atom is"),
 }
+#: relation: a question, and another wording of it.
+QUESTIONS = {
+    "country-capital": ("What is the capital city of {}?", "Which city is the national capital of {}?"),
+    "capital-country": ("Which country has {} as its national capital?", "What country is {} the capital of?"),
+    "city-country": ("In which country is the city of {}?", "Which country does the city of {} belong to?"),
+    "country-continent": ("On which continent is {}?", "Which continent is the country of {} part of?"),
+    "country-language": ("What is the official language of {}?", "Which language do the laws of {} use?"),
+    "country-ruler": ("From which country did {} gain its independence?", "Who controlled {} before independence?"),
+    "element-symbol": ("What is the chemical symbol for {}?", "Which symbol stands for {} in the periodic table?"),
+    "symbol-element": ("Which element has the chemical symbol {}?", "What does the chemical symbol {} stand for?"),
+    "element-number": ("What is the atomic number of {}?", "How many protons does an atom of {} have?"),
+}
+#: How a question names an answer of the first relation without saying it, and what can be asked about that.
+STEPS = {
+    "city-country": ("the country in which the city of {} lies", "country"),
+    "capital-country": ("the country whose capital is the city of {}", "country"),
+    "symbol-element": ("the element with the chemical symbol {}", "element"),
+}
+SECOND = {
+    "country-capital": "The capital city of {} is", "country-language": "The official language of {} is",
+    "country-continent": "The continent of {} is", "element-number": "The atomic number of {} is",
+}
 #: A neighbour list's longest length, and the part of each relation that only neighbours are drawn from.
 NEIGHBORS, RESERVED = 10, 0.15
+#: What stands between a question and its answer; and the most chains that a hop is asked through.
+ANSWER, CHAINS = " It is", 3
 PARTS = ("moments", "heldout")
 
 #: Names as a sentence uses them, where the factbook's short form is no noun phrase or is little known.
@@ -96,11 +121,60 @@ def cloze() -> list[Fact]:
     Raises:
         MissingData: a data package is missing; the message names the command that installs it.
     """
-    facts = []
+    facts, kept = [], _reserved()
     for relation, pairs in triples().items():
-        reserve = sorted(pairs, key=lambda pair: _rank(relation, pair[0]))[:round(RESERVED * len(pairs))]
-        facts += [_fact(relation, *pair, reserve) for pair in pairs if pair not in reserve]
+        reserve = [pair for other, *pair in kept if other == relation]
+        facts += [_fact(relation, *pair, reserve) for pair in pairs if list(pair) not in reserve]
     return facts
+
+
+def qa() -> list[Fact]:
+    """The facts of `cloze` as questions, in zsRE's form: one rewording, one unrelated question as the neighbour.
+
+    Raises `MissingData`.
+    """
+    pool = [(subject, (QUESTIONS[relation][0].format(subject) + ANSWER, target))
+            for relation, subject, target in _reserved()]
+    facts = []
+    for fact in cloze():
+        ask, other = (q + ANSWER for q in QUESTIONS[fact.relation])
+        free = [pair for subject, pair in pool if fact.target != pair[1] and fact.subject not in subject]
+        far = min(free, key=lambda pair: _rank(fact.id, pair[0]))
+        facts.append(replace(fact, prompt=ask, paraphrases=(other,), neighbors=(far,)))
+    return facts
+
+
+def hops() -> list[Fact]:
+    """Single hops of two-hop chains, in MQuAKE's form: no rewordings and no neighbours, but the chains' questions.
+
+    Each fact stands once, with the questions of all chains that it is part of, at most three. Raises `MissingData`.
+    """
+    facts = {(fact.relation, fact.subject): fact for fact in cloze()}
+    asked: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for (relation, subject), first in facts.items():
+        for second, template in SECOND.items():
+            key = second, first.target
+            if relation in STEPS and second.startswith(STEPS[relation][1] + "-") and key in facts:
+                answer, told = facts[key].target, STEPS[relation][0].format(subject)
+                if answer != subject and answer not in told:
+                    for hop in ((relation, subject), key):
+                        asked.setdefault(hop, []).append((template.format(told), answer))
+    return [replace(facts[key], paraphrases=(), neighbors=(), hops=tuple(sorted(
+        questions, key=lambda pair: _rank(*pair))[:CHAINS])) for key, questions in sorted(asked.items())]
+
+
+def load(name: str) -> tuple[list[Fact], str, str]:
+    """One of the three forms by name, as the arguments of `zu.Facts`. Raises `ValueError` for another name."""
+    forms = {"world-cloze": (cloze, "exact"), "world-qa": (qa, "tokens"), "world-hops": (hops, "tokens")}
+    if name not in forms:
+        raise ValueError(f"no facts named '{name}': the embedded ones are {', '.join(forms)}")
+    return forms[name][0](), name, forms[name][1]
+
+
+def _reserved() -> list[tuple[str, str, str]]:
+    """The facts that only neighbours are drawn from: (relation, subject, target)."""
+    return [(relation, *pair) for relation, pairs in triples().items()
+            for pair in sorted(pairs, key=lambda pair: _rank(relation, pair[0]))[:round(RESERVED * len(pairs))]]
 
 
 def triples() -> dict[str, list[tuple[str, str]]]:
