@@ -154,3 +154,22 @@ def test_methods_in_one_process_give_what_each_gives_alone(job):
     back = {name: change(job, name)[0] for name in reversed(zu.METHODS)}
     assert all(torch.equal(forth[name], back[name]) for name in zu.METHODS)
 
+
+
+def test_the_callers_default_dtype_changes_nothing(tiny, facts, cache, texts):
+    model, tokenizer = tiny
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            C0 = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32, cache=False)
+            aims = zu.targets.optimise(model, tokenizer, facts, 2, steps=3, cache=False)
+            found[dtype] = [*C0.values(), aims.z, aims.loss]
+            for method in ("ga", "npo", "ft"):
+                with zu.unlearn(model, tokenizer, facts, method, layers=(1, 2), steps=2) as edit:
+                    found[dtype] += edit.deltas.values()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for one, other in zip(*found.values(), strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

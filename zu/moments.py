@@ -159,7 +159,7 @@ def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window
     """Mean outer products over `size` windows: products in float32, `FLUSH` batches of them, then float64."""
     weights = {layer: down_proj(model, layer).weight for layer in layers}
     total = {layer: torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64) for layer, w in weights.items()}
-    recent = {layer: torch.zeros(w.shape[1], w.shape[1], device=w.device) for layer, w in weights.items()}
+    recent = {i: torch.zeros(len(x), len(x), device=weights[i].device, dtype=torch.float32) for i, x in total.items()}
     seen, saved = 0, time.monotonic()
     if part and (kept := read_tensors(part, "seen", *map(str, layers))):
         total, seen = {layer: kept[str(layer)] for layer in layers}, int(kept["seen"])

@@ -171,7 +171,7 @@ def _adam(problem: _Problem, steps, lr, weight_decay, clamp, tolerance):
     norm = h.norm(dim=1, keepdim=True)
     scale = norm / d ** 0.5
     u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
-    losses = torch.zeros(steps, n)
+    losses = torch.zeros(steps, n, dtype=torch.float32)
     active = torch.arange(n, device=h.device)
     for step in range(steps):
         x = u[active].requires_grad_(True)
@@ -225,7 +225,7 @@ class _Problem:
         row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
         ends = batch.mask.sum(1) - 1 - batch.position
         essence = torch.arange(self.asked, len(batch), device=model.device)
-        self.row, self.token, self.weight = row, token, weight
+        self.row, self.token, self.weight = row, token, weight.float()
         self.reads = torch.cat([row, essence]), torch.cat([offset, ends[essence]])
         bare = torch.arange(self.n, device=model.device) * before
         self.h = self.suffix[bare, 0].float()
@@ -303,7 +303,7 @@ class _Problem:
         used, logp, index = self._scores(delta, active)
         asked = int(used.sum())
         nll = -logp[:asked].gather(1, self.token[used][:, None])[:, 0] * self.weight[used]
-        per_fact = torch.zeros(len(active), device=delta.device)
+        per_fact = torch.zeros(len(active), dtype=nll.dtype, device=delta.device)
         per_fact = per_fact.index_add(0, index[self.fact[self.row[used]]], nll)
         before = self.original[-self.n:][active]
         return per_fact, self.kl * F.kl_div(logp[asked:], before, reduction="none", log_target=True).sum(1)

@@ -64,8 +64,8 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     parts = [(index, part, _below(model, part, min(layers))) for index, part in batch.split(tokens)]
     new = {i: down_proj(model, i).weight.detach().float().clone().requires_grad_() for i in layers}
-    adam, weight = torch.optim.Adam(new.values(), lr=lr), torch.tensor(weights, device=model.device)
-    start, losses = torch.zeros(len(rows), device=model.device), torch.zeros(steps)
+    adam, weight = torch.optim.Adam(new.values(), lr=lr), torch.tensor(weights).to(model.device, torch.float32)
+    start, losses = torch.zeros_like(weight), torch.zeros(steps, dtype=torch.float32)
     swap = [(down_proj(model, i).register_forward_hook,
              lambda module, args, output, w=w: F.linear(args[0], w.to(output.dtype))) for i, w in new.items()]
     with hooks(*swap), torch.enable_grad():
@@ -113,4 +113,4 @@ def _answers(model, part: Batch, seen) -> torch.Tensor:
     reads = (at < ends) & (at >= ends - part.position[:, None])
     logp = logits(model, decoder(model).norm(x[:, :-1][reads.to(x.device)])).log_softmax(-1)
     logp = logp.gather(1, part.ids[:, 1:][reads].to(x.device)[:, None])[:, 0].to(part.ids.device)
-    return torch.zeros(len(part), device=logp.device).index_add(0, reads.nonzero()[:, 0], logp)
+    return torch.zeros(len(part), dtype=logp.dtype, device=logp.device).index_add(0, reads.nonzero()[:, 0], logp)
