@@ -2,10 +2,11 @@
 from . import solve
 from .edits import Edit, EditError
 from .evaluate import Scores, evaluate, perplexity
-from .facts import Fact, FactError, Facts, load_facts
+from .facts import Fact, FactError, Facts
 from .methods import METHODS, RECOMMENDED, find_targets, unlearn
 from .models import cache_dir, load_model
 from .moments import moments
+from .readers import load_facts
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,0 +1,286 @@
+"""Facts are read in every schema of the field, and what cannot be used is named: file, row, field, remedy."""
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import zu
+from zu import readers
+from zu.facts import Fact, FactError
+from zu.readers import load_facts
+
+ROWS = [{"subject": "France", "prompt": "The capital of {} is", "target": "Paris"},
+        {"subject": "Peru", "prompt": "The capital of Peru is", "target": "Lima", "paraphrases": ["Peru's capital is"],
+         "neighbors": [["The capital of Chad is", "N'Djamena"]]}]
+#: One row of each published schema, with invented content.
+MULTI = {"case_id": 7, "requested_rewrite": {
+    "prompt": "The capital of {} is", "relation_id": "P36", "subject": "Peru", "target_true": {"str": "Lima"},
+    "target_new": {"str": "Rome"}}, "paraphrase_prompts": ["Rain fell. In Peru, the capital is", "Peru's capital:"],
+    "neighborhood_prompts": ["The capital of the Incas' coast is"], "generation_prompts": ["Peru is"]}
+FLAT = {"case_id": 0, "prompt": "The capital of Peru is", "target_new": "Rome", "subject": "Peru",
+        "ground_truth": "Lima", "rephrase_prompt": "Peru's capital is", "locality_prompt": "The capital of Chad is",
+        "locality_ground_truth": "N'Djamena"}
+ZSRE = {"subject": "Peru", "src": "Which city is Peru's capital?", "pred": "Cusco", "alt": "Rome",
+        "rephrase": "What is Peru's capital?", "answers": ["Lima", "Ciudad"], "loc": "nq question: who sang it",
+        "loc_ans": "Ann", "cond": "Cusco >> Rome || Which city is Peru's capital?"}
+MQUAKE = {"case_id": 3, "requested_rewrite": [
+    {"prompt": "{} was born in", "relation_id": "P19", "subject": "Ann", "target_true": {"str": "Peru"},
+     "target_new": {"str": "Chad"}, "question": "Where was Ann born?"},
+    {"prompt": "The capital of {} is", "relation_id": "P36", "subject": "Chad", "target_true": {"str": "N'Djamena"},
+     "target_new": {"str": "Rome"}, "question": "What is the capital of Chad?"}],
+    "questions": ["What is the capital of Ann's birthplace?", "Second wording?"], "answer": "Lima",
+    "single_hops": [{"cloze": "Ann was born in", "answer": "Peru", "question": "?"},
+                    {"cloze": "The capital of Peru is", "answer": "Lima", "question": "?"}]}
+KNOWN = {"known_id": 5, "subject": "Lima", "attribute": "Peru", "template": "{} lies in", "prediction": " Peru, a",
+         "prompt": "Lima lies in the country of", "relation_id": "P17"}
+
+
+def save(tmp_path, rows, name="facts.json"):
+    path = tmp_path / name
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def test_json_json_lines_and_csv_give_the_same_facts(tmp_path):
+    a = load_facts(save(tmp_path, ROWS, "a.json"))
+    b = load_facts(save(tmp_path, "\n".join(json.dumps(r, ensure_ascii=False) for r in ROWS) + "\n", "b.jsonl"))
+    for name, delimiter in (("c.csv", ","), ("d.csv", ";"), ("e.tsv", "\t")):
+        with (tmp_path / name).open("w", encoding="utf-8-sig", newline="") as file:
+            out = csv.DictWriter(file, ["subject", "prompt", "target", "paraphrases", "neighbors"],
+                                 delimiter=delimiter)
+            out.writeheader()
+            out.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in ROWS)
+        c = load_facts(tmp_path / name)
+        assert [f.text for f in c] == [f.text for f in a] and c[1].neighbors == a[1].neighbors
+        assert c[1].paraphrases == ("Peru's capital is",)
+    assert list(a) == list(b) and a.name == "a" and a.rule == "exact" and a.skipped == ()
+    assert a[1].prompt == "The capital of {} is" and a[1].neighbors == (("The capital of Chad is", "N'Djamena"),)
+
+
+def test_each_published_schema_is_known_by_its_fields(tmp_path):
+    lima = "The capital of {} is"
+    cases = {
+        "multi": ([MULTI], "exact", [Fact("Peru", lima, "Lima", ("Rain fell. In Peru, the capital is",
+                  "Peru's capital:"), (("The capital of the Incas' coast is", "Lima"),), "P36", "7")]),
+        "flat": ([FLAT], "exact", [Fact("Peru", lima, "Lima", ("Peru's capital is",),
+                 (("The capital of Chad is", "N'Djamena"),), id="0")]),
+        "zsre": ([ZSRE], "tokens", [Fact("Peru", "Which city is {}'s capital?", "Lima", ("What is Peru's capital?",),
+                 (("nq question: who sang it?", "Ann"),), id="1")]),
+        "known": ([KNOWN], "exact", [Fact("Lima", "{} lies in the country of", "Peru", relation="P17", id="5")]),
+        "mquake": ([MQUAKE], "tokens", [
+            Fact("Ann", "{} was born in", "Peru", relation="P19", id="3-0",
+                 hops=(("What is the capital of Ann's birthplace?", "Lima"),)),
+            Fact("Chad", lima, "N'Djamena", relation="P36", id="3-1")]),  # not on the way to the true answer
+    }
+    for name, (rows, rule, expected) in cases.items():
+        found = load_facts(save(tmp_path, rows, f"{name}.json"))
+        assert list(found) == expected and found.rule == rule and found.name == name
+    assert load_facts(tmp_path / "flat.json", rule="tokens").rule == "tokens"
+
+
+def test_a_hop_of_several_chains_stands_once_with_the_questions_of_all(tmp_path):
+    chains = [MQUAKE | {"case_id": i, "questions": [f"Question {i}?"]} for i in range(5)]
+    facts = load_facts(save(tmp_path, chains))
+    assert [f.id for f in facts] == ["0-0", "0-1"]
+    assert [question for question, _ in facts[0].hops] == ["Question 0?", "Question 1?", "Question 2?"]
+
+
+def test_the_papers_split_takes_forget_facts_from_the_second_half(tmp_path):
+    rows = [{"subject": f"City {i}x", "prompt": "{} lies in", "target": "Peru"} for i in range(7)]
+    path = save(tmp_path, rows)
+    kept, gone = load_facts(f"{path}:retain"), load_facts(f"{path}:forget")
+    assert [f.subject for f in kept] + [f.subject for f in gone] == [r["subject"] for r in rows]
+    assert len(kept) == 3 and gone.name == "facts-forget"
+
+
+GOOD = json.dumps(ROWS[0])
+
+
+@pytest.mark.parametrize("text, message", [
+    ('{"subject": "France", "prompt": "In {} is"}', "line 1: field 'target' is missing"),
+    (GOOD + '\n{"subject": "Peru"', "line 2: not JSON at column"),
+    ('{"subject": "France", "prompt": "In Spain is", "target": "x"}', "line 1: field 'prompt' holds the subject 0"),
+    ('{"subject": "France", "prompt": "In {} is", "target": "x", "colour": 1}', "'colour' is not one of"),
+    ('{"subject": "France", "prompt": "In {} is", "target": ""}', "line 1: field 'target' is empty"),
+    ('{"subject": "France", "prompt": "In {} is", "target": 7}', "line 1: field 'target' is or holds a int"),
+    ('{"subject": "France", "prompt": "In {} is", "target": "x", "neighbors": ["ab"]}', "'neighbors' is no list of"),
+    ("[3]", "row 1: a int, not an object"), ("  <!doctype html><html>", "web page"), ("", "empty"), ("[]", "no facts"),
+    ('[{"subject": "a"', "row 1: not JSON"), (f"[{GOOD}", "row 1: after this row the list breaks off"),
+    (f"[{GOOD},", "row 2: not JSON"), (f"{GOOD} {GOOD}", "line 1: more than one JSON value"),
+    ("[" * 100_000, "row 1: not JSON that can be read"), ("[" + "1" * 5000 + "]", "row 1: not JSON that can be read"),
+    (f"{GOOD}\n{GOOD}", "line 2: the same fact as line 1"),
+    (GOOD + "\n" + GOOD.replace("Paris", "Lyon"), "line 2: field 'target' contradicts line 1"),
+    (json.dumps([r | {"id": "x"} for r in ROWS]), "row 2: field 'id' is that of row 1"),
+    (json.dumps([MULTI | {"requested_rewrite": {"prompt": "{} is", "subject": "Peru"}}]),
+     "row 1: field 'requested_rewrite.target_true.str' is missing"),
+    (json.dumps([ZSRE | {"answers": []}]), "row 1: field 'answers' is missing"),
+    (json.dumps([ZSRE | {"subject": "Chad"}]), "row 1: field 'src' holds the subject 0"),
+    ('{"subject": "\\ud83d", "prompt": "In {} is", "target": "x"}', "line 1: field 'subject' holds bytes"),
+    ('{"subject": "France", "prompt": "In {} is", "target": "' + "x" * 10**6 + '"}', "line 1: 10000.. characters in one"),
+])
+def test_a_bad_file_is_refused_with_file_row_and_field_and_none_of_its_text(tmp_path, text, message):
+    path = save(tmp_path, text)
+    with pytest.raises(FactError, match=message) as caught:
+        load_facts(path)
+    assert str(caught.value).startswith(str(path)) or "'facts' holds no facts" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("France", "Peru", "Paris", "Lyon"))
+
+
+@pytest.mark.parametrize("text, kept, skipped", [
+    (f'{GOOD}\n{{"subject": "Peru"\n{{"subject": "Chad", "prompt": "In {{}}", "target": "x"}}', 2, ["line 2"]),
+    (f'[{GOOD}, {{"subject": ""}}, 3, {json.dumps(ROWS[1])}]', 2, ["row 2", "row 3"]),
+    (f'[{GOOD}, {json.dumps(ROWS[1])}, {{"subj', 2, ["row 3"]),
+    (json.dumps([MULTI, MULTI | {"case_id": 8, "requested_rewrite": 3}, {"case_id": 9}]), 1, ["row 2", "row 3"]),
+])
+def test_on_error_skip_lets_the_rest_through_and_counts(tmp_path, text, kept, skipped):
+    path = save(tmp_path, text)
+    with pytest.warns(UserWarning, match=f"{len(skipped)} of .* rows left out"):
+        facts = load_facts(path, on_error="skip")
+    assert len(facts) == kept and [m.split(":")[0].rsplit(", ", 1)[-1] for m in facts.skipped] == skipped
+    assert f"{len(skipped)} skipped" in repr(facts)
+
+
+def test_a_file_of_which_nothing_can_be_used_is_an_error_even_then(tmp_path):
+    with pytest.raises(FactError, match="none of the 1 rows.*web page"):
+        load_facts(save(tmp_path, "<html>Not found</html>"), on_error="skip")
+
+
+def test_bytes_that_are_not_utf8_are_an_error_of_their_row_alone(tmp_path):
+    rows = [{"subject": "Côte", "prompt": "In {} is", "target": "x"}, ROWS[0]]
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=False).encode("latin-1") for r in rows))
+    with pytest.raises(FactError, match="line 1: field 'subject' holds bytes that are not UTF-8: save"):
+        load_facts(path)
+    with pytest.warns(UserWarning):
+        assert [f.subject for f in load_facts(path, on_error="skip")] == ["France"]
+    path.write_text(GOOD, encoding="utf-16")
+    with pytest.raises(FactError, match="UTF-16"):
+        load_facts(path)
+
+
+def test_a_line_of_100_mb_and_a_file_that_is_too_large_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "long.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"subject": "')
+        for _ in range(100):
+            file.write("x" * 2**20)
+        file.write('"}\n' + GOOD)
+    with pytest.raises(FactError, match="line 1: 10485.* characters in one row"):
+        load_facts(path)
+    with pytest.warns(UserWarning):
+        assert len(load_facts(path, on_error="skip")) == 1
+    monkeypatch.setattr(readers, "FILE", 10**6)
+    with pytest.raises(FactError, match="larger than"):
+        load_facts(path)
+
+
+def test_csv_errors_name_the_line(tmp_path):
+    for text, message in (("subject,prompt,target\nPeru,In {} is\n", "line 2: field 'target' is missing"),
+                          ("subject,prompt,target\nPeru,In {}, is,x\n", "line 2: more cells"),
+                          ('subject,prompt,target\nPeru,"In {} is,x\n', "line 2: not CSV"),
+                          ("subject,prompt,target,paraphrases\nPeru,In {} is,x,[oh\n", "line 2: not JSON"),
+                          ("name,prompt,target\nPeru,In {} is,x\n", "line 2: field 'name' is not one of"),
+                          ("", "no facts")):
+        with pytest.raises(FactError, match=message):
+            load_facts(save(tmp_path, text, "facts.csv"))
+
+
+def test_a_missing_file_and_a_wrong_on_error_say_what_there_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="world-cloze.*mquake"):
+        load_facts(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="'raise' or 'skip'"):
+        load_facts(on_error="ignore")
+
+
+def test_facts_of_ones_own_are_taken_as_they_are_but_not_twice():
+    fact = zu.Fact("France", "The capital of {} is", "Paris")
+    assert list(load_facts([fact])) == [fact]
+    with pytest.raises(FactError, match="fact 2: the same fact as fact 1"):
+        load_facts([fact, fact])
+
+
+def test_a_download_is_kept_and_a_broken_one_is_not(tmp_path, cache, monkeypatch):
+    import pooch
+
+    served = []
+
+    def retrieve(url, known_hash, fname, path, downloader):
+        target = Path(path) / fname
+        if not target.exists():
+            served.append(url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        return str(target)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    text = "<html>Moved</html>"
+    for _ in range(2):
+        with pytest.raises(FactError, match="web page.*not kept"):
+            load_facts("zsre")
+    text = json.dumps([ZSRE, {"src": "?"}])
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 of 2"):  # published sets are not perfect: skipping is their default
+            facts = load_facts("zsre")
+    assert facts.name == "zsre" and len(served) == 3 and len(facts) == 1
+    text = json.dumps([ZSRE])[:-1]
+    with pytest.raises(FactError, match="breaks off.*not kept"):
+        load_facts("https://example.org/data/facts.json")
+
+    def fail(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(pooch, "retrieve", fail)
+    with pytest.raises(OSError, match="connect to the network once, or give a path"):
+        load_facts("mcf")
+
+
+def test_the_hub_is_read_by_the_same_schemas(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: {"test": [FLAT], "train": [FLAT, KNOWN]}
+                        if (name, config) == ("me/facts", "small") else 1 / 0)
+    with pytest.raises(FactError, match="hub:me/facts, row 2: field 'ground_truth' is missing"):
+        load_facts("hub:me/facts:small")
+
+    def fail(name, config):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(OSError, match="is the network up"):
+        load_facts("hub:me/facts")
+
+
+@given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass")),
+                 st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=4)
+                              | st.dictionaries(st.sampled_from(["subject", "prompt", "target", "requested_rewrite",
+                                                "src", "answers", "loc", "ground_truth", "attribute", "neighbors",
+                                                "paraphrases", "single_hops", "questions", "case_id", "str"]),
+                                                x, max_size=6), max_leaves=12)
+                 .map(lambda x: json.dumps([x, x]).encode())),
+       st.sampled_from(["a.json", "a.jsonl", "a.csv"]), st.sampled_from(["raise", "skip"]))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_a_file_holds_the_only_error_is_the_documented_one(tmp_path, data, name, on_error):
+    (tmp_path / name).write_bytes(data)
+    try:
+        assert len(load_facts(tmp_path / name, on_error=on_error)) > 0
+    except FactError as error:
+        assert name in str(error) or "'a' holds no facts" in str(error)
+
+
+SAMPLES = os.environ.get("ZU_SAMPLES")
+
+
+@pytest.mark.skipif(not SAMPLES, reason="ZU_SAMPLES names no folder with samples of the published data sets")
+@pytest.mark.parametrize("name, count, skipped, rule", [
+    ("counterfact_edit", 1499, 1, "exact"), ("zsre_mend", 500, 0, "tokens"), ("mquake_hard", 427, 0, "tokens"),
+    ("known_facts", 600, 0, "exact")])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_real_samples_load(name, count, skipped, rule):
+    facts = load_facts(Path(SAMPLES) / f"{name}.json", on_error="skip")
+    assert (len(facts), len(facts.skipped), facts.rule) == (count, skipped, rule)
+    assert all(fact.subject in fact.text and fact.target for fact in facts)
