@@ -120,7 +120,7 @@ GOOD = json.dumps(ROWS[0])
     (json.dumps([ZSRE | {"answers": []}]), "row 1: field 'answers' is missing"),
     (json.dumps([ZSRE | {"subject": "Chad"}]), "row 1: field 'src' holds the subject 0"),
     ('{"subject": "\\ud83d", "prompt": "In {} is", "target": "x"}', "line 1: field 'subject' holds bytes"),
-    ('{"subject": "France", "prompt": "In {} is", "target": "' + "x" * 10**6 + '"}', "line 1: 10000.. characters in one"),
+    ('{"subject": "France", "prompt": "In {} is", "target": "' + "x" * 10**6 + '"}', "line 1: 10000.. characters in"),
 ])
 def test_a_bad_file_is_refused_with_file_row_and_field_and_none_of_its_text(tmp_path, text, message):
     path = save(tmp_path, text)

@@ -1,7 +1,7 @@
 """zu: make a language model forget given facts by editing a few MLP output projections (ZeroUnlearn)."""
 from . import solve
 from .edits import Edit, EditError
-from .evaluate import Scores, evaluate, perplexity
+from .evaluate import Scores, evaluate, known, perplexity
 from .facts import Fact, FactError, Facts
 from .methods import METHODS, RECOMMENDED, find_targets, unlearn
 from .models import cache_dir, load_model
@@ -11,5 +11,5 @@ from .readers import load_facts
 __version__ = "0.1.0"
 __all__ = [
     "METHODS", "RECOMMENDED", "Edit", "EditError", "Fact", "FactError", "Facts", "Scores", "cache_dir", "evaluate",
-    "find_targets", "load_facts", "load_model", "moments", "perplexity", "solve", "unlearn",
+    "find_targets", "known", "load_facts", "load_model", "moments", "perplexity", "solve", "unlearn",
 ]

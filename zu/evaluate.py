@@ -3,14 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from .facts import Fact
+from .facts import Fact, Facts
 from .models import decoder, logits
-from .moments import pack
+from .moments import corpus, pack
 from .trace import collate
 
 
@@ -116,6 +117,18 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
     return Scores(**out)
 
 
+def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> Facts:
+    """The facts that the model knows: every token of the answer is its first choice after the fact's own prompt.
+
+    The paper draws the facts to forget without asking this. Raises `ValueError` when it knows none.
+    """
+    right = score(model, tokenizer, [(f.text, f.target) for f in facts], tokens=tokens)[:, 0]
+    found = Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
+    if not found:
+        raise ValueError(f"the model knows none of the {len(facts)} facts of '{facts.name}'")
+    return found
+
+
 def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of the mean, by resampling `values`; NaN for none."""
     if not len(values):
@@ -126,17 +139,20 @@ def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | None = None, *, tokens: int = 8192,
+def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | None = None, *, tokens: int = 8192,
                window: int = 512, stride: int = 256) -> float:
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
-    texts: by default the embedded held-out prose, its first `tokens` tokens. Each window of `window` tokens
+    texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
+    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read. Each window of `window`
     scores its last `stride` (the first one all), so that a token sees at least window − stride before it.
     """
     if texts is None:
         from . import world
 
         texts = world.prose("heldout")
+    elif isinstance(texts, str | Path):
+        texts = corpus(texts)[1]
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
     ids = pack(tokenizer, texts, tokens, min(tokens, window)).flatten()

@@ -84,12 +84,13 @@ def parse_method(label: str) -> tuple[str, dict]:
 
 def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
              records: str | Path, layers: Sequence[int | float] = (), corpus: str = "", moment_tokens: int = 100_000,
-             ppl_tokens: int = 8192, experiment: str = "few_shot") -> list[dict]:
+             ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot") -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code from the same model, facts and settings is not made
     again, so that an interrupted grid goes on where it stopped. ``"base"`` as a method is the unedited model.
-    corpus: of the moments, as `zu.moments` takes it; the embedded prose where it is empty.
+    corpus, ppl_corpus: of the moments and of perplexity, as `zu.moments.corpus` takes them; the embedded prose where
+    they are empty.
     """
     layers = resolve_layers(model, layers or None)
     jobs = {label: parse_method(label) for label in methods}
@@ -104,8 +105,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
         for label, (name, settings) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
             about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
-                     "corpus": corpus, "moment_tokens": moment_tokens, "ppl_tokens": ppl_tokens,
-                     "dtype": str(model.dtype)}
+                     "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
+                     "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
             inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
             print_ = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             path = folder / f"{re.sub('[^a-zA-Z0-9.]+', '-', label)}-n{n}-seed{seed}.json"
@@ -113,7 +114,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             if record is None or record.get("fingerprint") != print_:
                 seconds: dict[str, float] = {}
                 if name == "base":
-                    metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens, base_ppl)
+                    metrics = _measure(model, tokenizer, forget, seconds, ppl_corpus, ppl_tokens, base_ppl)
                     base_ppl = metrics["ppl"]
                 else:
                     if C0 is None:
@@ -122,7 +123,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                     with _stage(seconds, "edit"):
                         edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **settings)
                     with edit:
-                        metrics = _measure(model, tokenizer, forget, seconds, ppl_tokens)
+                        metrics = _measure(model, tokenizer, forget, seconds, ppl_corpus, ppl_tokens)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                                   "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
                 record = write_record(path, record)
@@ -130,10 +131,11 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     return found
 
 
-def _measure(model, tokenizer, facts, seconds, ppl_tokens, ppl=None) -> dict:
+def _measure(model, tokenizer, facts, seconds, ppl_corpus, ppl_tokens, ppl=None) -> dict:
     with _stage(seconds, "evaluate"):
         scores = evaluate(model, tokenizer, facts).as_dict()
-        return scores | {"ppl": perplexity(model, tokenizer, tokens=ppl_tokens) if ppl is None else ppl}
+        ppl = ppl or perplexity(model, tokenizer, ppl_corpus or None, tokens=ppl_tokens)
+        return scores | {"ppl": ppl}
 
 
 @contextmanager

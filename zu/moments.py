@@ -46,12 +46,12 @@ def pack(tokenizer, texts: Iterable[str], tokens: int, window: int) -> torch.Ten
 def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
     """A label for cache keys, and the texts, of a corpus by name.
 
-    source: ``"hub:DATASET"`` or ``"hub:DATASET:CONFIG"``, its split "train" read in streaming mode (the paper:
-    ``"hub:wikimedia/wikipedia:20231101.en"``), or a file: JSON Lines with a field "text", else plain text with an
-    empty line between paragraphs. Raises `CorpusError`.
+    source: ``"hub:DATASET"``, ``"hub:DATASET:CONFIG"`` or ``"hub:DATASET:CONFIG:SPLIT"``, by default its split
+    "train", read in streaming mode (the paper: ``"hub:wikimedia/wikipedia:20231101.en"``), or a file: JSON Lines
+    with a field "text", else plain text with an empty line between paragraphs. Raises `CorpusError`.
     """
     if str(source).startswith("hub:"):
-        return str(source), _hub(*str(source)[4:].split(":", 1))
+        return str(source), _hub(*str(source)[4:].split(":", 2))
     path = Path(source)
     if not path.is_file():
         raise CorpusError(f"no text at '{source}': give a file, \"hub:DATASET\", \"self\", or a list of texts")
@@ -59,13 +59,13 @@ def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
         return hashlib.file_digest(file, "sha256").hexdigest(), _lines(path)
 
 
-def _hub(name: str, config: str | None = None) -> Iterator[str]:
+def _hub(name: str, config: str | None = None, split: str = "train") -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise CorpusError(f'"hub:{name}" needs the datasets package: pip install "zu[hub]"') from error
     try:
-        for row in load_dataset(name, config, split="train", streaming=True):
+        for row in load_dataset(name, config, split=split, streaming=True):
             yield row["text"]
     except KeyError:
         raise CorpusError(f'"hub:{name}" has no column "text"') from None
