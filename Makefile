@@ -18,7 +18,7 @@ SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) 
 	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
 
-.PHONY: help book notebooks test bench lab clean
+.PHONY: help book notebooks plan test bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -29,6 +29,9 @@ book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2)
 notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 	@$(SNAKEMAKE) notebooks
 	@echo build/notebooks
+
+plan: $(READY)  ## what a profile would download, run and cost, before it starts (PROFILE=paper)
+	@$(PY) tools/plan.py $(PROFILE)
 
 test: $(READY)  ## ruff and pytest
 	@$(PY) -m ruff check .

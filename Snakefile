@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 # A chapter that reads another chapter's records runs after it.
 AFTER = {"intro": ["few_shot"]}
 # Chapters that train or measure time get every core to themselves; the others run side by side on one core each.
-HEAVY = {"lemma_many", "few_shot", "cost"}
+HEAVY = {"lemma_many", "few_shot", "many_facts", "cost"}
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]

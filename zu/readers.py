@@ -137,7 +137,7 @@ def _collect(rows: Iterable[tuple[str, Callable[[], list[Fact]]]], name: str, ru
     if not found:
         raise FactError(f"'{name}' holds no facts: give at least one")
     if skipped:
-        warnings.warn(f"'{name}': {len(skipped)} of {number} rows left out; Facts.skipped says why", stacklevel=3)
+        warnings.warn(f"'{name}': {len(skipped)} of {number} rows left out; Facts.skipped says why", stacklevel=4)
     return Facts((fact for _, fact in found.values()), name, rule, skipped)
 
 
