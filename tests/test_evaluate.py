@@ -1,6 +1,8 @@
 """Scores are those of asking every question alone, whatever the batch."""
 import math
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +100,27 @@ def test_the_bootstrap_interval_covers_and_shrinks():
     few = bootstrap(values[:4])
     assert few[1] - few[0] > high - low
     assert bootstrap(np.full(5, 20.0)) == (20.0, 20.0)
+
+
+SAMPLES = os.environ.get("ZU_SAMPLES")
+
+
+@pytest.mark.skipif(not SAMPLES, reason="ZU_SAMPLES names no folder with samples of the published data sets")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["counterfact_edit", "zsre_mend", "mquake_hard", "known_facts"])
+def test_base_accuracies_on_real_samples_are_those_of_asking_one_by_one(name):
+    """ZU_SAMPLES_N facts of each file (30), every prompt alone against the batches, to the digit."""
+    model, tokenizer = zu.load_model("smollm2", device="cpu")
+    facts = zu.load_facts(Path(SAMPLES) / f"{name}.json", on_error="skip")
+    facts = facts.sample(min(int(os.environ.get("ZU_SAMPLES_N", 30)), len(facts)), 1)
+    column = 0 if facts.rule == "exact" else 1
+    expected = {}
+    for kind, pairs in (("eff", [[(f.text, f.target)] for f in facts]), ("spe", [f.neighbors for f in facts]),
+                        ("gen", [[(p, f.target) for p in f.paraphrase_texts] for f in facts]),
+                        ("hop", [f.hops for f in facts])):
+        means = [np.mean([alone(model, tokenizer, *pair)[column] for pair in group]) for group in pairs if group]
+        expected[kind] = 100 * np.mean(means) if means else math.nan
+    found = zu.evaluate(model, tokenizer, facts)
+    print(name, len(facts), expected)
+    for kind, value in expected.items():
+        assert getattr(found, kind) == pytest.approx(value, rel=1e-12, nan_ok=True)
