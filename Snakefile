@@ -89,7 +89,7 @@ rule execute:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
         notebook="build/notebooks/{page}.ipynb",
-        module=sorted(map(str, Path("zu").glob("*.py"))),
+        module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
         paper=sorted(map(str, Path("book/paper").glob("*.csv"))),
         after=lambda wc: [f"build/executed/{page}.ipynb" for page in AFTER.get(wc.page, []) if page in CHAPTERS],
     output: "build/executed/{page}.ipynb"

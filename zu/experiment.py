@@ -178,8 +178,9 @@ def _commit() -> str:
 
 
 def code_hash() -> str:
-    """A hash of zu's source, but for what only draws: a record made by other code is made again."""
-    files = sorted(p for p in Path(__file__).parent.glob("*.py") if p.name != "figures.py")
+    """A hash of zu's source and data, but for what only draws: a record made by other code is made again."""
+    here = Path(__file__).parent
+    files = sorted(p for p in (*here.glob("*.py"), *here.glob("data/*.json")) if p.name != "figures.py")
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:16]
 
 
