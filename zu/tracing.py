@@ -129,7 +129,7 @@ def _sweep(model: nn.Module, calls, run, states: torch.Tensor, jobs: Sequence[_J
 @torch.no_grad()
 def indirect_effects(model: nn.Module, tokenizer, facts: Sequence[Fact], *, kinds: Sequence[str] = KINDS,
                      noise: float = 3.0, draws: int = 4, window: float = 0.2, seed: int = 0,
-                     tokens: int = 2048) -> pd.DataFrame:
+                     tokens: int = 1024) -> pd.DataFrame:
     """Indirect effect of each restoration: P(answer | corrupted, restored) − P(answer | corrupted), mean over draws.
 
     The subject's embeddings get Gaussian noise of `noise` standard deviations of all facts' subject embeddings.
