@@ -104,7 +104,9 @@ GOOD = json.dumps(ROWS[0])
     ('{"subject": "France", "prompt": "In {} is"}', "line 1: field 'target' is missing"),
     (GOOD + '\n{"subject": "Peru"', "line 2: not JSON at column"),
     ('{"subject": "France", "prompt": "In Spain is", "target": "x"}', "line 1: field 'prompt' holds the subject 0"),
-    ('{"subject": "France", "prompt": "In {} is", "target": "x", "colour": 1}', "'colour' is not one of"),
+    ('{"subject": "France", "prompt": "In {} is", "target": "x", "colour": 1}', "field number 4 has a name"),
+    ('{"subject": "France", "prompts": "In {} is", "target": "x"}', "field number 2 .* meant to be 'prompt'"),
+    ('{"France": "Paris"}', "field number 1 has a name"),
     ('{"subject": "France", "prompt": "In {} is", "target": ""}', "line 1: field 'target' is empty"),
     ('{"subject": "France", "prompt": "In {} is", "target": 7}', "line 1: field 'target' is or holds a int"),
     ('{"subject": "France", "prompt": "In {} is", "target": "x", "neighbors": ["ab"]}', "'neighbors' is no list of"),
@@ -183,7 +185,7 @@ def test_csv_errors_name_the_line(tmp_path):
                           ("subject,prompt,target\nPeru,In {}, is,x\n", "line 2: more cells"),
                           ('subject,prompt,target\nPeru,"In {} is,x\n', "line 2: not CSV"),
                           ("subject,prompt,target,paraphrases\nPeru,In {} is,x,[oh\n", "line 2: not JSON"),
-                          ("name,prompt,target\nPeru,In {} is,x\n", "line 2: field 'name' is not one of"),
+                          ("name,prompt,target\nPeru,In {} is,x\n", "line 2: field number 1 has a name that is none"),
                           ("", "no facts")):
         with pytest.raises(FactError, match=message):
             load_facts(save(tmp_path, text, "facts.csv"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 
 from .facts import Fact, FactError
 
@@ -86,8 +87,11 @@ def _known(row: dict) -> list[Fact]:
 
 
 def _own(row: dict) -> list[Fact]:
-    if unknown := sorted(set(map(str, row)) - set(Fact.__dataclass_fields__)):
-        raise FactError(f"field '{unknown[0][:40]}' is not one of {', '.join(Fact.__dataclass_fields__)}")
+    known = Fact.__dataclass_fields__
+    for number, field in enumerate(row, 1):
+        if field not in known:  # its name is not repeated: in a table without a header it is a fact's text
+            hint = next((f"; is it meant to be '{name}'?" for name in get_close_matches(str(field), known, 1)), "")
+            raise FactError(f"field number {number} has a name that is none of {', '.join(known)}{hint}")
     subject, target = _at(row, "subject"), _at(row, "target")
     lists = {name: _all(row, name) for name in ("paraphrases", "neighbors", "hops")}
     return [Fact(subject, _cloze(row, "prompt", subject), target, **lists, relation=_number(row, "relation"),
