@@ -1,6 +1,8 @@
 """Records into tables and figures: one palette and one style for the whole book."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 #: One colour per meaning, through the whole book (Okabe and Ito's colour-blind-safe set).
 PALETTE = {
     "base": "#666666", "ga": "#E69F00", "ft": "#F0C808", "rome": "#56B4E9", "memit": "#0072B2",
@@ -8,6 +10,14 @@ PALETTE = {
 }
 #: A record's metrics, and what the tables call them.
 METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
+#: What tables call a method; and the paper's names for a model, and for the data set that one of ours is the like of.
+LABELS = {
+    "base": "Base", "ga": "GA", "ft": "FT", "rome": "ROME", "memit": "MEMIT", "alphaedit": "AlphaEdit",
+    "zerounlearn": "ZeroUnlearn", "zerounlearn-gd": "ZeroUnlearn-GD", "exact": "exact Lemma 5.1",
+}
+MODELS = {"llama-3.2-3b": "Llama-3.2", "llama-3.1-8b": "Llama-3.1", "qwen3-4b": "Qwen-3"}
+DATASETS = {"world-cloze": "MCF", "world-qa": "ZsRE", "world-hops": "MQuAKE", "mcf": "MCF", "zsre": "ZsRE",
+            "mquake": "MQuAKE"}
 #: Figure sizes in inches: the width of a text column, and half of it.
 WIDE, HALF = (7.0, 3.2), (3.5, 2.8)
 
@@ -35,6 +45,34 @@ def metrics_frame(records: list[dict]):
             for r in records for key, label in METRICS.items()]
     columns = ["dataset", "model", "method", "seed", "n", "metric", "value"]
     return pd.DataFrame(rows, columns=columns).astype({"value": float})
+
+
+def row_names(methods: Sequence[str]) -> dict[str, str]:
+    """What a table calls each method: its settings are shown only where the same method stands there twice."""
+    kinds = [method.partition(":")[0] for method in methods]
+    return {m: LABELS.get(k, k) if m == k or kinds.count(k) == 1 else m for m, k in zip(methods, kinds, strict=True)}
+
+
+def like(dataset: str) -> str:
+    """The paper's data set of the same form, or its own name for it; empty where it has none."""
+    return DATASETS.get(dataset.removesuffix("-known").removesuffix("-forget"), "")
+
+
+def printed(tables, model: str, dataset: str):
+    """Rows of the paper's `tables` for a model and the like of a data set; Llama-3.2 stands in for other models."""
+    its = next((name for part, name in MODELS.items() if part in model.lower()), "Llama-3.2")
+    return tables[(tables.model == its) & (tables.dataset == like(dataset))]
+
+
+def data_link(frame, name: str):
+    """A link that downloads the tidy data behind a table or figure as CSV; the page itself holds the data."""
+    from base64 import b64encode
+
+    from IPython.display import HTML
+
+    data = b64encode(frame.to_csv(index=False).encode()).decode()
+    return HTML(f'<p class="zu-data"><a download="{name}.csv" href="data:text/csv;base64,{data}">'
+                f'The data of {name} (CSV, {len(frame)} rows)</a></p>')
 
 
 def mean_std(values) -> str:

@@ -67,12 +67,13 @@ class ZeroUnlearn(Settings):
 
     V_f: the knowledge to project away; "outputs" takes W K_f, as the paper's text says, "optimised" takes
     W K_f + δ with δ optimised to produce the true answer, which is how we read the released code. eps: what the
-    projector leaves, 0 in the paper, 0.01 as released.
+    projector leaves, 0 in the paper, 0.01 as released. project: whether to project at all, that is, the zero term.
     """
 
-    alpha: float = Field(15_000.0, gt=0)
+    alpha: float = Field(15_000.0, ge=0)
     beta: float = Field(50.0, ge=0)
     lam: float = Field(1.0, ge=0)
+    project: bool = True
     eps: float = Field(0.0, ge=0)
     V_f: Literal["outputs", "optimised"] = "outputs"
 
@@ -169,7 +170,9 @@ def _alphaedit(s: AlphaEdit, p: Problem):
 
 
 def _zerounlearn(s: ZeroUnlearn, p: Problem):
-    return solve.lemma_4_1(p.W, p.K_f, p.V_star, _spared(p, s.beta / s.alpha), p.V_f, alpha=s.alpha, beta=s.beta,
+    C0 = p.C0 if p.K_p is None else s.alpha * p.C0 + s.beta * p.K_p @ p.K_p.T
+    V_f = p.V_f if s.project else p.V_f[:, :0]
+    return solve.lemma_4_1(p.W, p.K_f, p.V_star, C0, V_f, alpha=s.alpha if p.K_p is None else 1.0, beta=s.beta,
                            lam=s.lam, eps=s.eps)
 
 
