@@ -8,8 +8,6 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-# A chapter that reads another chapter's records runs after it.
-AFTER = {"intro": ["few_shot"]}
 # Chapters that train or measure time get every core to themselves; the others run side by side on one core each.
 HEAVY = {"lemma_many", "few_shot", "many_facts", "cost"}
 
@@ -25,6 +23,24 @@ for page, path in SOURCE.items():
     if not path.exists():
         raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
+# A chapter that reads another chapter's records runs after it.
+RECORDED = ["few_shot", "many_facts", "ablation", "tracing", "cost"]
+AFTER = {"intro": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
+
+
+def lost(page):
+    """Whether a record is gone that this chapter had left when it was executed."""
+    made = Path("build/executed", f"{page}.records")
+    return made.exists() and not all(map(os.path.exists, made.read_text().splitlines()))
+
+
+# Records are the chapters' own affair: one that is gone makes its chapter run again, which redoes that record alone.
+for page in filter(lost, CHAPTERS):
+    Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
+# Snakemake makes what is gone in the middle again only for an end that is gone too. A chapter that failed is another matter:
+# the page of the last run that succeeded stays.
+if any(not Path("build/executed", f"{p}.ipynb").exists() and not Path("build/logs", f"{p}.ipynb").exists() for p in CHAPTERS):
+    Path("build/html/index.html").unlink(missing_ok=True)
 
 
 def defaults(page):
@@ -110,6 +126,8 @@ rule execute:
             sleep 0.5
         done
         if wait $chapter; then
+            find build/records -path "build/records/{wildcards.page}*" -name '*.json' 2> /dev/null | sort \
+                > build/executed/{wildcards.page}.records
             mv $partial {output}
             echo "  {wildcards.page} done in $((SECONDS - start)) s"
         else

@@ -1,4 +1,5 @@
 """Scores are those of asking every question alone, whatever the batch."""
+import json
 import math
 import os
 import sys
@@ -91,6 +92,27 @@ def test_perplexity_by_windows_scores_every_token_once(tiny, texts):
         math.exp(total / 63), rel=1e-5)
     with pytest.raises(ValueError, match="stride"):
         zu.perplexity(model, tokenizer, texts, window=32, stride=33)
+
+
+def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
+    plain = [t.strip() for t in texts]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in plain), encoding="utf-8")
+    given = zu.perplexity(*tiny, plain, tokens=120, window=32, stride=16)
+    assert zu.perplexity(*tiny, tmp_path / "a.jsonl", tokens=120, window=32, stride=16) == given
+
+
+def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny):
+    model, tokenizer = tiny
+    first = [tokenizer.decode([i]) for i in range(400)]
+    words = [w.strip() for w in first if w.startswith(" ") and w.strip().isalpha()]
+    facts = zu.Facts([zu.Fact("Peru", "The capital of {} is", w) for w in words], "words", "exact")
+    right = {f.target for f in facts if zu.evaluate(model, tokenizer, [f], rule="exact").eff == 100}
+    if right:
+        found = zu.known(model, tokenizer, facts)
+        assert {f.target for f in found} == right and found.name == "words-known" and found.rule == "exact"
+    wrong = zu.Facts((f for f in facts if f.target not in right), "words", "exact")
+    with pytest.raises(ValueError, match=f"none of the {len(wrong)} facts of 'words'"):
+        zu.known(model, tokenizer, wrong)
 
 
 def test_the_bootstrap_interval_covers_and_shrinks():

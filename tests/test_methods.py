@@ -132,6 +132,23 @@ def test_zerounlearn_as_released_differs_by_eps(job):
     assert (ridge - W).norm() < 0.5 * W.norm() and not torch.allclose(plain, released)
 
 
+def test_each_part_of_lemma_4_1_switched_off_leaves_the_minimum_of_the_others(job):
+    model, _, facts, settings = job
+    W, K, R = matrices(job)
+    C0 = settings["moments"][LAYER]
+
+    def slope(new, alpha=15_000.0, beta=50.0, lam=1.0):
+        return beta * ((new - W) @ K - R) @ K.T + (new - W) @ (alpha * C0 + lam * torch.eye(len(C0)))
+
+    _, free, _ = change(job, "zerounlearn", project=False)
+    assert (slope(free) @ W.T).norm() < 1e-5 * (slope(W) @ W.T).norm()
+    assert torch.linalg.matrix_rank((free - W) @ K, rtol=1e-4) == len(facts)
+    _, only, _ = change(job, "zerounlearn", beta=0.0)  # nothing to steer to: the projection alone
+    torch.testing.assert_close(only, zu.solve.projector(W @ K) @ W, rtol=1e-4, atol=1e-5)
+    _, bare, _ = change(job, "zerounlearn", project=False, alpha=0.0)
+    assert (slope(bare, alpha=0.0) @ W.T).norm() < 1e-5 * (slope(W, alpha=0.0) @ W.T).norm()
+
+
 @pytest.mark.parametrize("method", list(zu.METHODS))
 def test_every_method_runs_with_its_defaults(job, method):
     model, tokenizer, facts, settings = job

@@ -8,7 +8,7 @@ import torch
 
 import zu
 from zu import models
-from zu.moments import CorpusError, own_samples, pack
+from zu.moments import CorpusError, corpus, own_samples, pack
 from zu.trace import hooks
 
 
@@ -90,6 +90,13 @@ def test_texts_come_from_a_file_a_data_set_or_a_list_alike(tiny, texts, tmp_path
     expected = zu.moments(model, tokenizer, (2,), plain, tokens=320, window=32)[2]
     for source in (tmp_path / "a.txt", folder / "train.jsonl", f"hub:{folder}"):
         assert torch.equal(zu.moments(model, tokenizer, (2,), source, tokens=320, window=32)[2], expected)
+
+
+def test_a_hub_corpus_passes_on_its_config_and_split(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{"text": "a b"}])
+    assert list(corpus("hub:me/set:small:test")[1]) == ["a b"]
+    assert asked[0][0] == ("me/set", "small") and asked[0][1]["split"] == "test" and asked[0][1]["streaming"]
 
 
 def test_the_models_own_samples_are_reproducible_and_can_start_anywhere(tiny, cache):

@@ -29,7 +29,19 @@ n: int = 3  # a number
 print("n is", n)
 ```
 """
-OTHER = HEAD + "\n# Other\n\n```{code-cell} ipython3\nprint(6 * 7)\n```\n"
+OTHER = HEAD + """
+# Other
+
+```{code-cell} ipython3
+from pathlib import Path
+for name in "ab":
+    record = Path("build/records/other", name + ".json")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        record.write_text("{}")
+print(6 * 7)
+```
+"""
 
 
 def make(project, *arguments):
@@ -109,6 +121,21 @@ def test_a_changed_chapter_reruns_itself_and_the_page(project):
     after = stamps(project)
     assert {name for name in after if after[name] != before[name]} == {"other", "index"}
     assert "54" in (project / "build/html/other.html").read_text()
+
+
+def test_a_record_or_figure_that_is_deleted_is_made_again_and_nothing_else(project):
+    before, records = stamps(project), project / "build/records/other"
+    kept = (records / "b.json").stat().st_mtime_ns
+    (records / "a.json").unlink()
+    run = make(project, "book")
+    assert run.returncode == 0, run.stdout
+    after = stamps(project)
+    assert {name for name in after if after[name] != before[name]} == {"other", "index"}
+    assert (records / "a.json").exists() and (records / "b.json").stat().st_mtime_ns == kept
+    (project / "build/executed/stand_in.ipynb").unlink()
+    assert make(project, "book").returncode == 0
+    last = stamps(project)
+    assert {name for name in last if last[name] != after[name]} == {"stand_in", "index"}
 
 
 def test_a_failing_chapter_fails_the_build_and_spares_the_others(project):

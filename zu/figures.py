@@ -83,6 +83,12 @@ def mean_std(values) -> str:
     return f"{values.mean():.2f}" + (f" ±\u00a0{values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
+def with_interval(metrics: dict, key: str) -> str:
+    """A record's percentage with its 95% interval over facts: "20.0 [0, 50]"."""
+    low, high = metrics[f"interval_{key}"]
+    return "–" if metrics[key] is None else f"{metrics[key]:.1f} [{low:.0f}, {high:.0f}]"
+
+
 def table(frame, paper, names: dict[str, str]):
     """The paper's kind of table: a row per method, our mean ± std beside what the paper prints.
 

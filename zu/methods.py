@@ -171,7 +171,7 @@ def _alphaedit(s: AlphaEdit, p: Problem):
 
 def _zerounlearn(s: ZeroUnlearn, p: Problem):
     C0 = p.C0 if p.K_p is None else s.alpha * p.C0 + s.beta * p.K_p @ p.K_p.T
-    V_f = p.V_f if s.project else p.V_f[:, :0]
+    V_f = p.V_f if s.project else torch.zeros_like(p.V_f)
     return solve.lemma_4_1(p.W, p.K_f, p.V_star, C0, V_f, alpha=s.alpha if p.K_p is None else 1.0, beta=s.beta,
                            lam=s.lam, eps=s.eps)
 
