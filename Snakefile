@@ -126,7 +126,8 @@ rule execute:
             sleep 0.5
         done
         if wait $chapter; then
-            find build/records -path "build/records/{wildcards.page}*" -name '*.json' 2> /dev/null | sort \
+            mkdir -p build/records
+            find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort \
                 > build/executed/{wildcards.page}.records
             mv $partial {output}
             echo "  {wildcards.page} done in $((SECONDS - start)) s"
