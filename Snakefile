@@ -73,6 +73,8 @@ def check_profile():
 
 
 PARAMETERS = check_profile()
+if "exhibits" in CHAPTERS:  # which says where everything comes from
+    PARAMETERS["exhibits"] = {"profile": PROFILE, **PARAMETERS.get("exhibits", {})}
 
 
 rule book:
@@ -129,6 +131,7 @@ rule execute:
             mkdir -p build/records
             find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort \
                 > build/executed/{wildcards.page}.records
+            rm -f build/logs/{wildcards.page}.ipynb
             mv $partial {output}
             echo "  {wildcards.page} done in $((SECONDS - start)) s"
         else

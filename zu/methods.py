@@ -152,13 +152,13 @@ def _rome(s: Rome, p: Problem):
     return W
 
 
-def _spared(p: Problem, weight: float):
-    """C_0 with the keys of earlier edits among the general ones, each weighing `weight`."""
-    return p.C0 if p.K_p is None else p.C0 + weight * p.K_p @ p.K_p.T
+def _general(p: Problem, alpha: float, weight: float):
+    """α C_0 with the keys of earlier edits among the general ones, each weighing `weight`."""
+    return alpha * p.C0 + (0 if p.K_p is None else weight * p.K_p @ p.K_p.T)
 
 
 def _memit(s: Memit, p: Problem):
-    return p.W + solve.memit(p.W, p.K_f, p.V_star, _spared(p, 1 / s.alpha), alpha=s.alpha)
+    return p.W + solve.memit(p.W, p.K_f, p.V_star, _general(p, s.alpha, 1), alpha=1)
 
 
 def _null_space(s: AlphaEdit, p: Problem):
@@ -170,10 +170,9 @@ def _alphaedit(s: AlphaEdit, p: Problem):
 
 
 def _zerounlearn(s: ZeroUnlearn, p: Problem):
-    C0 = p.C0 if p.K_p is None else s.alpha * p.C0 + s.beta * p.K_p @ p.K_p.T
     V_f = p.V_f if s.project else torch.zeros_like(p.V_f)
-    return solve.lemma_4_1(p.W, p.K_f, p.V_star, C0, V_f, alpha=s.alpha if p.K_p is None else 1.0, beta=s.beta,
-                           lam=s.lam, eps=s.eps)
+    return solve.lemma_4_1(p.W, p.K_f, p.V_star, _general(p, s.alpha, s.beta), V_f, alpha=1, beta=s.beta, lam=s.lam,
+                           eps=s.eps)
 
 
 def _exact(s: Exact, p: Problem, how=solve.lemma_5_1, **more):
