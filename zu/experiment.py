@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import inspect
 import json
 import math
 import platform
@@ -11,8 +12,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,13 +85,17 @@ def parse_method(label: str) -> tuple[str, dict]:
 
 def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
              records: str | Path, layers: Sequence[int | float] = (), corpus: str = "", moment_tokens: int = 100_000,
-             ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot") -> list[dict]:
+             ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot",
+             measure: Callable[..., dict] | None = None, about_measure: dict | None = None) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code from the same model, facts and settings is not made
     again, so that an interrupted grid goes on where it stopped. ``"base"`` as a method is the unedited model.
     corpus, ppl_corpus: of the moments and of perplexity, as `zu.moments.corpus` takes them; the embedded prose where
     they are empty.
+    measure: what to record in place of Eff, Gen, Spe and perplexity: called with (model, tokenizer, facts, edit) while
+    the edit is on (None for "base"), it returns a dict of plain values. Its source and `about_measure`, whatever else
+    it depends on as plain values, decide with the rest whether a record still holds.
     """
     layers = resolve_layers(model, layers or None)
     jobs = {label: parse_method(label) for label in methods}
@@ -99,7 +104,14 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             settings_for(name, **settings)
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
-    base_ppl, C0 = None, None
+    base_ppl = C0 = None
+
+    def standard(model, tokenizer, facts, edit):
+        nonlocal base_ppl
+        ppl = edit is None and base_ppl or perplexity(model, tokenizer, ppl_corpus or None, tokens=ppl_tokens)
+        base_ppl = ppl if edit is None else base_ppl
+        return evaluate(model, tokenizer, facts).as_dict() | {"ppl": ppl}
+
     for seed in seeds:
         forget = facts.sample(n, seed)
         for label, (name, settings) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
@@ -108,34 +120,28 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
                      "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
             inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
+            if measure is not None:
+                about |= {"about_measure": about_measure or {}}
+                inputs |= about | {"measure": inspect.getsource(measure)}
             print_ = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             path = folder / f"{re.sub('[^a-zA-Z0-9.]+', '-', label)}-n{n}-seed{seed}.json"
             record = read_record(path)
             if record is None or record.get("fingerprint") != print_:
                 seconds: dict[str, float] = {}
-                if name == "base":
-                    metrics = _measure(model, tokenizer, forget, seconds, ppl_corpus, ppl_tokens, base_ppl)
-                    base_ppl = metrics["ppl"]
-                else:
+                edit = None
+                if name != "base":
                     if C0 is None:
                         with _stage(seconds, "moments"):
                             C0 = moments(model, tokenizer, layers, corpus or None, tokens=moment_tokens)
                     with _stage(seconds, "edit"):
                         edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **settings)
-                    with edit:
-                        metrics = _measure(model, tokenizer, forget, seconds, ppl_corpus, ppl_tokens)
+                with edit or nullcontext(), _stage(seconds, "evaluate"):
+                    metrics = (measure or standard)(model, tokenizer, forget, edit)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                                   "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
                 record = write_record(path, record)
             found.append(record)
     return found
-
-
-def _measure(model, tokenizer, facts, seconds, ppl_corpus, ppl_tokens, ppl=None) -> dict:
-    with _stage(seconds, "evaluate"):
-        scores = evaluate(model, tokenizer, facts).as_dict()
-        ppl = ppl or perplexity(model, tokenizer, ppl_corpus or None, tokens=ppl_tokens)
-        return scores | {"ppl": ppl}
 
 
 @contextmanager
