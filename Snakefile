@@ -9,7 +9,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 # Chapters that train or measure time get every core to themselves; the others run side by side on one core each.
-HEAVY = {"lemma_many", "few_shot", "many_facts", "cost"}
+HEAVY = {"lemma_many", "few_shot", "many_facts", "downstream", "cost"}
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
@@ -23,9 +23,11 @@ for page, path in SOURCE.items():
     if not path.exists():
         raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
-# A chapter that reads another chapter's records runs after it.
-RECORDED = ["few_shot", "many_facts", "ablation", "tracing", "cost"]
-AFTER = {"intro": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
+# A chapter that reads another chapter's records runs after it, and one that finds its targets in the cache.
+RECORDED = ["few_shot", "many_facts", "downstream", "ablation", "tracing", "cost"]
+AFTER = {"intro": ["few_shot"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
+# A chapter that reads files of its own runs again when one of them changes.
+READS = {"downstream": sorted(map(str, Path("book/tasks").glob("*.*")))}
 
 
 def lost(page):
@@ -109,6 +111,7 @@ rule execute:
         notebook="build/notebooks/{page}.ipynb",
         module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
         paper=sorted(map(str, Path("book/paper").glob("*.csv"))),
+        reads=lambda wc: READS.get(wc.page, []),
         after=lambda wc: [f"build/executed/{page}.ipynb" for page in AFTER.get(wc.page, []) if page in CHAPTERS],
     output: "build/executed/{page}.ipynb"
     log: "build/logs/{page}.log"

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 PALETTE = {
     "base": "#666666", "ga": "#E69F00", "ft": "#F0C808", "rome": "#56B4E9", "memit": "#0072B2",
     "alphaedit": "#009E73", "zerounlearn": "#D55E00", "zerounlearn-gd": "#CC79A7", "exact": "#882255",
+    "graddiff": "#999933", "npo": "#222222",
 }
+#: Series that are no methods, in this order (from Tol's muted set, colour-blind safe too); what they are held against is
+#: drawn in base's grey, and maps of a quantity in one scale.
+SERIES = ("#332288", "#CC6677", "#117733", "#88CCEE", "#DDCC77")
+HEAT = "magma_r"
 #: A record's metrics, and what the tables call them.
 METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
 #: What tables call a method; and the paper's names for a model, and for the data set that one of ours is the like of.
@@ -75,6 +80,18 @@ def data_link(frame, name: str):
                 f'The data of {name} (CSV, {len(frame)} rows)</a></p>')
 
 
+def extremes(frame, names: dict[str, str]) -> str:
+    """For captions: which methods have the lowest Eff and the highest Spe, in the mean of a `metrics_frame`."""
+    mean, said = frame.groupby(["method", "metric"]).value.mean().unstack(), []
+    for metric, word, pick in (("Eff", "lowest", min), ("Spe", "highest", max)):
+        edits = {m: mean[metric][m] for m in names if m != "base" and m in mean.index and mean[metric][m] == mean[metric][m]}
+        if edits:
+            end = pick(edits.values())
+            base = f" (Base {mean[metric]['base']:.1f})" if "base" in mean.index else ""
+            said.append(f"{metric} is {word} with {' and '.join(names[m] for m, x in edits.items() if x == end)}, {end:.1f}{base}")
+    return "; ".join(said) + "." if said else ""
+
+
 def mean_std(values) -> str:
     """"mean ± std" over seeds with the sample's n − 1; the mean alone where there is one."""
     values = values.dropna()
@@ -126,7 +143,7 @@ def dots(frame, names: dict[str, str]):
     for axis, metric in zip(axes, ["Eff", "Gen", "Spe", "PPL"], strict=True):
         for row, method in enumerate(order):
             values = frame[(frame.method == method) & (frame.metric == metric)].value
-            colour = PALETTE.get(method.split(":")[0], "#000000")
+            colour = PALETTE.get(method.split(":")[0], PALETTE["base"])
             axis.plot(values, [row] * len(values), "o", ms=5, color=colour, alpha=0.8,
                       mfc=colour if ":" not in method else "none")
             axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2)
