@@ -2,9 +2,11 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from zu import figures
 
@@ -38,3 +40,25 @@ def test_a_models_and_data_sets_own_rows_of_the_paper_are_found(model, dataset, 
 def test_percentages_carry_their_interval():
     assert figures.with_interval({"eff": 20.0, "interval_eff": [0.0, 50.0]}, "eff") == "20.0 [0, 50]"
     assert figures.with_interval({"hop": None, "interval_hop": [None, None]}, "hop") == "–"
+
+
+def exhibits():
+    """Every figure and table of the book: its head, its alternative text, its chapter's text."""
+    for path in sorted(Path(__file__).parent.parent.glob("book/*.md")):
+        text = path.read_text()
+        for head in re.findall(r"^```\{code-cell\}[^\n]*\n---\n(.*?)^---$", text, re.M | re.S):
+            drawn = yaml.safe_load(head).get("mystnb") or {}
+            if shown := drawn.get("figure"):
+                alt = drawn.get("image", {}).get("alt", "")
+                yield pytest.param(shown, alt, text, id=f"{path.stem}: {shown['name']}")
+
+
+@pytest.mark.parametrize("shown, alt, text", exhibits())
+def test_every_figure_and_table_says_what_it_found_and_gives_its_data(shown, alt, text):
+    name = shown["name"]
+    assert re.match("(fig|tab)-", name)
+    assert "{glue:" in shown["caption"], "a caption states its finding, and a finding is computed"
+    link = rf'^(?:figures\.)?data_link\((?:(?!```).)*"{name}"\)$'
+    assert re.search(link, text, re.M | re.S), "the data behind it, for download"
+    if name.startswith("fig-"):
+        assert len(alt) > 40, "an alternative text says what is drawn"

@@ -57,7 +57,7 @@ def test_rome_edits_fact_after_fact_or_the_first_only(job):
     assert (new @ K[:, -1] - (W @ K + R)[:, -1]).norm() < 1e-4 * R[:, -1].norm()
     only, _, first = change(job, "rome", first_only=True)
     alone, _, _ = change(job, "rome", job[2][:1])
-    # keys are read in a batch of other facts, or alone: the same up to float32's rounding, as its kernels differ by size
+    # keys read beside others or alone are the same up to float32's rounding: its kernels differ by size
     assert (only - alone).norm() < 1e-5 * alone.norm() < 1e-2 * (only - delta).norm()
     assert len(first.parts[models.weight_name(job[0], LAYER)][1]) == 1
 

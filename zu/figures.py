@@ -9,8 +9,8 @@ PALETTE = {
     "alphaedit": "#009E73", "zerounlearn": "#D55E00", "zerounlearn-gd": "#CC79A7", "exact": "#882255",
     "graddiff": "#999933", "npo": "#222222",
 }
-#: Series that are no methods, in this order (from Tol's muted set, colour-blind safe too); what they are held against is
-#: drawn in base's grey, and maps of a quantity in one scale.
+#: Series that are no methods, in this order (from Tol's muted set, colour-blind safe too); what they are held against
+#: is drawn in base's grey, and maps of a quantity in one scale.
 SERIES = ("#332288", "#CC6677", "#117733", "#88CCEE", "#DDCC77")
 HEAT = "magma_r"
 #: A record's metrics, and what the tables call them.
@@ -84,11 +84,12 @@ def extremes(frame, names: dict[str, str]) -> str:
     """For captions: which methods have the lowest Eff and the highest Spe, in the mean of a `metrics_frame`."""
     mean, said = frame.groupby(["method", "metric"]).value.mean().unstack(), []
     for metric, word, pick in (("Eff", "lowest", min), ("Spe", "highest", max)):
-        edits = {m: mean[metric][m] for m in names if m != "base" and m in mean.index and mean[metric][m] == mean[metric][m]}
-        if edits:
-            end = pick(edits.values())
+        edits = mean[metric].reindex([m for m in names if m != "base"]).dropna()
+        if len(edits):
+            end = pick(edits)
             base = f" (Base {mean[metric]['base']:.1f})" if "base" in mean.index else ""
-            said.append(f"{metric} is {word} with {' and '.join(names[m] for m, x in edits.items() if x == end)}, {end:.1f}{base}")
+            said.append(f"{metric} is {word} with {' and '.join(names[m] for m in edits.index[edits == end])}, "
+                        f"{end:.1f}{base}")
     return "; ".join(said) + "." if said else ""
 
 
