@@ -248,6 +248,33 @@ def test_lemma_5_1_is_stationary_feasible_and_unbeaten(size, way, lam, cond, fla
 
 
 @searched
+@given(sizes, ways, st.sampled_from([1e-3, 1.0]), st.booleans(), st.fixed_dictionaries(flags))
+def test_lemma_5_1_with_general_keys_is_stationary_inside_the_basis_and_contains_memit(size, way, lam, soft, flag):
+    p = make(*size, **flag)
+    basis = None if soft else p.basis
+    X = solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, basis, **way, lam=lam, general=p.C0)
+    P_0 = torch.eye(len(p.C0), dtype=X.dtype) if soft else p.basis @ p.basis.T
+
+    def loss(X):
+        X = X @ P_0
+        return loss_5_1(p, X, **way, lam=lam) + torch.trace(X @ p.C0 @ X.T)
+
+    at, away = slope(loss, X)
+    assert (X - X @ P_0).norm() <= 1e-9 * (1 + X.norm()) and at <= 1e-8 * (1 + away)
+    plain = solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, None, zero=0.0, lam=lam, general=2 * p.C0)
+    ridge = solve.memit(p.W, p.K_f, p.V_star, p.C0, alpha=2.0, lam=lam)
+    assert (plain - ridge).norm() <= 1e-7 * (1 + ridge.norm())
+
+
+def test_lemma_5_1_refuses_general_keys_that_leave_the_change_open():
+    p = make(4, 9, 2, 0)
+    with pytest.raises(ValueError, match="larger lam"):
+        solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, lam=0.0, general=torch.zeros_like(p.C0))
+    with pytest.raises(ValueError, match="general must have shape"):
+        solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, lam=1.0, general=p.C0[:, :4])
+
+
+@searched
 @given(sizes, ways, st.fixed_dictionaries(flags))
 def test_lemma_5_1_without_size_penalty_is_the_smallest_of_its_minimisers(size, way, flag):
     p = make(*size, **flag)

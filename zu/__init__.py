@@ -1,5 +1,6 @@
 """zu: make a language model forget given facts by editing a few MLP output projections (ZeroUnlearn)."""
 from . import solve
+from .anchors import anchors
 from .edits import Edit, EditError
 from .evaluate import Scores, evaluate, known, perplexity
 from .facts import Fact, FactError, Facts
@@ -10,6 +11,6 @@ from .readers import load_facts
 
 __version__ = "0.1.0"
 __all__ = [
-    "METHODS", "RECOMMENDED", "Edit", "EditError", "Fact", "FactError", "Facts", "Scores", "cache_dir", "evaluate",
-    "find_targets", "known", "load_facts", "load_model", "moments", "perplexity", "solve", "unlearn",
+    "METHODS", "RECOMMENDED", "Edit", "EditError", "Fact", "FactError", "Facts", "Scores", "anchors", "cache_dir",
+    "evaluate", "find_targets", "known", "load_facts", "load_model", "moments", "perplexity", "solve", "unlearn",
 ]

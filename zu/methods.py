@@ -44,13 +44,19 @@ class Rome(Settings):
     first_only: bool = False
 
 
-class Memit(Settings):
+class Sparing(Settings):
+    """What the methods that take anchors can be told about them."""
+
+    anchor: float = Field(1.0, ge=0, description="weight of an anchor's key against that of a fact to forget")
+
+
+class Memit(Sparing):
     """MEMIT (Meng et al. 2023): alpha weights C_0 against the facts' own keys."""
 
     alpha: float = Field(15_000.0, gt=0)
 
 
-class AlphaEdit(Settings):
+class AlphaEdit(Sparing):
     """AlphaEdit (Fang et al. 2025): edits inside the null space of C_0, with lam on the size of the change.
 
     The null space is the lowest share of C_0's directions; with a threshold (the papers': 0.02), instead of it,
@@ -62,7 +68,7 @@ class AlphaEdit(Settings):
     lam: float = Field(10.0, ge=0)
 
 
-class ZeroUnlearn(Settings):
+class ZeroUnlearn(Sparing):
     """ZeroUnlearn, Lemma 4.1: weights alpha on C_0, beta on the forget term, lam on the size of the change.
 
     V_f: the knowledge to project away; "outputs" takes W K_f, as the paper's text says, "optimised" takes
@@ -94,6 +100,15 @@ class Descent(Exact):
     gd_lr: float = Field(1e-3, gt=0)
 
 
+class Anchored(Sparing):
+    """Lemma 5.1's zero and forget terms, with C_0 and the anchors as a soft null space: α C_0 and lam for Eq. 12's."""
+
+    alpha: float = Field(15_000.0, ge=0)
+    zero: float = Field(0.0, ge=0)
+    forget: float = Field(50.0, gt=0)
+    lam: float = Field(1.0, gt=0)
+
+
 class Ascent(Strict):
     """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer."""
 
@@ -121,7 +136,11 @@ class Npo(Ascent):
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's matrices, float64, as `zu.solve` names them; K_p: keys of earlier edits (m, p), or None."""
+    """One layer's matrices, float64, as `zu.solve` names them.
+
+    K_p: keys whose values shall stay, (m, p), those of earlier edits and of anchors, each times the square root of its
+    weight; None where there are none.
+    """
 
     W: torch.Tensor
     K_f: torch.Tensor
@@ -135,7 +154,7 @@ class Problem:
 class Method:
     """A name's settings, and the function from a layer's `Problem` to its new weight; none: `zu.train` descends.
 
-    middle: it changes the middle one of the layers only. spares: it takes earlier edits' keys into account.
+    middle: it changes the middle one of the layers only. spares: it takes earlier edits and anchors into account.
     """
 
     settings: type[Strict]
@@ -153,7 +172,7 @@ def _rome(s: Rome, p: Problem):
 
 
 def _general(p: Problem, alpha: float, weight: float):
-    """α C_0 with the keys of earlier edits among the general ones, each weighing `weight`."""
+    """α C_0 with the keys to spare among the general ones, weighed as the facts to forget are."""
     return alpha * p.C0 + (0 if p.K_p is None else weight * p.K_p @ p.K_p.T)
 
 
@@ -177,11 +196,19 @@ def _zerounlearn(s: ZeroUnlearn, p: Problem):
 
 def _exact(s: Exact, p: Problem, how=solve.lemma_5_1, **more):
     U = solve.column_space(p.V_f, torch.float32)[0]
+    if p.K_p is not None:
+        more["general"] = s.forget * p.K_p @ p.K_p.T
     return p.W + how(p.W, p.K_f, p.V_star, U, _null_space(s, p), zero=s.zero, forget=s.forget, lam=s.lam, **more)
 
 
 def _descent(s: Descent, p: Problem):
     return _exact(s, p, solve.lemma_5_1_gd, steps=s.gd_steps, lr=s.gd_lr)
+
+
+def _anchored(s: Anchored, p: Problem):
+    U = solve.column_space(p.V_f, torch.float32)[0]
+    return p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, zero=s.zero, forget=s.forget, lam=s.lam,
+                                 general=_general(p, s.alpha, s.forget))
 
 
 #: Every method by name. `unlearn` takes these names.
@@ -195,7 +222,8 @@ METHODS: dict[str, Method] = {
     "alphaedit": Method(AlphaEdit, "ridge edit inside the null space of general keys", _alphaedit, spares=True),
     "zerounlearn": Method(ZeroUnlearn, "ridge edit, then projection (Lemma 4.1)", _zerounlearn, spares=True),
     "zerounlearn-gd": Method(Descent, "Lemma 5.1 by 500 steps of Adam", _descent),
-    "exact": Method(Exact, "Lemma 5.1, solved exactly", _exact),
+    "exact": Method(Exact, "Lemma 5.1, solved exactly", _exact, spares=True),
+    "anchored": Method(Anchored, "Lemma 5.1's terms, sparing other subjects of the same kind", _anchored, spares=True),
 }
 #: The one that we would use.
 RECOMMENDED = "zerounlearn"
@@ -227,15 +255,16 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = RECOMMENDED, *,
             layers: Sequence[int | float] | None = None, seed: int = 0, targets: Targets | None = None,
             moments: dict[int, torch.Tensor] | None = None, earlier: Sequence[Edit] = (),
-            retain: Sequence[str] | None = None, **settings) -> Edit:
+            anchors: Sequence[Fact] = (), retain: Sequence[str] | None = None, **settings) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
     layers: indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`). ROME and the
     methods that descend change the middle one only. seed: of the prefixes, and of the default text to retain.
     targets, moments: results of `find_targets` for the last layer and of `zu.moments`, when they are at hand; both
     must come from the unedited model. Where the middle layer is not the last, ROME finds its own targets.
-    earlier: edits of the same layers whose facts' values shall stay (alphaedit, memit, zerounlearn). retain:
-    ordinary text for graddiff, by default some of the embedded prose. settings: the method's own, see `METHODS`.
+    earlier: edits of the same layers whose facts' values shall stay; anchors: prompts with other subjects whose values
+    shall stay, see `zu.anchors` (memit, alphaedit, zerounlearn, exact, anchored). retain: ordinary text for graddiff,
+    by default some of the embedded prose. settings: the method's own, see `METHODS`.
 
     For each layer in turn, on the model as edited so far: keys K_f, and the share of the way to go that falls to
     this layer, V_star = W K_f + (z − h) / (layers left); then the method's solve.
@@ -246,8 +275,10 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = RE
     facts = list(facts)
     if not facts:
         raise ValueError("facts is empty: give at least one fact to forget")
-    if earlier and not kind.spares or retain is not None and method != "graddiff":
-        raise ValueError(f"{method} takes no {'earlier edits' if earlier else 'text to retain'}")
+    for given, name, takes in ((earlier, "earlier edits", kind.spares), (anchors, "anchors", kind.spares),
+                               (retain is not None, "text to retain", method == "graddiff")):
+        if given and not takes:
+            raise ValueError(f"{method} takes no {name}")
     layers = resolve_layers(model, layers)
     if kind.middle and len(layers) > 1:
         layers, targets = layers[len(layers) // 2:][:1], None
@@ -260,7 +291,7 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = RE
             for layer, weight in new.items():
                 edit.set(weight_name(model, layer), weight)
         else:
-            _locate(edit, kind, s, tokenizer, facts, layers, seed, targets, moments, earlier)
+            _locate(edit, kind, s, tokenizer, facts, layers, seed, targets, moments, earlier, anchors)
     except BaseException:
         edit.restore()
         raise
@@ -277,7 +308,8 @@ def _rows(method: str, s: Ascent, tokenizer, facts, retain, seed: int) -> tuple[
     return rows, weights
 
 
-def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, seed, targets, moments, earlier) -> None:
+def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, seed, targets, moments, earlier,
+            anchors) -> None:
     """Algorithm 1's loop over the layers."""
     model, last = edit.model, layers[-1]
     before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
@@ -297,7 +329,10 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
         if getattr(s, "V_f", "outputs") == "optimised":
             truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
             V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
-        K_p = torch.cat([e.keys[layer].to(weight.device) for e in earlier]).double().T if earlier else None
+        spared = [e.keys[layer].to(weight.device).double() for e in earlier]
+        if anchors:
+            spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, anchors, [layer])[0][layer])
+        K_p = torch.cat(spared).T if spared else None
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),
                  kind.solve(s, Problem(W, K_f, W @ K_f + residual / left, moments[layer].to(weight.device), V_f, K_p)))

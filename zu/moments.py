@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import DynamicCache
 
 from .models import cache_dir, down_proj, fingerprint, read_tensors, write_tensors
-from .trace import Batch, forward_until, hooks
+from .trace import Batch, forward_until, hooks, write
 
 #: Windows in a batch, batches summed in float32 before they enter the float64 sum, seconds between saves.
 ROWS, FLUSH, SAVE = 8, 16, 120
@@ -100,15 +99,10 @@ def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0) -> Iter
     skip: how many to leave out, a multiple of `ROWS`: each batch has a seed of its own.
     """
     start = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
-    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=model.device)
     for seed in count(skip // ROWS):
         generator = torch.Generator(model.device).manual_seed(seed)
-        ids, past = torch.full((ROWS, 1), start, device=model.device), DynamicCache()
-        for _ in range(window):
-            out = model(input_ids=ids[:, -1:], past_key_values=past, use_cache=True)
-            chance = out.logits[:, -1].float().index_fill(1, banned, -torch.inf).softmax(1)
-            ids = torch.cat([ids, torch.multinomial(chance, 1, generator=generator)], 1)
-        yield from ids[:, 1:].cpu()
+        ids = torch.full((ROWS, 1), start, device=model.device)
+        yield from write(model, tokenizer, ids, window, generator)[:, 1:].cpu()
 
 
 def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | str | Path | None = None, *,

@@ -85,7 +85,7 @@ def null_space(C0, *, threshold=None, share=None, energy=None):
     return vectors[:, :q].to(C0.dtype)
 
 
-def lemma_5_1(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam):
+def lemma_5_1(W, K_f, V_star, V_f, basis=None, *, zero=1.0, forget=1.0, lam, general=None):
     """The change X = Δ P_0 (d, m) that solves Lemma 5.1 (Eq. 12, P_0 = basis basisᵀ) exactly.
 
     X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all X = X P_0. With
@@ -93,9 +93,24 @@ def lemma_5_1(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam):
     entry (i, j) has the factor 1 / ((zero Σ_i² + forget) Γ_j² + lam), where off the span of U all Σ_i are 0.
     O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam > 0 the minimiser is unique; for
     lam = 0 this is the one of smallest norm, the limit of lam → 0.
+
+    general (m, m), symmetric and positive semi-definite, adds tr(X general Xᵀ): with M = lam I + basisᵀ general
+    basis = L Lᵀ, the keys L⁻¹ basisᵀ K_f and lam = 1 the same formula solves for X basis L. Without a basis there
+    is no hard null space; with zero = 0 that is `memit`. One q×q Cholesky factorisation; ValueError if M is
+    numerically singular.
     """
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(W, K_f, V_star, V_f, basis, zero, forget, lam)
-    a, gamma, b = _thin_svd(q.T @ k_f, K_f.dtype)
+    identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device) if basis is None else basis
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(W, K_f, V_star, V_f, identity, zero, forget, lam)
+    k = q.T @ k_f
+    if general is not None:
+        m = q.T @ _float64({"general": "mm"}, W=W, general=general)[1] @ q
+        m.diagonal().add_(lam)
+        factor, failed = torch.linalg.cholesky_ex(m)
+        if failed:
+            raise ValueError("general + lam I is not positive definite: give a larger lam")
+        k, lam = torch.linalg.solve_triangular(factor, k, upper=False), 1.0
+        q = torch.linalg.solve_triangular(factor, q.T, upper=False).T
+    a, gamma, b = _thin_svd(k, K_f.dtype)
     u, sigma = column_space(v_f, V_f.dtype)
     w_b = w @ (k_f @ b)
     h = (forget * (v_star @ b - w_b) - zero * v_f @ (v_f.T @ w_b)) * gamma

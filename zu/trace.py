@@ -65,8 +65,8 @@ def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -
     """Token ids of ``prefix + prompt`` and the position of the subject's last token.
 
     The position comes from character offsets: the last token that covers a character of the subject. Where the
-    subject ends in the sequence's very first token, a beginning-of-sequence token is put in front: that first
-    position is an attention sink whose key says nothing about the subject.
+    subject begins with the sequence's very first token, the end-of-text token that parts documents is put in front:
+    the attention sink is a first token, at times with the second, and its key says nothing about the subject.
     Raises `FactError` naming the fact when no token covers the subject.
     """
     before, after = (fact.prompt if prompt is None else prompt).split("{}")
@@ -77,9 +77,9 @@ def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -
     if not inside:
         raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
     ids, position = coded["input_ids"], inside[-1]
-    if position == 0:
-        sink = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
-        ids, position = [sink, *ids], 1
+    if inside[0] == 0:
+        sink = next(t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id, 0) if t is not None)
+        ids, position = [sink, *ids], position + 1
     return ids, position
 
 
@@ -159,6 +159,24 @@ def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int 
 
 
 @torch.no_grad()
+def write(model: nn.Module, tokenizer, ids: torch.Tensor, length: int, generator: torch.Generator, *,
+          top_k: int | None = None) -> torch.Tensor:
+    """Continue each row of ids (rows, t) by `length` sampled tokens, no special ones: (rows, t + length).
+
+    At temperature 1, from the whole distribution or the `top_k` likeliest tokens, by `generator` on its device.
+    """
+    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long, device=generator.device)
+    new, past = ids, DynamicCache()
+    for _ in range(length):
+        out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
+        best = out.logits[:, -1].float().to(generator.device).index_fill(1, banned, -torch.inf)
+        likely = best.topk(top_k) if top_k else None
+        new = torch.multinomial((likely.values if top_k else best).softmax(1), 1, generator=generator)
+        new = (likely.indices.gather(1, new) if top_k else new).to(ids.device)
+        ids = torch.cat([ids, new], 1)
+    return ids
+
+
 def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, seed: int = 0) -> tuple[str, ...]:
     """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
 
@@ -167,20 +185,11 @@ def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, s
     """
     generator = torch.Generator().manual_seed(seed)
     starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
-    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     found = {}
     for size in sorted({len(s) for s in starts}):  # one batch where the openings have as many tokens, as is usual
         rows = [i for i, s in enumerate(starts) if len(s) == size]
-        ids = new = torch.tensor([starts[i] for i in rows], device=model.device)
-        past = DynamicCache()
-        for _ in range(length):
-            out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-            scores = out.logits[:, -1].float().cpu()
-            scores[:, banned] = -torch.inf
-            best = scores.topk(top_k)
-            pick = torch.multinomial(best.values.softmax(1), 1, generator=generator)
-            new = best.indices.gather(1, pick).to(ids.device)
-            ids = torch.cat([ids, new], 1)
+        ids = write(model, tokenizer, torch.tensor([starts[i] for i in rows], device=model.device), length, generator,
+                    top_k=top_k)
         found |= dict(zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
     plain = (found[i].replace("{", " ").replace("}", " ").split() for i in range(len(starts)))
     return ("", *(" ".join(words) + ". " for words in plain))

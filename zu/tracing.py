@@ -38,7 +38,7 @@ class Prompt(NamedTuple):
 
 
 def prompt(tokenizer, fact: Fact) -> Prompt:
-    """Find the subject in a fact's prompt. One that begins it gets a token in front, to be the attention sink.
+    """Find the subject in a fact's prompt, as `encode` does.
 
     Raises `FactError` where no token covers the subject, or one holds both the prompt's end and the answer's start.
     """
@@ -48,9 +48,7 @@ def prompt(tokenizer, fact: Fact) -> Prompt:
     if whole[:-n] != ids[-len(spans):]:
         raise FactError(f"fact '{fact.id or '?'}': one token holds the prompt's end and the answer's start")
     first = next(i for i, (a, b) in enumerate(spans, len(ids) - len(spans)) if b > max(a, fact.prompt.index("{}")))
-    sink = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
-    lead = [sink] * (first == 0)
-    return Prompt(lead + ids, first + len(lead), last + len(lead), whole[-n])
+    return Prompt(ids, first, last, whole[-n])
 
 
 class _Job(NamedTuple):
