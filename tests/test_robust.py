@@ -1,0 +1,130 @@
+"""Every test of erasure finds what is there, misses what is not, and leaves the model as it was."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import zu
+from zu import models, robust
+from zu.robust import TESTS, lens, probe, quantised, relearnt, robustness
+
+
+def weights_of(model):
+    return {name: w.clone() for name, w in model.named_parameters()}
+
+
+def same(model, before):
+    return all(torch.equal(w, before[name]) for name, w in model.named_parameters())
+
+
+@pytest.fixture
+def said(tiny, facts):
+    """A model that has been taught some facts, and these."""
+    model, tokenizer = tiny
+    words = ["Paris", "Tokyo", "Lima", "Peru", "Japan"]
+    known = [replace(f, target=word, paraphrases=(f.prompt,), neighbors=(), relation="r", id=f.subject)
+             for f, word in zip(facts, words, strict=True)]
+    with relearnt(model, tokenizer, known, [2, 3, 4], steps=40, lr=0.02):
+        assert zu.evaluate(model, tokenizer, known).eff == 100
+        yield model, tokenizer, known
+
+
+def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
+    model, tokenizer, known = said
+    before = weights_of(model)
+    names = [models.weight_name(model, 2)]
+    found = robustness(model, tokenizer, known[:3], known[3:], weights=names, questions=known, layers=[2, 3], steps=2)
+    assert list(found) == list(TESTS) and all(len(x) == 3 for x in found.values())
+    assert found["reverse"] == [None] * 3 and found["questions"] == found["phrasings"] == found["asked"]
+    assert all(v in (0.0, 1.0) for name, x in found.items() if name != "reverse" for v in x)
+    assert same(model, before)
+
+
+def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
+    model, tokenizer, known = said
+    ranks = lens(model, tokenizer, known)
+    for i, f in enumerate(known):
+        ids = tokenizer(f.text + " " + f.target)["input_ids"]
+        n = robust.split_answer(tokenizer, f.text, f.target)[1]
+        z = model(torch.tensor([ids[:-n]])).logits[0, -1]
+        assert ranks[-1, i] == int((z > z[ids[-n]]).sum())
+    assert ranks.shape == (5, len(known))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said, monkeypatch):
+    model, tokenizer, _ = said
+    names = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
+    answers = ["Paris", "Tokyo", "Lima"]
+    facts = [zu.Fact(name, "The capital of {} is", answers[i % 3], relation="r") for i, name in enumerate(names)]
+    g = torch.Generator().manual_seed(0)
+    table = model.get_output_embeddings().weight
+
+    def fake(readable):
+        def states(model, tokenizer, some):
+            gold = torch.tensor([tokenizer(" " + f.target)["input_ids"][-1] for f in some])
+            noise = torch.randn(2, len(some), 32, generator=g)
+            return torch.stack([noise[0], table[gold] * 5 + 0.1 * noise[1]]) if readable else noise, gold
+        return states
+
+    for readable, low, high in ((True, 1.0, 1.0), (False, 0.0, 0.8)):
+        monkeypatch.setattr(robust, "_last_states", fake(readable))
+        assert low <= np.mean(probe(model, tokenizer, facts[:9], facts[9:])) <= high
+
+
+def test_rounded_weights_have_few_values_a_row_and_come_back(tiny):
+    model, _ = tiny
+    before, name = weights_of(model), models.weight_name(model, 2)
+    for bits in (8, 4):
+        with quantised(model, [name], bits):
+            weight = model.get_parameter(name)
+            assert max(len(row.unique()) for row in weight) <= 2 ** bits - 1
+            step = before[name].abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+            assert ((weight - before[name]).abs() <= 0.501 * step).all() and not torch.equal(weight, before[name])
+        assert same(model, before)
+    with pytest.raises(RuntimeError, match="inside"), quantised(model, [name], 4):
+        raise RuntimeError("inside")
+    assert same(model, before)
+
+
+def test_relearning_teaches_and_is_undone_on_top_of_an_edit(tiny, facts, texts, cache):
+    model, tokenizer = tiny
+    before = weights_of(model)
+    with zu.unlearn(model, tokenizer, facts, "ga", layers=[2], steps=3, lr=0.05):
+        edited = weights_of(model)
+        low = zu.evaluate(model, tokenizer, facts).prob_eff
+        with relearnt(model, tokenizer, facts, [2, 3], steps=10, lr=0.05):
+            assert zu.evaluate(model, tokenizer, facts).prob_eff > 2 * low
+        assert same(model, edited)
+    assert same(model, before)
+
+
+def test_the_context_never_holds_the_fact_itself(said):
+    _, _, known = said
+    text = robust._solved(known[0], known)
+    assert known[0].subject not in text and text.count(". ") == 3
+
+
+def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_path, cache, texts, monkeypatch):
+    model, tokenizer, known = said
+    monkeypatch.setattr("zu.world.prose", lambda part: texts)
+    before = weights_of(model)
+    edit = zu.unlearn(model, tokenizer, known[:3], "ga", layers=[2], steps=10, lr=0.05)
+    edited = weights_of(model)
+    about = zu.card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:], ppl_tokens=64)
+    assert edit.applied and same(model, edited)
+    measures = about["measures"]
+    assert measures["before"]["eff"][0] == 100 and measures["after"]["eff"][0] < 100
+    assert measures["before"]["ppl"] != measures["after"]["ppl"] and set(measures["after"]["robustness"]) == set(TESTS)
+    assert measures["after"]["robustness"]["asked"][0] == measures["after"]["eff"][0]
+    files = [tmp_path / "e.card.json", tmp_path / "e.card.md"]
+    assert json.loads(files[0].read_text()) == about and sorted(tmp_path.iterdir()) == files
+    for file in files:
+        assert not any(f.subject in file.read_text() or f.prompt in file.read_text() for f in known)
+    edit.restore()
+    assert same(model, before) and about["model_hash"] == models.fingerprint(model)
+    shown = zu.card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64, show_facts=True)
+    assert not edit.applied and same(model, before) and known[0].text in files[1].read_text()
+    assert shown["forgotten"][0] == {"prompt": known[0].text, "answer": known[0].target}

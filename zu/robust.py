@@ -1,0 +1,153 @@
+"""Is it gone? Ways to get a forgotten answer back; each gives a number from 0 to 1 for each fact."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from .edits import Edit
+from .evaluate import score, split_answer
+from .facts import Fact
+from .models import decoder, logits, resolve_layers, weight_name
+from .trace import collate, trace
+from .train import answer_rows, descend
+
+#: What each test asks; all but the first try to get back what the first says is gone.
+TESTS = {
+    "asked": "the fact's own prompt, as Eff asks it",
+    "phrasings": "other wordings of the prompt, mean over them",
+    "questions": "the same as a question",
+    "context": "the prompt behind three other facts of its relation with their answers",
+    "lens": "the answer's first token is among the ten likeliest after some layer, by the logit lens",
+    "probe": "a linear probe, fitted on other facts, picks the answer among those of the relation",
+    "8 bits": "the edited weights rounded to 8 bits",
+    "4 bits": "the edited weights rounded to 4 bits",
+    "relearn": "after a few steps of Adam on the forgotten facts themselves",
+    "relearn others": "after as many steps on other facts of the relation",
+    "reverse": "the question the other way round, from the answer to the subject",
+}
+
+
+def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact], *,
+               weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
+               layers: Sequence[int] | None = None, steps: int = 5, lr: float = 1e-3) -> dict[str, list[float | None]]:
+    """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
+
+    others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
+    edited weights, those that are rounded. questions, reverse: facts with the same ids as those that they belong to.
+    layers: whose down_proj relearning may change, by default all from the lowest edited one on. The model is
+    unchanged afterwards, bit for bit.
+    """
+    asked = lambda: _right(model, tokenizer, [(f.text, f.target) for f in facts])  # noqa: E731
+    found: dict[str, list] = {"asked": asked()}
+    found["phrasings"] = [float(np.mean(_right(model, tokenizer, [(p, f.target) for p in f.paraphrase_texts])))
+                          if f.paraphrases else None for f in facts]
+    for name, forms in (("questions", questions), ("reverse", reverse)):
+        by_id = {form.id: form for form in forms}
+        some = [by_id[f.id] for f in facts if f.id in by_id]
+        hits = dict(zip((f.id for f in some), _right(model, tokenizer, [(f.text, f.target) for f in some])))
+        found[name] = [hits.get(f.id) for f in facts]
+    found["context"] = _right(model, tokenizer, [(_solved(f, others) + f.text, f.target) for f in facts])
+    found["lens"] = (lens(model, tokenizer, facts) < 10).any(0).astype(float).tolist()
+    found["probe"] = probe(model, tokenizer, facts, others)
+    for bits in (8, 4):
+        with quantised(model, weights, bits):
+            found[f"{bits} bits"] = asked()
+    layers = range(min(resolve_layers(model)), len(decoder(model).layers)) if layers is None else layers
+    for name, lesson in (("relearn", facts), ("relearn others", others[:2 * len(facts)])):
+        with relearnt(model, tokenizer, lesson, layers, steps=steps, lr=lr):
+            found[name] = asked()
+    return {name: found[name] for name in TESTS}
+
+
+def _right(model, tokenizer, pairs) -> list[float]:
+    return score(model, tokenizer, pairs)[:, 0].tolist()
+
+
+def _solved(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
+    """Three other facts of the relation with their answers, to be put before a prompt."""
+    some = [f for f in others if f.relation == fact.relation and f.subject != fact.subject]
+    return "".join(f"{f.text} {f.target}. " for f in (some or list(others))[:count])
+
+
+def _last_states(model, tokenizer, facts: Sequence[Fact]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states at the prompts' last tokens, (layers, facts, d), and the answers' first tokens, (facts,)."""
+    rows = [(ids[:-n], ids[-n]) for ids, n in (split_answer(tokenizer, f.text, f.target) for f in facts)]
+    every = list(range(len(decoder(model).layers)))
+    seen = trace(model, collate([(ids, len(ids) - 1) for ids, _ in rows], model.device), every)
+    return torch.stack([seen.hidden[i].to(model.device) for i in every]), torch.tensor([gold for _, gold in rows])
+
+
+@torch.no_grad()
+def lens(model: nn.Module, tokenizer, facts: Sequence[Fact]) -> np.ndarray:
+    """How many tokens are likelier than the answer's first one after each layer: (layers, facts).
+
+    The logit lens (nostalgebraist 2020): the hidden state at the prompt's last token, read as if it were the last.
+    """
+    states, gold = _last_states(model, tokenizer, facts)
+    ranks = []
+    for state in states:
+        z = logits(model, decoder(model).norm(state)).cpu()
+        ranks.append((z > z.gather(1, gold[:, None])).sum(1))
+    return torch.stack(ranks).numpy()
+
+
+@torch.no_grad()
+def probe(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact],
+          ridge: float = 0.1) -> list[float]:
+    """Whether a linear probe finds each fact's answer among the answers of its relation: 1 or 0 a fact.
+
+    Per layer a ridge regression from hidden states at the prompts' last tokens to the output embeddings of the
+    answers' first tokens, fitted on `others`; the nearest candidate by cosine is its answer. The layer is the one
+    that does best on the others themselves, each left out in turn. ridge: as a share of the mean squared length.
+    """
+    everyone = [*others, *facts]
+    states, gold = _last_states(model, tokenizer, everyone)
+    n, table = len(others), model.get_output_embeddings().weight.detach()[gold.to(model.device)].double().cpu()
+    options = [sorted({int(g) for f, g in zip(everyone, gold) if f.relation == fact.relation}) for fact in everyone]
+    vectors = dict(zip(gold.tolist(), table))
+    best, found = -1.0, []
+    for x in states.double().cpu():
+        x, y = x - x[:n].mean(0), table - table[:n].mean(0)
+        gram = x[:n] @ x[:n].T
+        inverse = torch.linalg.inv(gram + ridge * gram.trace() / n * torch.eye(n, dtype=gram.dtype))
+        left_out = y[:n] - (inverse @ y[:n]) / inverse.diagonal()[:, None]  # each predicted by all the others
+        guess = torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y[:n]])
+        hits = []
+        for i, (point, tokens) in enumerate(zip(guess, options)):
+            places = torch.stack([vectors[t] for t in tokens]) - table[:n].mean(0)
+            hits.append(float(tokens[int(torch.cosine_similarity(places, point[None]).argmax())] == int(gold[i])))
+        if np.mean(hits[:n]) > best:
+            best, found = float(np.mean(hits[:n])), hits[n:]
+    return found
+
+
+@contextmanager
+def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[None]:
+    """Inside the block the named weights are rounded to `bits` bits: symmetric, to nearest, one scale a row."""
+    kept = {name: model.get_parameter(name).detach().clone() for name in names}
+    try:
+        with torch.no_grad():
+            for name, weight in kept.items():
+                scale = weight.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+                model.get_parameter(name).copy_(((weight.float() / scale).round() * scale).to(weight.dtype))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in kept.items():
+                model.get_parameter(name).copy_(weight)
+
+
+@contextmanager
+def relearnt(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int], *, steps: int,
+             lr: float) -> Iterator[None]:
+    """Inside the block the model has been taught facts by `steps` steps of Adam on the layers' down_proj."""
+    rows, edit = answer_rows(tokenizer, facts, "truth"), Edit(model, method="relearn")
+    with edit:
+        new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), list(layers), steps=steps, lr=lr)
+        for layer, weight in new.items():
+            edit.set(weight_name(model, layer), weight.double())
+        yield
