@@ -22,9 +22,10 @@ import torch
 from pydantic import ConfigDict, ValidationError, create_model
 from tqdm.auto import tqdm
 
+from .edits import Edit
 from .evaluate import evaluate, perplexity
-from .facts import Facts
-from .methods import settings_for, unlearn
+from .facts import Fact, Facts
+from .methods import METHODS, settings_for, unlearn
 from .models import fingerprint, resolve_layers, write_whole
 from .moments import moments
 
@@ -86,7 +87,9 @@ def parse_method(label: str) -> tuple[str, dict]:
 def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
              records: str | Path, layers: Sequence[int | float] = (), corpus: str = "", moment_tokens: int = 100_000,
              ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot",
-             measure: Callable[..., dict] | None = None, about_measure: dict | None = None) -> list[dict]:
+             measure: Callable[..., dict] | None = None, about_measure: dict | None = None,
+             anchors: Callable[[Facts, int], Sequence[Fact]] | None = None,
+             own: dict[str, Callable[..., Edit]] | None = None) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code from the same model, facts and settings is not made
@@ -96,11 +99,14 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     measure: what to record in place of Eff, Gen, Spe and perplexity: called with (model, tokenizer, facts, edit) while
     the edit is on (None for "base"), it returns a dict of plain values. Its source and `about_measure`, whatever else
     it depends on as plain values, decide with the rest whether a record still holds.
+    anchors: called with the facts to forget and the seed, what the methods that take anchors shall spare; a method
+    with the setting ``anchor=0`` is run without. own: methods that are not zu's, by label: called with (model,
+    tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest.
     """
-    layers = resolve_layers(model, layers or None)
-    jobs = {label: parse_method(label) for label in methods}
+    layers, own = resolve_layers(model, layers or None), own or {}
+    jobs = {label: (label, {}) if label in own else parse_method(label) for label in methods}
     for name, settings in jobs.values():
-        if name != "base":
+        if name != "base" and name not in own:
             settings_for(name, **settings)
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
@@ -114,12 +120,19 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
 
     for seed in seeds:
         forget = facts.sample(n, seed)
+        spare = list(anchors(forget, seed)) if anchors else []
         for label, (name, settings) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
             about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
                      "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
             inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
+            takes = {"anchors": spare} if spare and name in METHODS and METHODS[name].spares else {}
+            if takes:
+                about |= {"anchors": len(spare)}
+                inputs |= about | {"anchors_hash": Facts(spare).hash}
+            if name in own:
+                inputs |= {"own": inspect.getsource(own[name])}
             if measure is not None:
                 about |= {"about_measure": about_measure or {}}
                 inputs |= about | {"measure": inspect.getsource(measure)}
@@ -129,12 +142,16 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             if record is None or record.get("fingerprint") != print_:
                 seconds: dict[str, float] = {}
                 edit = None
-                if name != "base":
+                if name in own:
+                    with _stage(seconds, "edit"):
+                        edit = own[name](model, tokenizer, forget)
+                elif name != "base":
                     if C0 is None:
                         with _stage(seconds, "moments"):
                             C0 = moments(model, tokenizer, layers, corpus or None, tokens=moment_tokens)
                     with _stage(seconds, "edit"):
-                        edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **settings)
+                        edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **takes,
+                                       **settings)
                 with edit or nullcontext(), _stage(seconds, "evaluate"):
                     metrics = (measure or standard)(model, tokenizer, forget, edit)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,

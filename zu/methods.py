@@ -330,7 +330,7 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
             truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
             V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
         spared = [e.keys[layer].to(weight.device).double() for e in earlier]
-        if anchors:
+        if anchors and s.anchor:
             spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, anchors, [layer])[0][layer])
         K_p = torch.cat(spared).T if spared else None
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight

@@ -18,6 +18,8 @@ from .trace import Batch, forward_until, hooks, write
 
 #: Windows in a batch, batches summed in float32 before they enter the float64 sum, seconds between saves.
 ROWS, FLUSH, SAVE = 8, 16, 120
+#: Windows that a model writes at once: a step takes little longer for many than for one.
+WRITTEN = 32
 
 
 class CorpusError(ValueError):
@@ -96,13 +98,13 @@ def _lines(path: Path) -> Iterator[str]:
 def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0) -> Iterator[torch.Tensor]:
     """Windows that the model writes itself, token by token at temperature 1, without end; always the same ones.
 
-    skip: how many to leave out, a multiple of `ROWS`: each batch has a seed of its own.
+    skip: how many to leave out: each batch of `WRITTEN` has a seed of its own.
     """
     start = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
-    for seed in count(skip // ROWS):
+    for seed in count(skip // WRITTEN):
         generator = torch.Generator(model.device).manual_seed(seed)
-        ids = torch.full((ROWS, 1), start, device=model.device)
-        yield from write(model, tokenizer, ids, window, generator)[:, 1:].cpu()
+        ids = torch.full((WRITTEN, 1), start, device=model.device)
+        yield from write(model, tokenizer, ids, window, generator)[max(skip - seed * WRITTEN, 0):, 1:].cpu()
 
 
 def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | str | Path | None = None, *,
