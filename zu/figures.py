@@ -7,11 +7,11 @@ from collections.abc import Sequence
 PALETTE = {
     "base": "#666666", "ga": "#E69F00", "ft": "#F0C808", "rome": "#56B4E9", "memit": "#0072B2",
     "alphaedit": "#009E73", "zerounlearn": "#D55E00", "zerounlearn-gd": "#CC79A7", "exact": "#882255",
-    "graddiff": "#999933", "npo": "#222222",
+    "graddiff": "#999933", "npo": "#222222", "anchored": "#332288",
 }
 #: Series that are no methods, in this order (from Tol's muted set, colour-blind safe too); what they are held against
 #: is drawn in base's grey, and maps of a quantity in one scale.
-SERIES = ("#332288", "#CC6677", "#117733", "#88CCEE", "#DDCC77")
+SERIES = ("#44AA99", "#CC6677", "#117733", "#88CCEE", "#DDCC77")
 HEAT = "magma_r"
 #: A record's metrics, and what the tables call them.
 METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
@@ -19,6 +19,7 @@ METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
 LABELS = {
     "base": "Base", "ga": "GA", "ft": "FT", "rome": "ROME", "memit": "MEMIT", "alphaedit": "AlphaEdit",
     "zerounlearn": "ZeroUnlearn", "zerounlearn-gd": "ZeroUnlearn-GD", "exact": "exact Lemma 5.1",
+    "anchored": "anchored",
 }
 MODELS = {"llama-3.2-3b": "Llama-3.2", "llama-3.1-8b": "Llama-3.1", "qwen3-4b": "Qwen-3"}
 DATASETS = {"world-cloze": "MCF", "world-qa": "ZsRE", "world-hops": "MQuAKE", "mcf": "MCF", "zsre": "ZsRE",

@@ -15,7 +15,7 @@ from .facts import Fact
 from .models import down_proj, resolve_layers, weight_name
 from .moments import moments as read_moments
 from .targets import Targets, optimise
-from .trace import prefixes, subject_keys
+from .trace import prefix_weights, prefixes, subject_keys
 
 
 class Strict(BaseModel):
@@ -101,12 +101,15 @@ class Descent(Exact):
 
 
 class Anchored(Sparing):
-    """Lemma 5.1's zero and forget terms, with C_0 and the anchors as a soft null space: α C_0 and lam for Eq. 12's."""
+    """Lemma 5.1's terms, with general keys and anchors as a soft null space: alpha on C_0 in place of Eq. 12's P_0.
 
-    alpha: float = Field(15_000.0, ge=0)
+    A fact's key behind each prefix is a column of its own, weighing as much as it does in the average.
+    """
+
+    anchor: float = Field(0.2, ge=0, description="weight of an anchor's key against that of a fact to forget")
+    alpha: float = Field(300.0, ge=0)
     zero: float = Field(0.0, ge=0)
-    forget: float = Field(50.0, gt=0)
-    lam: float = Field(1.0, gt=0)
+    lam: float = Field(0.02, gt=0)
 
 
 class Ascent(Strict):
@@ -155,6 +158,7 @@ class Method:
     """A name's settings, and the function from a layer's `Problem` to its new weight; none: `zu.train` descends.
 
     middle: it changes the middle one of the layers only. spares: it takes earlier edits and anchors into account.
+    each: it sees a fact's key behind each prefix, not their mean.
     """
 
     settings: type[Strict]
@@ -162,6 +166,7 @@ class Method:
     solve: Callable[..., torch.Tensor] | None = None
     middle: bool = False
     spares: bool = False
+    each: bool = False
 
 
 def _rome(s: Rome, p: Problem):
@@ -207,8 +212,7 @@ def _descent(s: Descent, p: Problem):
 
 def _anchored(s: Anchored, p: Problem):
     U = solve.column_space(p.V_f, torch.float32)[0]
-    return p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, zero=s.zero, forget=s.forget, lam=s.lam,
-                                 general=_general(p, s.alpha, s.forget))
+    return p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, zero=s.zero, lam=s.lam, general=_general(p, s.alpha, 1))
 
 
 #: Every method by name. `unlearn` takes these names.
@@ -223,7 +227,8 @@ METHODS: dict[str, Method] = {
     "zerounlearn": Method(ZeroUnlearn, "ridge edit, then projection (Lemma 4.1)", _zerounlearn, spares=True),
     "zerounlearn-gd": Method(Descent, "Lemma 5.1 by 500 steps of Adam", _descent),
     "exact": Method(Exact, "Lemma 5.1, solved exactly", _exact, spares=True),
-    "anchored": Method(Anchored, "Lemma 5.1's terms, sparing other subjects of the same kind", _anchored, spares=True),
+    "anchored": Method(Anchored, "Lemma 5.1's terms, sparing other subjects of the same kind", _anchored, spares=True,
+                       each=True),
 }
 #: The one that we would use.
 RECOMMENDED = "zerounlearn"
@@ -321,11 +326,15 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if layer not in moments or any(layer not in e.keys for e in earlier):
             raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")
-        keys, bare = subject_keys(model, tokenizer, facts, sorted({layer, last}), before)
-        weight = down_proj(model, layer).weight
-        W, K_f = weight.double(), keys[layer].T
+        keys, bare = subject_keys(model, tokenizer, facts, sorted({layer, last}), before, kind.each)
+        weight, key = down_proj(model, layer).weight, keys[layer]
+        W, K_f = weight.double(), key.T
         residual = (targets.z.to(weight.device) - bare.hidden[last].to(weight.device)).double().T
-        V_f = W @ K_f
+        if kind.each:
+            share = prefix_weights(len(before)).sqrt().to(weight.device)
+            key = torch.einsum("p,pnm->nm", share, key.view(len(before), len(facts), -1))
+            residual = torch.einsum("p,dn->dpn", share, residual).flatten(1)
+        V_f = W @ key.T
         if getattr(s, "V_f", "outputs") == "optimised":
             truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
             V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
@@ -336,4 +345,4 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),
                  kind.solve(s, Problem(W, K_f, W @ K_f + residual / left, moments[layer].to(weight.device), V_f, K_p)))
-        edit.keys[layer] = keys[layer].float()
+        edit.keys[layer] = key.float()

@@ -203,15 +203,18 @@ def prefix_weights(n: int) -> torch.Tensor:
 
 
 def subject_keys(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int],
-                 before: Sequence[str] = ("",)) -> tuple[dict[int, torch.Tensor], Trace]:
+                 before: Sequence[str] = ("",), each: bool = False) -> tuple[dict[int, torch.Tensor], Trace]:
     """The facts' keys by layer, (n, m) float64, averaged over the prefixes `before`, and the bare prompts' trace.
 
-    A key depends on nothing to the right of the subject, so the sequences end there.
+    each: all p · n keys instead, prefix after prefix, times the square root of their weight in the average. A key
+    depends on nothing to the right of the subject, so the sequences end there.
     """
     rows = [encode(tokenizer, fact, prefix) for prefix in before for fact in facts]
     seen = trace(model, collate([(ids[:p + 1], p) for ids, p in rows], model.device), layers)
-    n, weights = len(facts), prefix_weights(len(before))
-    keys = {layer: torch.einsum("p,pnm->nm", weights.to(k.device), k.double().view(len(before), n, -1))
+    n, weights, how = len(facts), prefix_weights(len(before)), "p,pnm->nm"
+    if each:
+        weights, how = weights.sqrt(), "p,pnm->pnm"
+    keys = {layer: torch.einsum(how, weights.to(k.device), k.double().view(len(before), n, -1)).flatten(0, -2)
             for layer, k in seen.keys.items()}
     bare = Trace(*({layer: x[:n] for layer, x in part.items()} for part in (seen.keys, seen.values, seen.hidden)))
     return keys, bare
