@@ -1,8 +1,8 @@
 """The methods, by name: each computes an edit of a few down_proj weights, all in one signature."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -103,8 +103,11 @@ class Descent(Exact):
 class Anchored(Sparing):
     """Lemma 5.1's terms, with general keys and anchors as a soft null space: alpha on C_0 in place of Eq. 12's P_0.
 
-    A fact's key behind each prefix is a column of its own, weighing as much as it does in the average.
+    A fact's key behind each prefix is a column of its own, weighing as much as it does in the average; and so is the
+    key of its subject without the prompt, to which other wordings come closer. Anchors are read in both ways too.
     """
+
+    bare: float = Field(1.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
 
     anchor: float = Field(0.2, ge=0, description="weight of an anchor's key against that of a fact to forget")
     alpha: float = Field(300.0, ge=0)
@@ -158,7 +161,7 @@ class Method:
     """A name's settings, and the function from a layer's `Problem` to its new weight; none: `zu.train` descends.
 
     middle: it changes the middle one of the layers only. spares: it takes earlier edits and anchors into account.
-    each: it sees a fact's key behind each prefix, not their mean.
+    each: it sees a fact's key behind each prefix, with its prompt and without, not one mean.
     """
 
     settings: type[Strict]
@@ -313,6 +316,11 @@ def _rows(method: str, s: Ascent, tokenizer, facts, retain, seed: int) -> tuple[
     return rows, weights
 
 
+def _bare(facts: Iterable[Fact]) -> list[Fact]:
+    """The same subjects with no prompt around them."""
+    return [replace(fact, prompt="{}") for fact in facts]
+
+
 def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, seed, targets, moments, earlier,
             anchors) -> None:
     """Algorithm 1's loop over the layers."""
@@ -334,13 +342,17 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
             share = prefix_weights(len(before)).sqrt().to(weight.device)
             key = torch.einsum("p,pnm->nm", share, key.view(len(before), len(facts), -1))
             residual = torch.einsum("p,dn->dpn", share, residual).flatten(1)
+            if s.bare:
+                alone = s.bare ** 0.5 * subject_keys(model, tokenizer, _bare(facts), [layer], before, True)[0][layer].T
+                K_f, residual = torch.cat([K_f, alone], 1), torch.cat([residual, s.bare ** 0.5 * residual], 1)
         V_f = W @ key.T
         if getattr(s, "V_f", "outputs") == "optimised":
             truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
             V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
         spared = [e.keys[layer].to(weight.device).double() for e in earlier]
         if anchors and s.anchor:
-            spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, anchors, [layer])[0][layer])
+            alone = _bare({f.subject: f for f in anchors}.values()) if kind.each and s.bare else []
+            spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, [*anchors, *alone], [layer])[0][layer])
         K_p = torch.cat(spared).T if spared else None
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),
