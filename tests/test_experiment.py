@@ -97,3 +97,45 @@ def test_a_wrong_method_is_refused_before_anything_runs(grid):
         experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
     assert not arguments["records"].exists()
     assert zu.METHODS
+
+
+def test_a_grid_hands_each_draw_its_anchors_and_only_to_methods_that_take_them(grid, monkeypatch):
+    model, tokenizer, facts, arguments = grid
+    seen, real = [], experiment.unlearn
+
+    def watched(*args, **given):
+        seen.append((args[3], [a.subject for a in given.get("anchors", ())]))
+        return real(*args, **given)
+
+    monkeypatch.setattr(experiment, "unlearn", watched)
+
+    def anchors(forget, seed):
+        return [f for f in facts if f.subject not in {g.subject for g in forget}][:seed]
+
+    arguments |= {"methods": ["base", "ga", "memit", "memit:anchor=0"], "experiment": "spared"}
+    first = experiment.run_grid(model, tokenizer, facts, anchors=anchors, **arguments)
+    assert [(m, len(a)) for m, a in seen] == [(m, n) for n in (1, 2) for m, n in (("ga", 0), ("memit", n), ("memit", n))]
+    by = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in first}
+    plain = experiment.run_grid(model, tokenizer, facts, **arguments)
+    for r in plain:
+        same = r["metrics"]["ppl"] == by[r["method"], r["seed"]]
+        assert same == (r["method"] != "memit")
+
+
+def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid):
+    model, tokenizer, facts, arguments = grid
+    name = zu.models.weight_name(model, 2)
+    before = model.get_parameter(name).clone()
+
+    def zeroed(model, tokenizer, forget):
+        edit = zu.Edit(model, method="zeroed", facts=len(forget))
+        edit.set(name, 0 * model.get_parameter(name).double())
+        return edit
+
+    arguments |= {"methods": ["base", "zeroed"], "own": {"zeroed": zeroed}}
+    rows = experiment.run_grid(model, tokenizer, facts, **arguments)
+    ppl = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
+    assert all(ppl["zeroed", seed] != ppl["base", seed] for seed in (1, 2))
+    assert (model.get_parameter(name) == before).all()
+    with pytest.raises(ValueError, match="unseen"):
+        experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})

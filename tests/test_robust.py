@@ -35,7 +35,7 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
     model, tokenizer, known = said
     before = weights_of(model)
     names = [models.weight_name(model, 2)]
-    found = robustness(model, tokenizer, known[:3], known[3:], weights=names, questions=known, layers=[2, 3], steps=2)
+    found = robustness(model, tokenizer, known[:3], known[3:], weights=names, questions=known, layers=[2, 3], steps=[2])
     assert list(found) == list(TESTS) and all(len(x) == 3 for x in found.values())
     assert found["reverse"] == [None] * 3 and found["questions"] == found["phrasings"] == found["asked"]
     assert all(v in (0.0, 1.0) for name, x in found.items() if name != "reverse" for v in x)
@@ -103,8 +103,8 @@ def test_relearning_teaches_and_is_undone_on_top_of_an_edit(tiny, facts, texts, 
 
 def test_the_context_never_holds_the_fact_itself(said):
     _, _, known = said
-    text = robust._solved(known[0], known)
-    assert known[0].subject not in text and text.count(". ") == 3
+    text = robust.in_context(known[0], known)
+    assert text.endswith(". " + known[0].text) and text.count(known[0].subject) == 1 and text.count(". ") == 3
 
 
 def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_path, cache, texts, monkeypatch):

@@ -108,7 +108,6 @@ class Anchored(Sparing):
     """
 
     bare: float = Field(1.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
-
     anchor: float = Field(0.2, ge=0, description="weight of an anchor's key against that of a fact to forget")
     alpha: float = Field(300.0, ge=0)
     zero: float = Field(0.0, ge=0)
@@ -233,8 +232,8 @@ METHODS: dict[str, Method] = {
     "anchored": Method(Anchored, "Lemma 5.1's terms, sparing other subjects of the same kind", _anchored, spares=True,
                        each=True),
 }
-#: The one that we would use.
-RECOMMENDED = "zerounlearn"
+#: What `unlearn` does unless told: the paper's method. With anchors at hand (`zu.anchors`) we would use "anchored".
+DEFAULT = "zerounlearn"
 
 
 def settings_for(method: str, **settings) -> Strict:
@@ -260,7 +259,7 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
                     weight_decay=s.weight_decay, kl=s.kl, clamp=s.clamp)
 
 
-def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = RECOMMENDED, *,
+def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DEFAULT, *,
             layers: Sequence[int | float] | None = None, seed: int = 0, targets: Targets | None = None,
             moments: dict[int, torch.Tensor] | None = None, earlier: Sequence[Edit] = (),
             anchors: Sequence[Fact] = (), retain: Sequence[str] | None = None, **settings) -> Edit:
