@@ -114,7 +114,7 @@ def test_a_grid_hands_each_draw_its_anchors_and_only_to_methods_that_take_them(g
 
     arguments |= {"methods": ["base", "ga", "memit", "memit:anchor=0"], "experiment": "spared"}
     first = experiment.run_grid(model, tokenizer, facts, anchors=anchors, **arguments)
-    assert [(m, len(a)) for m, a in seen] == [(m, n) for n in (1, 2) for m, n in (("ga", 0), ("memit", n), ("memit", n))]
+    assert [(m, len(a)) for m, a in seen] == [x for k in (1, 2) for x in (("ga", 0), ("memit", k), ("memit", k))]
     by = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in first}
     plain = experiment.run_grid(model, tokenizer, facts, **arguments)
     for r in plain:
