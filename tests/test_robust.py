@@ -2,7 +2,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -71,7 +70,10 @@ def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said, monkeypatch
 
     for readable, low, high in ((True, 1.0, 1.0), (False, 0.0, 0.8)):
         monkeypatch.setattr(robust, "_last_states", fake(readable))
-        assert low <= np.mean(probe(model, tokenizer, facts[:9], facts[9:])) <= high
+        right, left_out = probe(model, tokenizer, facts[:9], facts[9:])
+        assert right.shape == (2, 9) and left_out.shape == (2, 21)
+        assert low <= right[left_out.mean(1).argmax()].mean() <= high and low <= left_out.mean(1).max() <= high
+        assert right[0].mean() < 1  # the first layer is noise
 
 
 def test_rounded_weights_have_few_values_a_row_and_come_back(tiny):

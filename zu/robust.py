@@ -22,7 +22,7 @@ TESTS = {
     "questions": "the same as a question",
     "context": "the prompt behind three other facts of its relation with their answers",
     "lens": "the answer's first token is among the ten likeliest after some layer, by the logit lens",
-    "probe": "a linear probe, fitted on other facts, picks the answer among those of the relation",
+    "probe": "a linear probe of some layer, fitted on other facts, picks the answer among those of the relation",
     "8 bits": "the edited weights rounded to 8 bits",
     "4 bits": "the edited weights rounded to 4 bits",
     "relearn": "after a step or three of Adam on the forgotten facts themselves (mean)",
@@ -53,7 +53,8 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
         found[name] = [hits.get(f.id) for f in facts]
     found["context"] = _right(model, tokenizer, [(in_context(f, others), f.target) for f in facts])
     found["lens"] = (lens(model, tokenizer, facts) < 10).any(0).astype(float).tolist()
-    found["probe"] = probe(model, tokenizer, facts, others)
+    right, left_out = probe(model, tokenizer, facts, others)
+    found["probe"] = right[left_out.mean(1).argmax()].tolist()
     for bits in (8, 4):
         with quantised(model, weights, bits):
             found[f"{bits} bits"] = asked()
@@ -101,32 +102,30 @@ def lens(model: nn.Module, tokenizer, facts: Sequence[Fact]) -> np.ndarray:
 
 @torch.no_grad()
 def probe(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact],
-          ridge: float = 0.1) -> list[float]:
-    """Whether a linear probe finds each fact's answer among the answers of its relation: 1 or 0 a fact.
+          ridge: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a linear probe finds each fact's answer among the answers of its relation, after each layer.
 
     Per layer a ridge regression from hidden states at the prompts' last tokens to the output embeddings of the
-    answers' first tokens, fitted on `others`; the nearest candidate by cosine is its answer. The layer is the one
-    that does best on the others themselves, each left out in turn. ridge: as a share of the mean squared length.
+    answers' first tokens, fitted on `others`; the nearest candidate by cosine is its answer. Returns 1 or 0,
+    (layers, facts), and the same for the others, each left out in turn, (layers, others), which tells how good a
+    layer's probe is without a look at the facts. ridge: as a share of the mean squared length of a state.
     """
     everyone = [*others, *facts]
     states, gold = _last_states(model, tokenizer, everyone)
     n, table = len(others), model.get_output_embeddings().weight.detach()[gold.to(model.device)].double().cpu()
     options = [sorted({int(g) for f, g in zip(everyone, gold) if f.relation == fact.relation}) for fact in everyone]
-    vectors = dict(zip(gold.tolist(), table))
-    best, found = -1.0, []
-    for x in states.double().cpu():
-        x, y = x - x[:n].mean(0), table - table[:n].mean(0)
+    vectors, middle = dict(zip(gold.tolist(), table)), table[:n].mean(0)
+    found = np.zeros((len(states), len(everyone)))
+    for layer, x in enumerate(states.double().cpu()):
+        x, y = x - x[:n].mean(0), table[:n] - middle
         gram = x[:n] @ x[:n].T
         inverse = torch.linalg.inv(gram + ridge * gram.trace() / n * torch.eye(n, dtype=gram.dtype))
-        left_out = y[:n] - (inverse @ y[:n]) / inverse.diagonal()[:, None]  # each predicted by all the others
-        guess = torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y[:n]])
-        hits = []
+        left_out = y - (inverse @ y) / inverse.diagonal()[:, None]  # each predicted by all the others
+        guess = torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y])
         for i, (point, tokens) in enumerate(zip(guess, options)):
-            places = torch.stack([vectors[t] for t in tokens]) - table[:n].mean(0)
-            hits.append(float(tokens[int(torch.cosine_similarity(places, point[None]).argmax())] == int(gold[i])))
-        if np.mean(hits[:n]) > best:
-            best, found = float(np.mean(hits[:n])), hits[n:]
-    return found
+            places = torch.stack([vectors[t] for t in tokens]) - middle
+            found[layer, i] = tokens[int(torch.cosine_similarity(places, point[None]).argmax())] == int(gold[i])
+    return found[:, n:], found[:, :n]
 
 
 @contextmanager
