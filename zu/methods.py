@@ -330,10 +330,13 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
         targets = optimise(model, tokenizer, facts, last, before, **shared)
     if moments is None:
         moments = read_moments(model, tokenizer, layers)
+    below: dict[str, dict] = {"facts": {}, "bare": {}, "anchors": {}}  # what enters the lowest layer is read once
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if layer not in moments or any(layer not in e.keys for e in earlier):
             raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")
-        keys, bare = subject_keys(model, tokenizer, facts, sorted({layer, last}), before, kind.each)
+        needed = sorted({layer, last})
+        keys, bare = subject_keys(model, tokenizer, facts, needed, before, kind.each,
+                                  below["facts"])
         weight, key = down_proj(model, layer).weight, keys[layer]
         W, K_f = weight.double(), key.T
         residual = (targets.z.to(weight.device) - bare.hidden[last].to(weight.device)).double().T
@@ -342,7 +345,8 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
             key = torch.einsum("p,pnm->nm", share, key.view(len(before), len(facts), -1))
             residual = torch.einsum("p,dn->dpn", share, residual).flatten(1)
             if s.bare:
-                alone = s.bare ** 0.5 * subject_keys(model, tokenizer, _bare(facts), [layer], before, True)[0][layer].T
+                alone = s.bare ** 0.5 * subject_keys(model, tokenizer, _bare(facts), needed, before, True,
+                                                     below["bare"])[0][layer].T
                 K_f, residual = torch.cat([K_f, alone], 1), torch.cat([residual, s.bare ** 0.5 * residual], 1)
         V_f = W @ key.T
         if getattr(s, "V_f", "outputs") == "optimised":
@@ -351,7 +355,8 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, see
         spared = [e.keys[layer].to(weight.device).double() for e in earlier]
         if anchors and s.anchor:
             alone = _bare({f.subject: f for f in anchors}.values()) if kind.each and s.bare else []
-            spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, [*anchors, *alone], [layer])[0][layer])
+            spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, [*anchors, *alone], needed,
+                                                         below=below["anchors"])[0][layer])
         K_p = torch.cat(spared).T if spared else None
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),

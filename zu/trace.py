@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -121,11 +122,41 @@ def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool
 
 
 @torch.no_grad()
-def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int = 4096) -> Trace:
+def entering(model: nn.Module, batch: Batch, layer: int, last: int = -1) -> tuple[torch.Tensor, dict[int, dict]]:
+    """The states that enter `layer`, and what each layer from there to `last` is called with beside its states."""
+    body, states, calls = decoder(model), [], {}
+    last %= len(body.layers)
+
+    def keep(module, args, kwargs, i):
+        calls[i] = kwargs
+        if i == layer:
+            states.append(args[0])
+
+    pairs = [(partial(body.layers[i].register_forward_pre_hook, with_kwargs=True), partial(keep, i=i))
+             for i in range(layer, last + 1)]
+    with hooks(*pairs):
+        forward_until(model, last, batch)
+    return states[0], calls
+
+
+def run_from(model: nn.Module, states: torch.Tensor, calls: dict[int, dict], last: int = -1) -> torch.Tensor:
+    """The states that leave layer `last`, given what `entering` found."""
+    last %= len(decoder(model).layers)
+    for i in range(min(calls), last + 1):
+        states = decoder(model).layers[i](states, **calls[i])
+        states = states[0] if isinstance(states, tuple) else states
+    return states
+
+
+@torch.no_grad()
+def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int = 4096,
+          below: dict | None = None) -> Trace:
     """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
 
     The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens. Results are
     on the model's device in its dtype, row i belonging to row i of the batch, whatever the parts were.
+    below: an empty dict, handed in again with the same batch while no weight below the lowest layer of the first call
+    changes: it keeps what enters that layer, so that nothing below is computed twice.
     """
     found: dict[str, dict[int, list]] = {"keys": {}, "values": {}, "hidden": {}}
     order = []
@@ -150,8 +181,15 @@ def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int 
             pairs += [(down_proj(model, layer).register_forward_pre_hook, key),
                       (down_proj(model, layer).register_forward_hook, value),
                       (decoder(model).layers[layer].register_forward_hook, hidden)]
-        with hooks(*pairs):
-            forward_until(model, max(layers), part)
+        if below is None:
+            with hooks(*pairs):
+                forward_until(model, max(layers), part)
+        else:
+            number = len(order)
+            if number not in below:
+                below[number] = entering(model, part, min(layers), max(layers))
+            with hooks(*pairs):
+                run_from(model, *below[number], max(layers))
     back = torch.cat(order).argsort()
     joined = {kind: {layer: torch.cat(parts)[back.to(parts[0].device)] for layer, parts in by_layer.items()}
               for kind, by_layer in found.items()}
@@ -203,14 +241,15 @@ def prefix_weights(n: int) -> torch.Tensor:
 
 
 def subject_keys(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int],
-                 before: Sequence[str] = ("",), each: bool = False) -> tuple[dict[int, torch.Tensor], Trace]:
+                 before: Sequence[str] = ("",), each: bool = False,
+                 below: dict | None = None) -> tuple[dict[int, torch.Tensor], Trace]:
     """The facts' keys by layer, (n, m) float64, averaged over the prefixes `before`, and the bare prompts' trace.
 
     each: all p · n keys instead, prefix after prefix, times the square root of their weight in the average. A key
-    depends on nothing to the right of the subject, so the sequences end there.
+    depends on nothing to the right of the subject, so the sequences end there. below: as in `trace`.
     """
     rows = [encode(tokenizer, fact, prefix) for prefix in before for fact in facts]
-    seen = trace(model, collate([(ids[:p + 1], p) for ids, p in rows], model.device), layers)
+    seen = trace(model, collate([(ids[:p + 1], p) for ids, p in rows], model.device), layers, below=below)
     n, weights, how = len(facts), prefix_weights(len(before)), "p,pnm->nm"
     if each:
         weights, how = weights.sqrt(), "p,pnm->pnm"

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from .evaluate import split_answer
 from .facts import Fact
 from .models import decoder, down_proj, logits
 from .targets import target_ids
-from .trace import Batch, collate, hooks
+from .trace import Batch, collate, entering, hooks, run_from
 
 #: A sequence's token ids, and how many at its end count: those of the answer.
 Row = tuple[list[int], int]
@@ -62,7 +61,7 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     add up. Raises `EditError` when the loss or a gradient is not finite.
     """
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
-    parts = [(index, part, _below(model, part, min(layers))) for index, part in batch.split(tokens)]
+    parts = [(index, part, entering(model, part, min(layers))) for index, part in batch.split(tokens)]
     new = {i: down_proj(model, i).weight.detach().float().clone().requires_grad_() for i in layers}
     adam, weight = torch.optim.Adam(new.values(), lr=lr), torch.tensor(weights).to(model.device, torch.float32)
     start, losses = torch.zeros_like(weight), torch.zeros(steps, dtype=torch.float32)
@@ -86,29 +85,9 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     return {i: w.detach() for i, w in new.items()}, losses
 
 
-@torch.no_grad()
-def _below(model, part: Batch, lowest: int) -> tuple[torch.Tensor, dict[int, dict]]:
-    """The states that enter layer `lowest`, and what each layer from there on is called with beside them."""
-    body, states, seen = decoder(model), [], {}
-
-    def keep(module, args, kwargs, i):
-        seen[i] = kwargs
-        if i == lowest:
-            states.append(args[0])
-
-    pairs = [(partial(body.layers[i].register_forward_pre_hook, with_kwargs=True), partial(keep, i=i))
-             for i in range(lowest, len(body.layers))]
-    with hooks(*pairs):
-        body(input_ids=part.ids, attention_mask=part.mask, use_cache=False)
-    return states[0], seen
-
-
 def _answers(model, part: Batch, seen) -> torch.Tensor:
     """Each row's log-probability of its answer, summed over its tokens: (rows,); logits only where it stands."""
-    x, calls = seen
-    for i, kwargs in calls.items():
-        x = decoder(model).layers[i](x, **kwargs)
-        x = x[0] if isinstance(x, tuple) else x
+    x = run_from(model, *seen)
     at, ends = torch.arange(1, part.ids.shape[1], device=part.ids.device), part.mask.sum(1, keepdim=True)
     reads = (at < ends) & (at >= ends - part.position[:, None])
     logp = logits(model, decoder(model).norm(x[:, :-1][reads.to(x.device)])).log_softmax(-1)
