@@ -139,3 +139,15 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid):
     assert (model.get_parameter(name) == before).all()
     with pytest.raises(ValueError, match="unseen"):
         experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})
+
+
+def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, monkeypatch):
+    model, tokenizer, facts, arguments = grid
+    seen, real = [], experiment.prefixes
+    monkeypatch.setattr(experiment, "prefixes", lambda *a, **k: seen.append(1) or real(*a, **k))
+    given = []
+    unlearn = experiment.unlearn
+    monkeypatch.setattr(experiment, "unlearn", lambda *a, **k: given.append(k["before"]) or unlearn(*a, **k))
+    experiment.run_grid(model, tokenizer, facts, **arguments)
+    assert len(seen) == 1 and len(given) == 4
+    assert all(texts == zu.trace.prefixes(model, tokenizer, seed=0) for texts in given)

@@ -31,6 +31,25 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
                 torch.testing.assert_close(seen.hidden[layer][i], hidden, rtol=1e-5, atol=1e-5)
 
 
+def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(tiny, facts):
+    model, tokenizer = tiny
+    batch, below, runs = trace.collate([trace.encode(tokenizer, fact) for fact in facts]), {}, []
+    first = trace.trace(model, batch, [1, 3], tokens=20, below=below)
+    assert torch.equal(first.keys[1], trace.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below) > 1
+    with torch.no_grad():
+        models.down_proj(model, 1).weight.mul_(1.5)  # as an edit would, between two layers
+    plain = trace.trace(model, batch, [2, 3], tokens=20)
+    watch = [layer.register_forward_hook(lambda *a, i=i: runs.append(i)) for i, layer in
+             enumerate(models.decoder(model).layers)]
+    again = trace.trace(model, batch, [2, 3], tokens=20, below=below)
+    for hook in watch:
+        hook.remove()
+    assert set(runs) == {1, 2, 3} and not torch.equal(again.hidden[3], first.hidden[3])
+    for kind in ("keys", "values", "hidden"):
+        for layer in (2, 3):
+            assert torch.equal(getattr(again, kind)[layer], getattr(plain, kind)[layer])
+
+
 def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny, facts):
     model, tokenizer = tiny
     right = trace.collate([trace.encode(tokenizer, fact) for fact in facts])

@@ -28,6 +28,7 @@ from .facts import Fact, Facts
 from .methods import METHODS, settings_for, unlearn
 from .models import fingerprint, resolve_layers, write_whole
 from .moments import moments
+from .trace import prefixes
 
 FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
@@ -110,7 +111,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             settings_for(name, **settings)
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
-    base_ppl = C0 = None
+    base_ppl = C0 = before = None
 
     def standard(model, tokenizer, facts, edit):
         nonlocal base_ppl
@@ -149,9 +150,10 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                     if C0 is None:
                         with _stage(seconds, "moments"):
                             C0 = moments(model, tokenizer, layers, corpus or None, tokens=moment_tokens)
+                    before = before or prefixes(model, tokenizer)
                     with _stage(seconds, "edit"):
-                        edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, **takes,
-                                       **settings)
+                        edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, before=before,
+                                       **takes, **settings)
                 with edit or nullcontext(), _stage(seconds, "evaluate"):
                     metrics = (measure or standard)(model, tokenizer, forget, edit)
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,

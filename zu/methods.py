@@ -262,13 +262,15 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DEFAULT, *,
             layers: Sequence[int | float] | None = None, seed: int = 0, targets: Targets | None = None,
             moments: dict[int, torch.Tensor] | None = None, earlier: Sequence[Edit] = (),
-            anchors: Sequence[Fact] = (), retain: Sequence[str] | None = None, **settings) -> Edit:
+            anchors: Sequence[Fact] = (), retain: Sequence[str] | None = None, before: Sequence[str] | None = None,
+            **settings) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
     layers: indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`). ROME and the
     methods that descend change the middle one only. seed: of the prefixes, and of the default text to retain.
-    targets, moments: results of `find_targets` for the last layer and of `zu.moments`, when they are at hand; both
-    must come from the unedited model. Where the middle layer is not the last, ROME finds its own targets.
+    targets, moments, before: results of `find_targets` for the last layer, of `zu.moments` and of `zu.trace.prefixes`,
+    when they are at hand; all must come from the unedited model. Where the middle layer is not the last, ROME finds its
+    own targets.
     earlier: edits of the same layers whose facts' values shall stay; anchors: prompts with other subjects whose values
     shall stay, see `zu.anchors` (memit, alphaedit, zerounlearn, exact, anchored). retain: ordinary text for graddiff,
     by default some of the embedded prose. settings: the method's own, see `METHODS`.
@@ -298,7 +300,9 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
             for layer, weight in new.items():
                 edit.set(weight_name(model, layer), weight)
         else:
-            _locate(edit, kind, s, tokenizer, facts, layers, seed, targets, moments, earlier, anchors)
+            before = prefixes(model, tokenizer, seed=seed) if before is None else before
+            _locate(edit, kind, s, tokenizer, facts, layers, before[:s.n_prefixes + 1], targets, moments, earlier,
+                    anchors)
     except BaseException:
         edit.restore()
         raise
@@ -320,11 +324,10 @@ def _bare(facts: Iterable[Fact]) -> list[Fact]:
     return [replace(fact, prompt="{}") for fact in facts]
 
 
-def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, seed, targets, moments, earlier,
+def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, before, targets, moments, earlier,
             anchors) -> None:
     """Algorithm 1's loop over the layers."""
     model, last = edit.model, layers[-1]
-    before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
     shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp")}
     if targets is None:
         targets = optimise(model, tokenizer, facts, last, before, **shared)
