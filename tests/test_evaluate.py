@@ -3,6 +3,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import zu
+from zu import models, trace
 from zu.evaluate import bootstrap, score, split_answer
 
 
@@ -53,7 +55,7 @@ def test_the_two_rules_and_the_counts(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     values = {"the language of Paris": (0.0, 0.75, 0.1)}
 
-    def fake(model, tokenizer, pairs, tokens=0):
+    def fake(model, tokenizer, pairs, tokens=0, below=None):
         return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer in pairs])
 
     monkeypatch.setattr(sys.modules["zu.evaluate"], "score", fake)
@@ -146,3 +148,25 @@ def test_base_accuracies_on_real_samples_are_those_of_asking_one_by_one(name):
     print(name, len(facts), expected)
     for kind, value in expected.items():
         assert getattr(found, kind) == pytest.approx(value, rel=1e-12, nan_ok=True)
+
+
+def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_remembered(tiny, facts, texts):
+    model, tokenizer = tiny
+    asked = [replace(f, paraphrases=("{} has the capital",), neighbors=(("The capital of Peru is", "Lima"),))
+             for f in facts]
+    below = trace.Below(2)
+    for factor in (1.0, 1.5):  # the second time from memory, after a change above
+        with torch.no_grad():
+            models.down_proj(model, 2).weight.mul_(factor)
+        plain = zu.evaluate(model, tokenizer, asked), zu.perplexity(model, tokenizer, texts, tokens=300)
+        again = (zu.evaluate(model, tokenizer, asked, below=below),
+                 zu.perplexity(model, tokenizer, texts, tokens=300, below=below))
+        assert str(plain) == str(again) and len(below.seen) >= 2
+
+
+def test_a_memory_without_room_reads_anew(tiny, facts):
+    model, tokenizer = tiny
+    below = trace.Below(2, limit=10)
+    pairs = [(f.text, f.target) for f in facts]
+    assert (score(model, tokenizer, pairs, below=below) == score(model, tokenizer, pairs)).all()
+    assert not below.seen

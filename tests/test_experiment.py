@@ -122,9 +122,10 @@ def test_a_grid_hands_each_draw_its_anchors_and_only_to_methods_that_take_them(g
         assert same == (r["method"] != "memit")
 
 
-def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid):
+@pytest.mark.parametrize("layer", [0, 2])  # below the layers of the grid, and among them
+def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
     model, tokenizer, facts, arguments = grid
-    name = zu.models.weight_name(model, 2)
+    name = zu.models.weight_name(model, layer)
     before = model.get_parameter(name).clone()
 
     def zeroed(model, tokenizer, forget):
@@ -136,6 +137,8 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid):
     rows = experiment.run_grid(model, tokenizer, facts, **arguments)
     ppl = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(ppl["zeroed", seed] != ppl["base", seed] for seed in (1, 2))
+    with zeroed(model, tokenizer, facts):
+        assert zu.perplexity(model, tokenizer, tokens=600) == ppl["zeroed", 2]
     assert (model.get_parameter(name) == before).all()
     with pytest.raises(ValueError, match="unseen"):
         experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})
@@ -151,3 +154,11 @@ def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, mon
     experiment.run_grid(model, tokenizer, facts, **arguments)
     assert len(seen) == 1 and len(given) == 4
     assert all(texts == zu.trace.prefixes(model, tokenizer, seed=0) for texts in given)
+
+
+def test_what_a_measure_returns_stands_in_place_of_the_scores_or_beside_them(grid):
+    model, tokenizer, facts, arguments = grid
+    arguments |= {"methods": ["base"], "seeds": [1], "measure": lambda *_: {"mine": 1}}
+    assert experiment.run_grid(model, tokenizer, facts, **arguments)[0]["metrics"] == {"mine": 1}
+    both = experiment.run_grid(model, tokenizer, facts, extend=True, **arguments)[0]["metrics"]
+    assert both["mine"] == 1 and {"eff", "gen", "spe", "ppl"} < set(both)

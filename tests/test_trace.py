@@ -33,9 +33,9 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
 
 def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(tiny, facts):
     model, tokenizer = tiny
-    batch, below, runs = trace.collate([trace.encode(tokenizer, fact) for fact in facts]), {}, []
+    batch, below, runs = trace.collate([trace.encode(tokenizer, fact) for fact in facts]), trace.Below(1), []
     first = trace.trace(model, batch, [1, 3], tokens=20, below=below)
-    assert torch.equal(first.keys[1], trace.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below) > 1
+    assert torch.equal(first.keys[1], trace.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below.seen) > 1
     with torch.no_grad():
         models.down_proj(model, 1).weight.mul_(1.5)  # as an edit would, between two layers
     plain = trace.trace(model, batch, [2, 3], tokens=20)

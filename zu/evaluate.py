@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from .facts import Fact, Facts
-from .models import decoder, logits
+from .models import logits
 from .moments import corpus, pack
-from .trace import collate
+from .trace import Batch, Below, collate, last_states
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ def split_answer(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 1024) -> np.ndarray:
+def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 1024,
+          below: Below | None = None) -> np.ndarray:
     """Score (prompt, answer) pairs under teacher forcing: an array (pairs, 3).
 
     Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
-    probability of the whole answer. Logits are computed at the answers' positions only.
+    probability of the whole answer. Logits are computed at the answers' positions only. below: see `zu.trace.Below`.
     """
     rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
     if not rows:
@@ -73,7 +74,7 @@ def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, toke
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     out = np.zeros((len(rows), 3))
     for index, part in batch.split(tokens):
-        states = decoder(model)(input_ids=part.ids, attention_mask=part.mask, use_cache=False).last_hidden_state
+        states = last_states(model, part, below)
         at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)
         ends = part.mask.sum(1, keepdim=True)
         reads = (at + 1 < ends) & (at + 1 >= ends - part.position[:, None])
@@ -90,11 +91,12 @@ def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, toke
 
 
 def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | None = None,
-             tokens: int = 1024) -> Scores:
+             tokens: int = 1024, below: Below | None = None) -> Scores:
     """Efficacy, generality and specificity of a model on facts (Section 6.1); the model is not changed.
 
     rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
-    a fact first, then over facts. Batches hold about `tokens` tokens.
+    a fact first, then over facts. Batches hold about `tokens` tokens. below: what enters a layer below which no weight
+    has changed since, for prompts that are asked again; see `zu.trace.Below`.
     """
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
@@ -105,7 +107,7 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
     flat = [(kind, i, pair) for kind, groups in kinds.items() for i, g in enumerate(groups) for pair in g]
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(pair for _, _, pair in flat))
-    asked = dict(zip(unique, score(model, tokenizer, unique, tokens=tokens), strict=True))
+    asked = dict(zip(unique, score(model, tokenizer, unique, tokens=tokens, below=below), strict=True))
     out = {}
     for kind, groups in kinds.items():
         means = np.array([np.mean([asked[pair] for pair in g], 0) for g in groups if g]).reshape(-1, 3)
@@ -140,12 +142,13 @@ def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[
 
 @torch.no_grad()
 def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | None = None, *, tokens: int = 8192,
-               window: int = 512, stride: int = 256) -> float:
+               window: int = 512, stride: int = 256, below: Below | None = None) -> float:
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
     texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
     ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read. Each window of `window`
-    scores its last `stride` (the first one all), so that a token sees at least window − stride before it.
+    scores its last `stride` (the first one all), so that a token sees at least window − stride before it. below: as in
+    `evaluate`.
     """
     if texts is None:
         from . import world
@@ -160,7 +163,7 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     total, count = 0.0, 0
     for batch in torch.tensor(list(starts)).split(8):
         rows = torch.stack([ids[s:s + window] for s in batch.tolist()]).to(model.device)
-        states = decoder(model)(input_ids=rows, use_cache=False).last_hidden_state
+        states = last_states(model, Batch(rows, None, None), below)
         for start, row, state in zip(batch.tolist(), rows, states, strict=True):
             first = 1 if start == 0 else window - stride
             logp = logits(model, state[first - 1:-1]).log_softmax(-1)

@@ -26,9 +26,9 @@ from .edits import Edit
 from .evaluate import evaluate, perplexity
 from .facts import Fact, Facts
 from .methods import METHODS, settings_for, unlearn
-from .models import fingerprint, resolve_layers, write_whole
+from .models import decoder, fingerprint, resolve_layers, weight_name, write_whole
 from .moments import moments
-from .trace import prefixes
+from .trace import Below, prefixes
 
 FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
@@ -90,7 +90,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
              ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot",
              measure: Callable[..., dict] | None = None, about_measure: dict | None = None,
              anchors: Callable[[Facts, int], Sequence[Fact]] | None = None,
-             own: dict[str, Callable[..., Edit]] | None = None) -> list[dict]:
+             own: dict[str, Callable[..., Edit]] | None = None, extend: bool = False) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code from the same model, facts and settings is not made
@@ -99,7 +99,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     they are empty.
     measure: what to record in place of Eff, Gen, Spe and perplexity: called with (model, tokenizer, facts, edit) while
     the edit is on (None for "base"), it returns a dict of plain values. Its source and `about_measure`, whatever else
-    it depends on as plain values, decide with the rest whether a record still holds.
+    it depends on as plain values, decide with the rest whether a record still holds. extend: record it beside them.
     anchors: called with the facts to forget and the seed, what the methods that take anchors shall spare; a method
     with the setting ``anchor=0`` is run without. own: methods that are not zu's, by label: called with (model,
     tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest.
@@ -112,12 +112,15 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
     base_ppl = C0 = before = None
+    below, above = Below(min(layers)), {weight_name(model, i) for i in range(min(layers), len(decoder(model).layers))}
 
     def standard(model, tokenizer, facts, edit):
         nonlocal base_ppl
-        ppl = edit is None and base_ppl or perplexity(model, tokenizer, ppl_corpus or None, tokens=ppl_tokens)
+        kept = below if edit is None or above >= set(edit.parts) else None
+        ppl = edit is None and base_ppl or perplexity(model, tokenizer, ppl_corpus or None, tokens=ppl_tokens,
+                                                      below=kept)
         base_ppl = ppl if edit is None else base_ppl
-        return evaluate(model, tokenizer, facts).as_dict() | {"ppl": ppl}
+        return evaluate(model, tokenizer, facts, below=kept).as_dict() | {"ppl": ppl}
 
     for seed in seeds:
         forget = facts.sample(n, seed)
@@ -135,7 +138,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             if name in own:
                 inputs |= {"own": inspect.getsource(own[name])}
             if measure is not None:
-                about |= {"about_measure": about_measure or {}}
+                about |= {"about_measure": about_measure or {}, "extend": extend}
                 inputs |= about | {"measure": inspect.getsource(measure)}
             print_ = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             path = folder / f"{re.sub('[^a-zA-Z0-9.]+', '-', label)}-n{n}-seed{seed}.json"
@@ -155,7 +158,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                         edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, before=before,
                                        **takes, **settings)
                 with edit or nullcontext(), _stage(seconds, "evaluate"):
-                    metrics = (measure or standard)(model, tokenizer, forget, edit)
+                    metrics = {} if measure and not extend else standard(model, tokenizer, forget, edit)
+                    metrics |= measure(model, tokenizer, forget, edit) if measure else {}
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                                   "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
                 record = write_record(path, record)

@@ -15,7 +15,7 @@ from .facts import Fact
 from .models import down_proj, resolve_layers, weight_name
 from .moments import moments as read_moments
 from .targets import Targets, optimise
-from .trace import prefix_weights, prefixes, subject_keys
+from .trace import Below, prefix_weights, prefixes, subject_keys
 
 
 class Strict(BaseModel):
@@ -333,13 +333,12 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
         targets = optimise(model, tokenizer, facts, last, before, **shared)
     if moments is None:
         moments = read_moments(model, tokenizer, layers)
-    below: dict[str, dict] = {"facts": {}, "bare": {}, "anchors": {}}  # what enters the lowest layer is read once
+    below = Below(layers[0])
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if layer not in moments or any(layer not in e.keys for e in earlier):
             raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")
         needed = sorted({layer, last})
-        keys, bare = subject_keys(model, tokenizer, facts, needed, before, kind.each,
-                                  below["facts"])
+        keys, bare = subject_keys(model, tokenizer, facts, needed, before, kind.each, below)
         weight, key = down_proj(model, layer).weight, keys[layer]
         W, K_f = weight.double(), key.T
         residual = (targets.z.to(weight.device) - bare.hidden[last].to(weight.device)).double().T
@@ -349,7 +348,7 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
             residual = torch.einsum("p,dn->dpn", share, residual).flatten(1)
             if s.bare:
                 alone = s.bare ** 0.5 * subject_keys(model, tokenizer, _bare(facts), needed, before, True,
-                                                     below["bare"])[0][layer].T
+                                                     below)[0][layer].T
                 K_f, residual = torch.cat([K_f, alone], 1), torch.cat([residual, s.bare ** 0.5 * residual], 1)
         V_f = W @ key.T
         if getattr(s, "V_f", "outputs") == "optimised":
@@ -359,7 +358,7 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
         if anchors and s.anchor:
             alone = _bare({f.subject: f for f in anchors}.values()) if kind.each and s.bare else []
             spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, [*anchors, *alone], needed,
-                                                         below=below["anchors"])[0][layer])
+                                                         below=below)[0][layer])
         K_p = torch.cat(spared).T if spared else None
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),

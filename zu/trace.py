@@ -148,15 +148,44 @@ def run_from(model: nn.Module, states: torch.Tensor, calls: dict[int, dict], las
     return states
 
 
+class Below:
+    """What enters a layer, for batches that were read before, so that nothing below it is computed twice.
+
+    It holds while no weight below `layer` changes; it keeps up to `limit` bytes of states, and reads the rest anew.
+    """
+
+    def __init__(self, layer: int, limit: int = 2**30):
+        self.layer, self.room, self.seen = layer, limit, {}
+
+    def entering(self, model: nn.Module, batch: Batch, last: int = -1) -> tuple[torch.Tensor, dict[int, dict]]:
+        """As the function of that name for this layer, from memory where the same batch has been read before."""
+        key = tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in (batch.ids, batch.mask))
+        found = self.seen.get(key)
+        if found is None or last % len(decoder(model).layers) not in found[1]:
+            found = entering(model, batch, self.layer, last)
+            size = found[0].numel() * found[0].element_size()
+            if key in self.seen or size <= self.room:
+                self.room -= 0 if key in self.seen else size
+                self.seen[key] = found
+        return found
+
+
+@torch.no_grad()
+def last_states(model: nn.Module, batch: Batch, below: Below | None = None) -> torch.Tensor:
+    """What the output head sees of a batch: (rows, length, d)."""
+    if below is None:
+        return decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+    return decoder(model).norm(run_from(model, *below.entering(model, batch)))
+
+
 @torch.no_grad()
 def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int = 4096,
-          below: dict | None = None) -> Trace:
+          below: Below | None = None) -> Trace:
     """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
 
     The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens. Results are
     on the model's device in its dtype, row i belonging to row i of the batch, whatever the parts were.
-    below: an empty dict, handed in again with the same batch while no weight below the lowest layer of the first call
-    changes: it keeps what enters that layer, so that nothing below is computed twice.
+    below: of a layer no higher than the lowest of these; see `Below`.
     """
     found: dict[str, dict[int, list]] = {"keys": {}, "values": {}, "hidden": {}}
     order = []
@@ -181,15 +210,9 @@ def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int 
             pairs += [(down_proj(model, layer).register_forward_pre_hook, key),
                       (down_proj(model, layer).register_forward_hook, value),
                       (decoder(model).layers[layer].register_forward_hook, hidden)]
-        if below is None:
-            with hooks(*pairs):
-                forward_until(model, max(layers), part)
-        else:
-            number = len(order)
-            if number not in below:
-                below[number] = entering(model, part, min(layers), max(layers))
-            with hooks(*pairs):
-                run_from(model, *below[number], max(layers))
+        seen = below and below.entering(model, part, max(layers))
+        with hooks(*pairs):
+            run_from(model, *seen, max(layers)) if seen else forward_until(model, max(layers), part)
     back = torch.cat(order).argsort()
     joined = {kind: {layer: torch.cat(parts)[back.to(parts[0].device)] for layer, parts in by_layer.items()}
               for kind, by_layer in found.items()}
@@ -242,7 +265,7 @@ def prefix_weights(n: int) -> torch.Tensor:
 
 def subject_keys(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int],
                  before: Sequence[str] = ("",), each: bool = False,
-                 below: dict | None = None) -> tuple[dict[int, torch.Tensor], Trace]:
+                 below: Below | None = None) -> tuple[dict[int, torch.Tensor], Trace]:
     """The facts' keys by layer, (n, m) float64, averaged over the prefixes `before`, and the bare prompts' trace.
 
     each: all p · n keys instead, prefix after prefix, times the square root of their weight in the average. A key
