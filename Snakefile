@@ -10,8 +10,10 @@ from snakemake.exceptions import WorkflowError
 
 # Chapters that measure time get every core to themselves; the others run two at a time, which takes less time in all.
 ALONE = {"lemma_many", "cost"}
-# The longest go first, so that none of them is left over at the end.
-LONG = ["few_shot", "anchors", "gone", "many_facts", "ablation"]
+# These go first: the one is long, and others read its records; the other needs no moments, which it computes for all.
+FIRST = ["few_shot", "tracing"]
+# Then the longest, so that none of them is left over at the end.
+LONG = ["anchors", "gone", "many_facts", "ablation"]
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
@@ -148,12 +150,17 @@ rule execute:
         """
 
 
+use rule execute as execute_first with:
+    output: f"build/executed/{{page,{'|'.join(FIRST)}}}.ipynb"
+    priority: 2
+
+
 use rule execute as execute_long with:
     output: f"build/executed/{{page,{'|'.join(LONG)}}}.ipynb"
     priority: 1
 
 
-ruleorder: execute_long > execute
+ruleorder: execute_first > execute_long > execute
 
 
 # Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass.
