@@ -169,7 +169,7 @@ rule html:
         chapters=expand("build/executed/{page}.ipynb", page=CHAPTERS),
         pages=[str(SOURCE[page]) for page in PAGES if page not in CHAPTERS],
         rest=["_config.yml", "_toc.yml", "references.bib"],
-        static=sorted(str(p) for p in Path("book/_static").rglob("*") if p.is_file()),
+        static=sorted(str(p) for room in ("_static", "_ext") for p in Path("book", room).glob("*.*")),
     output: "build/html/index.html"
     log: "build/logs/html.log"
     shell:
@@ -177,7 +177,7 @@ rule html:
         exec 2>&1; start=$SECONDS; echo "  html ..."
         rm -rf build/site build/_build build/html
         mkdir -p build/site
-        cp -R {input.chapters} {input.pages} {input.rest} book/_static build/site/
+        cp -R {input.chapters} {input.pages} {input.rest} book/_static book/_ext build/site/
         jupyter-book build build/site --path-output build -W -n --keep-going > {log} 2>&1 < /dev/null || {{
             echo "  html FAILED; from {log}:"
             grep -E 'WARNING|ERROR|Error' {log} || tail -n 30 {log}

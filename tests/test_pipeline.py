@@ -1,5 +1,6 @@
 """What `make book` promises, on a copy of the project whose book is two stand-in chapters."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ HEAD = "---\nkernelspec: {display_name: Python 3, language: python, name: python
 CHAPTER = HEAD + r"""
 # Stand-in
 
-See {eq}`eq-one` in {cite}`zerounlearn`.
+See {eq}`eq-one` in {cite}`zerounlearn`. An {term}`edit` is drawn in {numref}`fig-line`.
 
 $$\hat W = P\,(I + \beta R K_f^\top)\,W$$ (eq-one)
 
@@ -27,6 +28,23 @@ n: int = 3  # a number
 
 ```{code-cell} ipython3
 print("n is", n)
+```
+
+```{code-cell} ipython3
+---
+mystnb:
+  figure: {name: fig-line, caption: A line.}
+  image: {alt: A line that rises.}
+---
+import matplotlib.pyplot as plt
+plt.plot([0, 1]);
+```
+"""
+GLOSSARY = """# Glossary
+
+```{glossary}
+edit
+  A change that *can* be taken back.
 ```
 """
 OTHER = HEAD + """
@@ -63,12 +81,13 @@ def built(tmp_path_factory):
     for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)
-    shutil.copytree(ROOT / "book/_static", project / "book/_static")
+    for room in ("_static", "_ext"):
+        shutil.copytree(ROOT / "book" / room, project / "book" / room, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "book/stand_in.md").write_text(CHAPTER)
     (project / "book/other.md").write_text(OTHER)
-    (project / "_toc.yml").write_text(
-        "format: jb-book\nroot: stand_in\nparts: [{chapters: [{file: other}, {file: references}]}]\n"
-    )
+    (project / "book/glossary.md").write_text(GLOSSARY)
+    (project / "_toc.yml").write_text("format: jb-book\nroot: stand_in\n"
+                                      "parts: [{chapters: [{file: other}, {file: glossary}, {file: references}]}]\n")
     (project / "profiles").mkdir()
     (project / "profiles/test.yaml").write_text("stand_in: {n: 5}\n")
     run = make(project, "book")
@@ -86,6 +105,28 @@ def project(built, tmp_path):
 def test_the_page_shows_the_profiles_parameters(built):
     assert "url=stand_in.html" in (built / "build/html/index.html").read_text()
     assert "n is 5" in (built / "build/html/stand_in.html").read_text()
+
+
+def test_a_page_says_when_it_was_run_and_offers_its_notebook_and_its_figures(built):
+    page = (built / "build/html/stand_in.html").read_text()
+    line = re.search(r'<p class="zu-page">(.*?)</p>', page, re.S)[1]
+    assert re.match(r"1 minutes? to read · last run \d+ \w+ \d{4}, \d+ s, with n = 5 · ", line)
+    assert 'href="_sources/stand_in.ipynb"' in line
+    figure = re.search(r'<a class="zu-figure[^>]*href="([^"]*)"><img alt="A line that rises."', page)[1]
+    assert (built / "build/html/_sources/stand_in.ipynb").exists() and (built / "build/html" / figure).exists()
+    assert 'zu-page' not in (built / "build/html/references.html").read_text()
+
+
+def test_a_word_of_the_glossary_says_what_it_means(built):
+    assert re.search(r'<a class="zu-term[^>]*glossary.html#term-edit" title="A change that can be taken back."',
+                     (built / "build/html/stand_in.html").read_text())
+
+
+def test_a_figure_that_says_nothing_to_the_blind_fails_the_build(project):
+    (project / "book/stand_in.md").write_text(CHAPTER.replace("  image: {alt: A line that rises.}\n", ""))
+    run = make(project, "book")
+    assert run.returncode != 0
+    assert "html FAILED" in run.stdout and "no alt text" in run.stdout
 
 
 def test_no_page_loads_anything_from_another_host(built):

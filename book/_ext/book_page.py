@@ -1,0 +1,96 @@
+"""What a page has beside its text: a line under its title, words that explain themselves, figures that open."""
+import math
+from datetime import datetime
+
+import nbformat
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.util import logging
+
+WORDS, LINES = 200, 20  # read in a minute: of prose, of code
+GLOSSARY = "glossary"
+
+
+def reading_minutes(notebook) -> int:
+    """Minutes to read what a page shows of a notebook, rounded up."""
+    words = lines = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            words += len(cell.source.split())
+        elif not {"remove-input", "remove-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
+            lines += sum(bool(line.strip()) for line in cell.source.splitlines())
+    return max(math.ceil(words / WORDS + lines / LINES), 1)
+
+
+def last_run(notebook) -> str:
+    """When papermill ran a notebook, for how long and with which parameters of its own; empty where it did not."""
+    mill = notebook.metadata.get("papermill", {})
+    if not mill.get("start_time"):
+        return ""
+    when, took = datetime.fromisoformat(mill["start_time"]), mill.get("duration") or 0
+    took = f"{took / 60:.0f} min" if took >= 90 else f"{took:.0f} s"
+    given = ", ".join(f"{name} = {value}" for name, value in mill.get("parameters", {}).items())
+    return f"last run {when:%-d %B %Y}, {took}, {'with ' + given if given else 'with its defaults'}"
+
+
+def under_title(app, doctree):
+    """Reading time, what to read before, the last run and the notebook, under the title of a page that was executed."""
+    page = app.env.docname
+    path, title = app.env.doc2path(page), next(doctree.findall(nodes.title), None)
+    if not str(path).endswith(".ipynb") or title is None:
+        return
+    notebook = nbformat.read(path, as_version=4)
+    line = nodes.paragraph(classes=["zu-page"])
+    minutes = reading_minutes(notebook)
+    line += nodes.Text(f"{minutes} minute{'s' * (minutes > 1)} to read")
+    for i, needed in enumerate(app.config.page_needs.get(page, [])):
+        line += nodes.Text(", " if i else " · after ")
+        link = addnodes.pending_xref("", refdomain="std", reftype="doc", reftarget=needed, refdoc=page,
+                                     refexplicit=False, refwarn=True)
+        link += nodes.inline(needed, needed)
+        line += link
+    if run := last_run(notebook):
+        line += nodes.Text(f" · {run}")
+    line += [nodes.Text(" · "), nodes.reference("", "notebook", refuri=f"_sources/{page}.ipynb", internal=True)]
+    title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def definitions(env) -> dict[str, str]:
+    """The glossary's definitions by the id of their term."""
+    if GLOSSARY not in env.found_docs:
+        return {}
+    found = {}
+    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
+        text = next(item.findall(nodes.definition)).astext().replace("\n", " ")
+        for term in item.findall(nodes.term):
+            found |= dict.fromkeys(term["ids"], text)
+    return found
+
+
+def on_page(app, doctree, page):
+    """A term gets its definition as a title, a figure a link to its own file; one with no alt text is a fault."""
+    if app.builder.format != "html":
+        return
+    if not hasattr(app.env, "zu_definitions"):
+        app.env.zu_definitions = definitions(app.env)
+    for link in doctree.findall(nodes.reference):
+        where, _, anchor = link.get("refuri", "").rpartition("#")
+        if anchor in app.env.zu_definitions and page != GLOSSARY:
+            link["reftitle"] = app.env.zu_definitions[anchor]
+            link["classes"].append("zu-term")
+    for image in list(doctree.findall(nodes.image)):
+        if not image.get("alt", "").strip():
+            logging.getLogger(__name__).warning("an image has no alt text: %s", image.get("uri"), location=image)
+        uri = image.get("uri", "")
+        if uri in app.env.images and not isinstance(image.parent, nodes.reference):
+            link = nodes.reference("", "", refuri=f"_images/{app.env.images[uri][1]}", classes=["zu-figure"])
+            image.replace_self(link)
+            link += image
+
+
+def setup(app):
+    """Sphinx's way in."""
+    app.add_config_value("page_needs", {}, "env")
+    app.connect("doctree-read", under_title)
+    app.connect("doctree-resolved", on_page)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
