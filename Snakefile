@@ -29,7 +29,7 @@ for page, path in SOURCE.items():
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
 # A chapter that reads another chapter's records runs after it, and one that finds its targets in the cache.
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
-AFTER = {"intro": ["few_shot"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
+AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
 # A chapter that reads files of its own runs again when one of them changes.
 READS = {"downstream": sorted(map(str, Path("book/tasks").glob("*.*")))}
 

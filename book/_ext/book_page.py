@@ -29,7 +29,7 @@ def last_run(notebook) -> str:
         return ""
     when, took = datetime.fromisoformat(mill["start_time"]), mill.get("duration") or 0
     took = f"{took / 60:.0f} min" if took >= 90 else f"{took:.0f} s"
-    given = ", ".join(f"{name} = {value}" for name, value in mill.get("parameters", {}).items())
+    given = ", ".join(f"{name} = {value}" for name, value in mill.get("parameters", {}).items() if name != "records")
     return f"last run {when:%-d %B %Y}, {took}, {'with ' + given if given else 'with its defaults'}"
 
 
