@@ -189,6 +189,7 @@ rule html:
             echo "  html FAILED: these load from another host"
             exit 1
         fi
+        python tools/links.py build/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
         mv build/_build/html build/html
         echo "  html done in $((SECONDS - start)) s"
         """

@@ -78,7 +78,8 @@ def stamps(project):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     project = tmp_path_factory.mktemp("built")
-    for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md"):
+    for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md",
+                 "tools/links.py"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)
     for room in ("_static", "_ext"):
@@ -127,6 +128,15 @@ def test_a_figure_that_says_nothing_to_the_blind_fails_the_build(project):
     run = make(project, "book")
     assert run.returncode != 0
     assert "html FAILED" in run.stdout and "no alt text" in run.stdout
+
+
+@pytest.mark.parametrize("link", ["nowhere.html", "stand_in.html#nowhere"])
+def test_a_link_that_leads_nowhere_fails_the_build(project, link):
+    page = project / "book/references.md"
+    page.write_text(page.read_text() + f'\n<a href="{link}">there</a>\n')
+    run = make(project, "book")
+    assert run.returncode != 0
+    assert f"references.html: {link}" in run.stdout and "lead nowhere" in run.stdout
 
 
 def test_no_page_loads_anything_from_another_host(built):
