@@ -88,10 +88,13 @@ def on_page(app, doctree, page):
             link += image
 
 
-def named_as_seen(app, page, template, context, doctree):
-    """A button is called what stands on it: the label that hidden cells come with says something else to the blind."""
-    if "body" in context:
-        context["body"] = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+def as_seen(app, page, template, context, doctree):
+    """For who listens: a button is called what stands on it, and the list of sources plays no part that it has not."""
+    for said, better in (('<summary aria-label="Toggle hidden content">', "<summary>"),
+                         ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+                         (' role="doc-biblioentry"', "")):
+        if "body" in context:
+            context["body"] = context["body"].replace(said, better)
 
 
 def setup(app):
@@ -99,5 +102,5 @@ def setup(app):
     app.add_config_value("page_needs", {}, "env")
     app.connect("doctree-read", under_title)
     app.connect("doctree-resolved", on_page)
-    app.connect("html-page-context", named_as_seen)
+    app.connect("html-page-context", as_seen)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
