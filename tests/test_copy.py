@@ -1,4 +1,4 @@
-"""What a chapter offers to be copied runs alone: in an empty namespace and folder, with nothing but the module."""
+"""What a chapter offers to be copied runs alone: in a namespace and a folder with nothing of the chapter's in them."""
 import re
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def last_run(notebook) -> str:
     when, took = datetime.fromisoformat(mill["start_time"]), mill.get("duration") or 0
     took = f"{took / 60:.0f} min" if took >= 90 else f"{took:.0f} s"
     given = ", ".join(f"{name} = {value}" for name, value in mill.get("parameters", {}).items() if name != "records")
-    return f"last run {when:%-d %B %Y}, {took}, {'with ' + given if given else 'with its defaults'}"
+    return f"last run {when.day} {when:%B %Y}, {took}, {'with ' + given if given else 'with its defaults'}"
 
 
 def under_title(app, doctree):
@@ -74,7 +74,7 @@ def on_page(app, doctree, page):
     if not hasattr(app.env, "zu_definitions"):
         app.env.zu_definitions = definitions(app.env)
     for link in doctree.findall(nodes.reference):
-        where, _, anchor = link.get("refuri", "").rpartition("#")
+        _, _, anchor = link.get("refuri", "").rpartition("#")
         if anchor in app.env.zu_definitions and page != GLOSSARY:
             link["reftitle"] = app.env.zu_definitions[anchor]
             link["classes"].append("zu-term")
