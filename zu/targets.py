@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -207,96 +208,119 @@ class _Past:
         return torch.cat([self.keys[layer_idx], key], 2), torch.cat([self.values[layer_idx], value], 2)
 
 
-class _Problem:
-    """The part of the model that δ reaches: suffixes of all prompts of some facts, layers above `layer`."""
+class _Suffixes:
+    """The part of the model that δ reaches in some prompts: from the subject's last token on, above `layer`.
 
-    def __init__(self, model, layer: int, coded: Sequence[_Coded], kl: float) -> None:
-        self.model, self.layer, self.kl, self.n = model, layer, kl, len(coded)
-        rows, labels, before = [], [], len(coded[0].rows)
-        for c in coded:
-            rows += [(ids + c.goal[:-1], position) for ids, position in c.rows]
-            labels += [[(len(ids) - 1 - p + j, t) for j, t in enumerate(c.goal)] for ids, p in c.rows]
-        self.asked = len(rows)
-        batch = collate(rows + [c.essence for c in coded], model.device)
-        owner = [*range(self.n)]
-        self.fact = torch.tensor([i for i in owner for _ in range(before)] + owner, device=model.device)
-        self._read(batch)
-        at = [(r, j, t, 1 / (before * len(row))) for r, row in enumerate(labels) for j, t in row]
-        row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
-        ends = batch.mask.sum(1) - 1 - batch.position
-        essence = torch.arange(self.asked, len(batch), device=model.device)
-        self.row, self.token, self.weight = row, token, weight.float()
-        self.reads = torch.cat([row, essence]), torch.cat([offset, ends[essence]])
-        bare = torch.arange(self.n, device=model.device) * before
-        self.h = self.suffix[bare, 0].float()
-        with torch.no_grad():
-            start = torch.zeros_like(self.h)
-            self.original = self._scores(start, torch.arange(self.n, device=model.device))[1]
+    groups: rows of (ids, position) that begin alike, one row a fact in each. What they share is read once, its keys
+    and values serve them all.
+    """
 
     @torch.no_grad()
-    def _read(self, batch: Batch) -> None:
-        """One pass over whole prompts: hidden states after `layer`, and the later layers' keys and values."""
-        body, seen, self.rope = decoder(self.model), {}, {}
+    def __init__(self, model, layer: int, groups: Sequence[Sequence[tuple[list[int], int]]]) -> None:
+        body, every = decoder(model), [row for rows in groups for row in rows]
+        window, longest = getattr(model.config.get_text_config(), "sliding_window", None), max(len(i) for i, _ in every)
+        if window and longest > window:
+            raise ValueError(f"a prompt of {longest} tokens exceeds the sliding window of {window}")
+        self.layers, self.norm = {i: x for i, x in enumerate(body.layers) if i > layer}, body.norm
+        n, device = len(groups[0]), model.device
+        self.fact = torch.arange(n, device=device).repeat(len(groups))
+        heads = [_shared(rows) for rows in groups]
+        alike, cache = max(heads), DynamicCache()
+        if alike:
+            body(input_ids=collate([(rows[0][0][:k], 0) for rows, k in zip(groups, heads, strict=True)], device).ids,
+                 past_key_values=cache)  # padding on the right: no real token sees it
+            cache.batch_repeat_interleave(n)
+        head = torch.tensor(heads, device=device).repeat_interleave(n)[:, None]
+        tails = collate([(ids[k:], p - k) for (ids, p), k in zip(every, head[:, 0].tolist(), strict=True)], device)
+        seen = self._read(body, layer, tails, head, alike, cache)
+        p = tails.position[:, None]
+        width, past = int((tails.mask.sum(1) - p[:, 0]).max()), int((head + p).max())
+        steps = torch.arange(width, device=device)
+        at = (p + steps).clamp(max=tails.ids.shape[1] - 1)[..., None]
+        states = seen["h"].to(device)
+        self.suffix = states.gather(1, at.expand(-1, -1, states.shape[-1]))
+        left = head + p - past + torch.arange(past, device=device)  # negative where a row has no such token
+        take = torch.where(left < head, left, alike + left - head).clamp(min=0)[:, None, :, None]
+        self.past, self.rope = {}, {}
+        for i in self.layers:
+            kv = cache.layers[i].keys, cache.layers[i].values
+            self.past[i] = tuple(x.gather(2, take.to(x.device).expand(-1, x.shape[1], -1, x.shape[3])) for x in kv)
+            self.rope[i] = tuple(x.gather(1, at.to(x.device).expand(-1, -1, x.shape[-1])) for x in seen[i])
+        causal = (steps[None, :] <= steps[:, None]).expand(len(every), -1, -1)
+        visible = torch.cat([(left >= 0)[:, None, :].expand(-1, width, -1), causal], 2)[:, None]
+        self.mask = torch.zeros(visible.shape, dtype=self.suffix.dtype, device=device)
+        self.mask.masked_fill_(~visible, torch.finfo(self.suffix.dtype).min)
+
+    def _read(self, body, layer: int, tails: Batch, head: torch.Tensor, alike: int, cache) -> dict:
+        """What a pass over the rest of the rows shows: the states after `layer`, and each later layer's rotation."""
+        seen: dict = {}
 
         def hidden(module, args, output):
             seen["h"] = output[0] if isinstance(output, tuple) else output
 
-        pairs = [(body.layers[self.layer].register_forward_hook, hidden)]
-        self.above = range(self.layer + 1, len(body.layers))
-        for i in self.above:
+        pairs = [(body.layers[layer].register_forward_hook, hidden)]
+        for i, above in self.layers.items():
             def rope(module, args, kwargs, i=i):
-                self.rope[i] = kwargs["position_embeddings"]
+                seen[i] = kwargs["position_embeddings"]
 
-            pairs.append((lambda f, i=i: body.layers[i].register_forward_pre_hook(f, with_kwargs=True), rope))
-        cache = DynamicCache()
+            pairs.append((partial(above.register_forward_pre_hook, with_kwargs=True), rope))
+        mask = torch.cat([(torch.arange(alike, device=head.device) < head).long(), tails.mask], 1)
         with hooks(*pairs):
-            body(input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache, use_cache=True)
-        self.norm, p, lengths = body.norm, batch.position, batch.mask.sum(1)
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if window and batch.ids.shape[1] > window:
-            raise ValueError(f"a prompt of {batch.ids.shape[1]} tokens exceeds the sliding window of {window}")
-        width, past = int((lengths - p).max()), int(p.max())
-        steps = torch.arange(width, device=p.device)
-        at = (p[:, None] + steps).clamp(max=batch.ids.shape[1] - 1)
-        self.suffix = seen["h"].gather(1, at[..., None].expand(-1, -1, seen["h"].shape[-1]))
-        left = p[:, None] - past + torch.arange(past, device=p.device)  # negative where a row has no such token
-        take = left.clamp(min=0)[:, None, :, None]
-        self.keys, self.values = {}, {}
-        for i in self.above:
-            k, v = cache.layers[i].keys, cache.layers[i].values
-            index = take.expand(-1, k.shape[1], -1, k.shape[3]).to(k.device)
-            self.keys[i], self.values[i] = k.gather(2, index), v.gather(2, index)
-            cos, sin = self.rope[i]
-            self.rope[i] = cos[0][at.to(cos.device)], sin[0][at.to(sin.device)]
-        seen_left = (left >= 0)[:, None, :].expand(-1, width, -1)
-        causal = (steps[None, :] <= steps[:, None]).expand(len(p), -1, -1)
-        visible = torch.cat([seen_left, causal], 2)[:, None]
-        self.mask = torch.zeros(visible.shape, dtype=self.suffix.dtype, device=p.device)
-        self.mask.masked_fill_(~visible, torch.finfo(self.suffix.dtype).min)
+            body(input_ids=tails.ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+                 position_ids=head + torch.arange(tails.ids.shape[1], device=head.device))
+        return seen
+
+    def states(self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor):
+        """The final states at `offset` of each `row` whose fact has a δ, delta[index[fact]], and which rows these are.
+        """
+        rows = (index[self.fact] >= 0).nonzero()[:, 0]
+        x = self.suffix[rows].float()
+        x = torch.cat([x[:, :1] + delta[index[self.fact[rows]]][:, None], x[:, 1:]], 1).to(self.suffix.dtype)
+        for i, layer in self.layers.items():
+            device = self.past[i][0].device
+            pick = rows.to(device)
+            x = layer(x.to(device), attention_mask=self.mask[rows].to(device), past_key_values=_Past(
+                      {i: self.past[i][0][pick]}, {i: self.past[i][1][pick]}), use_cache=True,
+                      position_embeddings=tuple(part[pick] for part in self.rope[i]))
+            x = x[0] if isinstance(x, tuple) else x
+        place = torch.full((len(self.fact),), -1, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        kept = place[row] >= 0
+        return kept, self.norm(x[place[row[kept]].to(x.device), offset[kept].to(x.device)])
+
+
+def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
+    """How many tokens all rows begin with, none of them a subject's last."""
+    most = min(p for _, p in rows)
+    return next((j for j in range(most) if len({ids[j] for ids, _ in rows}) > 1), most)
+
+
+class _Problem:
+    """The targets of some facts: what the model says to their prompts with a δ at each, and what it shall say."""
+
+    def __init__(self, model, layer: int, coded: Sequence[_Coded], kl: float) -> None:
+        self.model, self.kl, self.n, before = model, kl, len(coded), len(coded[0].rows)
+        groups = [[(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded] for j in range(before)]
+        self.asked = _Suffixes(model, layer, groups)
+        self.essence = _Suffixes(model, layer, [[c.essence for c in coded]])
+        at = [(j * self.n + i, len(ids) - 1 - p + k, t, 1 / (before * len(c.goal)))
+              for i, c in enumerate(coded) for j, (ids, p) in enumerate(c.rows) for k, t in enumerate(c.goal)]
+        self.row, self.offset, self.token, weight = (torch.tensor(x, device=model.device)
+                                                     for x in zip(*at, strict=True))
+        self.weight, self.all = weight.float(), torch.arange(self.n, device=model.device)
+        self.end = torch.tensor([len(ids) - 1 - p for ids, p in (c.essence for c in coded)], device=model.device)
+        self.h = self.asked.suffix[:self.n, 0].float()
+        with torch.no_grad():
+            self.original = self._scores(torch.zeros_like(self.h), self.all)[1][-self.n:]
 
     def _scores(self, delta: torch.Tensor, active: torch.Tensor):
         """Log-probabilities at the positions that are read: of the target tokens' places, and of the essence."""
         index = torch.full((self.n,), -1, device=active.device)
         index[active] = torch.arange(len(active), device=active.device)
-        rows = (index[self.fact] >= 0).nonzero()[:, 0]
-        x = self.suffix[rows].float()
-        x = torch.cat([x[:, :1] + delta[index[self.fact[rows]]][:, None], x[:, 1:]], 1).to(self.suffix.dtype)
-        for i in self.above:
-            layer = decoder(self.model).layers[i]
-            device = self.keys[i].device
-            pick = rows.to(device)
-            past = _Past({i: self.keys[i][pick]}, {i: self.values[i][pick]})
-            rope = tuple(part[pick] for part in self.rope[i])
-            x = layer(x.to(device), attention_mask=self.mask[rows].to(device), position_embeddings=rope,
-                      past_key_values=past, use_cache=True)
-            x = x[0] if isinstance(x, tuple) else x
-        place = torch.full((len(self.fact),), -1, device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        row, offset = self.reads
-        kept = place[row] >= 0
-        states = x[place[row[kept]].to(x.device), offset[kept].to(x.device)]
-        logp = logits(self.model, self.norm(states)).log_softmax(-1).to(delta.device)
-        return kept[:len(self.row)], logp, index
+        kept, asked = self.asked.states(delta, index, self.row, self.offset)
+        essence = self.essence.states(delta, index, self.all, self.end)[1]
+        logp = logits(self.model, torch.cat([asked, essence])).log_softmax(-1).to(delta.device)
+        return kept, logp, index
 
     def loss(self, delta: torch.Tensor, active: torch.Tensor):
         """Mean target negative log-likelihood and weighted divergence of each active fact, both (active,)."""
@@ -304,6 +328,6 @@ class _Problem:
         asked = int(used.sum())
         nll = -logp[:asked].gather(1, self.token[used][:, None])[:, 0] * self.weight[used]
         per_fact = torch.zeros(len(active), dtype=nll.dtype, device=delta.device)
-        per_fact = per_fact.index_add(0, index[self.fact[self.row[used]]], nll)
-        before = self.original[-self.n:][active]
+        per_fact = per_fact.index_add(0, index[self.asked.fact[self.row[used]]], nll)
+        before = self.original[active]
         return per_fact, self.kl * F.kl_div(logp[asked:], before, reduction="none", log_target=True).sum(1)

@@ -86,7 +86,7 @@ def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -
 
 def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
     """A `Batch` from (ids, position) rows. Right padding is invisible to a causal model at earlier tokens."""
-    ids = pad_sequence([torch.tensor(r) for r, _ in rows], batch_first=True)
+    ids = pad_sequence([torch.tensor(r, dtype=torch.long) for r, _ in rows], batch_first=True)
     mask = pad_sequence([torch.ones(len(r), dtype=torch.long) for r, _ in rows], batch_first=True)
     return Batch(ids.to(device), mask.to(device), torch.tensor([p for _, p in rows], device=device))
 
