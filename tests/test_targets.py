@@ -201,5 +201,5 @@ def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, monkeypatch
         sum(x.sum() for x in problem.loss(delta, torch.arange(6))).backward()
     c = coded[0]
     estimate = 6 * targets.bytes_per_fact(model, 1, len(c.rows) + 1, c.width, c.length)
-    past = sum(x.nbytes for part in (problem.asked, problem.essence) for pair in part.past.values() for x in pair)
+    past = sum(x.nbytes for pair in problem.prompts.past.values() for x in pair)
     assert sum(kept.values()) + past < estimate < 6 * sum(kept.values())

@@ -29,7 +29,8 @@ class Settings(Strict):
 
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
-    lr: float = Field(0.1, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d")
+    lr: float = Field(0.2, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d")
+    tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
     kl: float = Field(0.0625, ge=0)
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
@@ -256,7 +257,7 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
     s = Settings(**settings)
     before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
     return optimise(model, tokenizer, facts, layer, before, goal=goal, steps=s.steps, lr=s.lr,
-                    weight_decay=s.weight_decay, kl=s.kl, clamp=s.clamp)
+                    weight_decay=s.weight_decay, kl=s.kl, clamp=s.clamp, tolerance=s.tolerance)
 
 
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DEFAULT, *,
@@ -328,7 +329,7 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
             anchors) -> None:
     """Algorithm 1's loop over the layers."""
     model, last = edit.model, layers[-1]
-    shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp")}
+    shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp", "tolerance")}
     if targets is None:
         targets = optimise(model, tokenizer, facts, last, before, **shared)
     if moments is None:
