@@ -142,7 +142,7 @@ def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[
 
 @torch.no_grad()
 def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | None = None, *, tokens: int = 8192,
-               window: int = 512, stride: int = 256, below: Below | None = None) -> float:
+               window: int = 1024, stride: int = 512, below: Below | None = None) -> float:
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
     texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
