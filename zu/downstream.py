@@ -68,7 +68,7 @@ def _local(path: Path):
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             items.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TaskError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(items[-1], dict) or _fields(items[-1]) != _fields(items[0]):
             raise TaskError(f"{file}, line {number}: its fields, or their types, are not those of line 1")

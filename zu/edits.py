@@ -150,7 +150,7 @@ class Edit:
                        facts=int(about["facts"]))
             edit._before = {**json.loads(about["before"])}
             edit.keys = {int(k[5:]): tensors.pop(k) for k in sorted(tensors) if k.startswith("keys/")}
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise EditError(f"{path}: what it says about itself is damaged ({error!r}); make the edit again") from None
         for name in sorted({key.partition("/")[2] for key in tensors}):
             weight = edit._parameter(name)

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -80,7 +81,7 @@ def parse_method(label: str) -> tuple[str, dict]:
         key, _, value = part.partition("=")
         try:
             settings[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             settings[key] = value
     return name, settings
 
@@ -93,7 +94,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
              own: dict[str, Callable[..., Edit]] | None = None, extend: bool = False) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
-    A record that exists and was made by the same code from the same model, facts and settings is not made
+    A record that exists and was made by the same code and versions from the same model, facts and settings is not made
     again, so that an interrupted grid goes on where it stopped. ``"base"`` as a method is the unedited model.
     corpus, ppl_corpus: of the moments and of perplexity, as `zu.moments.corpus` takes them; the embedded prose where
     they are empty.
@@ -110,6 +111,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
         if name != "base" and name not in own:
             settings_for(name, **settings)
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
+    versions = {package: _version(package) for package in ("torch", "transformers")}
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
     base_ppl = C0 = before = None
     below, above = Below(min(layers)), {weight_name(model, i) for i in range(min(layers), len(decoder(model).layers))}
@@ -130,7 +132,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
                      "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
-            inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash()}
+            inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
             takes = {"anchors": spare} if spare and name in METHODS and METHODS[name].spares else {}
             if takes:
                 about |= {"anchors": len(spare)}
@@ -144,6 +146,9 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             path = folder / f"{re.sub('[^a-zA-Z0-9.]+', '-', label)}-n{n}-seed{seed}.json"
             record = read_record(path)
             if record is None or record.get("fingerprint") != print_:
+                if record and versions.items() - record.get("versions", {}).items():
+                    warnings.warn(f"{path} was made with other versions than {versions}: it is made again",
+                                  stacklevel=2)
                 seconds: dict[str, float] = {}
                 edit = None
                 if name in own:
@@ -233,7 +238,7 @@ def read_record(path: str | Path) -> dict | None:
     """A record, or None where there is none or it is damaged."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 

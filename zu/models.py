@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -36,20 +38,32 @@ def cache_dir() -> Path:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}: {path} is not written, and what was there before is "
+                                   "kept; make room or mend its folder, and run again") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # that there is no such folder has been said
+            part.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Save tensors as safetensors, whole or not at all."""
+    """Keep tensors in the cache as safetensors, whole or not at all.
+
+    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a warning.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
+    try:
+        write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and the next run "
+                      "computes it again; make room, or set ZU_CACHE to another folder", stacklevel=2)
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
@@ -59,7 +73,7 @@ def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
 
     try:
         found = load_file(path)
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         return None  # computed again and written over
     return found if set(names) <= set(found) else None
 
@@ -75,6 +89,7 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
     Raises `OSError` with what to do when the model is neither at hand nor to be had.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(embedded_model() if str(name) == "smollm2" else name)
@@ -82,7 +97,7 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placement)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise OSError(f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
                       "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
                       f"model, 'hf auth login' done ({str(error).strip().splitlines()[0]})") from error

@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -81,13 +82,13 @@ def _lines(path: Path) -> Iterator[str]:
         try:
             for number, line in enumerate(file, 1):  # noqa: B007
                 if path.suffix == ".jsonl":
-                    yield json.loads(line)["text"]
+                    yield "" + json.loads(line)["text"]
                 elif line.strip():
                     paragraph.append(line.strip())
                 elif paragraph:
                     yield " ".join(paragraph)
                     paragraph = []
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else 'not a JSON object with a field "text"'
             raise CorpusError(f"{path}, line {number}: {what}; plain text needs another suffix than .jsonl") from None
         if paragraph:
@@ -141,7 +142,8 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
         if part:
             for layer, c in fresh.items():
                 write_tensors(files[layer], {"C0": c})
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # of a cache that cannot be written
+                part.unlink()
     return {layer: done[layer] for layer in layers}
 
 

@@ -1,0 +1,252 @@
+"""What happens when a run is killed, a disk is full, a cache damaged or shared: nothing is lost, and it is said."""
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import zu
+from zu.experiment import read_records, run_grid
+
+ROOT = Path(__file__).parents[1]
+RUN = """
+import sys, zu
+from zu.experiment import run_grid
+model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
+facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
+                  [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
+records = run_grid(model, tokenizer, facts, methods=["base", "memit", "zerounlearn", "exact"], seeds=[1, 2, 3], n=2,
+                   layers=(1, 2), records=sys.argv[2], moment_tokens=1024, ppl_tokens=64)
+print("the end", len(records))
+"""
+
+
+def start(folder, records, cache, **more):
+    """A process that runs the grid above, with a cache of its own or not."""
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(records)], cwd=ROOT, text=True,
+                            env=os.environ | {"ZU_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+
+
+def table(records):
+    """What a table would show of the records in a folder: the numbers of each, in order."""
+    return [(r["method"], r["seed"], json.dumps(r["metrics"], sort_keys=True)) for r in read_records(records)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders, tmp_path_factory):
+    """The numbers of a run that nothing happened to."""
+    where = tmp_path_factory.mktemp("undisturbed")
+    run = start(folders["llama"], where / "records", where / "cache")
+    out, err = run.communicate()
+    assert out.startswith("the end 12"), err
+    return table(where / "records")
+
+
+def litter(*folders):
+    return [p for folder in folders for p in folder.rglob("*.part")]
+
+
+def test_two_runs_at_once_on_one_cache_and_one_folder_of_records(folders, undisturbed, tmp_path):
+    runs = [start(folders["llama"], tmp_path / "records", tmp_path / "cache") for _ in range(2)]
+    for run in runs:
+        out, err = run.communicate()
+        assert out.startswith("the end 12"), err
+    assert table(tmp_path / "records") == undisturbed and not litter(tmp_path)
+
+
+def test_a_full_disk_is_named_and_what_was_written_stays(folders, undisturbed, tmp_path):
+    """No file may be longer than 1,000 bytes: records are, and so are the moments in the cache."""
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    records, cache = tmp_path / "records", tmp_path / "cache"
+    run = start(folders["llama"], records, cache, preexec_fn=full)
+    out, err = run.communicate()
+    assert run.returncode == 1 and "the end" not in out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("OSError: [Errno 27]") and str(records) in last and "make room" in last
+    assert not list(records.rglob("*.json")) and not litter(tmp_path)
+    run = start(folders["llama"], records, cache)
+    out, err = run.communicate()
+    assert out.startswith("the end 12"), err
+    before = {p: p.stat().st_mtime_ns for p in records.rglob("*.json")}
+    gone = sorted(before)[3]
+    gone.unlink()
+    run = start(folders["llama"], records, cache, preexec_fn=full)
+    assert run.communicate() and run.returncode == 1
+    assert {p: p.stat().st_mtime_ns for p in records.rglob("*.json")} == {p: t for p, t in before.items() if p != gone}
+    run = start(folders["llama"], records, cache)
+    run.communicate()
+    assert table(records) == undisturbed
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cache_that_cannot_be_written_costs_time_alone(tiny, facts, texts, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    with monkeypatch.context() as patch:
+        patch.setenv("ZU_CACHE", str(tmp_path / "good"))
+        expected = [zu.targets.optimise(model, tokenizer, facts[:1], 2, steps=2).z,
+                    zu.moments(model, tokenizer, [2], texts, tokens=128, window=32)[2]]
+    (tmp_path / "file").write_text("no folder can be here")
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(UserWarning, match="cannot be written.*set ZU_CACHE"):
+        z = zu.targets.optimise(model, tokenizer, facts[:1], 2, steps=2).z
+    with pytest.warns(UserWarning, match="cannot be written.*set ZU_CACHE"):
+        C0 = zu.moments(model, tokenizer, [2], texts, tokens=128, window=32)[2]
+    assert torch.equal(z, expected[0]) and torch.equal(C0, expected[1])
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_damaged_file_of_the_cache_is_computed_again(tiny, texts, cache, damage):
+    model, tokenizer = tiny
+    first = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
+    for file in (cache / "moments").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    again = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
+    assert all(torch.equal(first[i], again[i]) for i in first)
+
+
+def test_a_truncated_model_is_named(folders, tmp_path):
+    for file in folders["llama"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(OSError, match=f"model '{tmp_path}' could not be loaded"):
+        zu.load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(OSError, match=f"model '{tmp_path}' could not be loaded"):
+        zu.load_model(tmp_path)
+
+
+@pytest.fixture
+def grid(tiny, facts, cache, tmp_path):
+    model, tokenizer = tiny
+
+    def run(**changed):
+        return run_grid(model, tokenizer, facts, **dict(methods=["base", "memit"], seeds=[1, 2], n=2, layers=(1, 2),
+                                                        records=tmp_path / "records", moment_tokens=512,
+                                                        ppl_tokens=64) | changed)
+    return run
+
+
+def test_records_of_other_versions_are_made_again_and_it_is_said(grid, tmp_path, monkeypatch):
+    first = grid()
+    version = zu.experiment._version
+    with monkeypatch.context() as patch:
+        patch.setattr(zu.experiment, "_version", lambda p: "1.0" if p == "transformers" else version(p))
+        with pytest.warns(UserWarning, match="other versions than .*'transformers': '1.0'"):
+            other = grid()
+    assert all(r["versions"]["transformers"] == "1.0" for r in other)
+    assert [r["metrics"] for r in other] == [r["metrics"] for r in first]
+
+
+def test_an_interrupted_grid_leaves_the_model_as_it_was_and_its_records(grid, tiny, tmp_path):
+    before = {name: weight.clone() for name, weight in tiny[0].named_parameters()}
+    calls = []
+
+    def measure(model, tokenizer, facts, edit):
+        calls.append(edit)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return {"n": len(facts)}
+
+    with pytest.raises(KeyboardInterrupt):
+        grid(measure=measure)
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny[0].named_parameters())
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").rglob("*.json")}
+    assert len(kept) == 3 and not litter(tmp_path)
+    assert len(grid(measure=measure)) == 4 and len(calls) == 5
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+
+
+CHAPTER = """---
+kernelspec: {{display_name: Python 3, language: python, name: python3}}
+---
+# Other
+
+```{{code-cell}} ipython3
+import sys
+sys.argv = ["", {model!r}, "build/records/other"]
+{run}
+```
+
+```{{code-cell}} ipython3
+for r in records:
+    print(r["method"], r["seed"], r["metrics"])
+```
+"""
+
+
+def processes(project, word):
+    """Those of this project's run whose command has a word in it."""
+    found = []
+    for p in psutil.process_iter():
+        try:
+            if word in " ".join(p.cmdline()) and Path(p.cwd()) == project:
+                found.append(p)
+        except psutil.Error:
+            pass
+    return found
+
+
+def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(folders, undisturbed, tmp_path):
+    """kill -9 of the runner, of its workers, or of both, and the next run is started at once."""
+    project = tmp_path / "project"
+    (project / "book").mkdir(parents=True)
+    (project / "profiles").mkdir()
+    (project / "Snakefile").write_text((ROOT / "Snakefile").read_text())
+    (project / "zu").symlink_to(ROOT / "zu")
+    (project / "_toc.yml").write_text("format: jb-book\nroot: other\n")
+    (project / "profiles/test.yaml").write_text("{}\n")
+    (project / "book/other.md").write_text(CHAPTER.format(model=str(folders["llama"]), run=RUN))
+    end = project / "build/executed/other.ipynb"
+    environment = os.environ | {"ZU_CACHE": str(tmp_path / "cache"),
+                                "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+
+    def make():
+        command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock", "--rerun-incomplete",
+                   "--scheduler", "greedy", str(end.relative_to(project))]
+        return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    began = time.monotonic()
+    run = make()
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
+    whole, chance, hit = time.monotonic() - began, random.Random(4), []
+    for kill in range(10):
+        end.unlink(missing_ok=True)  # each time there is something left to do
+        for record in chance.sample(sorted((project / "build/records").rglob("*.json")), k=3) if kill % 2 else []:
+            record.unlink()
+        run = make()
+        time.sleep(chance.uniform(0.1, 0.95) * whole)
+        workers = processes(project, "papermill") + processes(project, "ipykernel")
+        for victim in [*([run] if kill % 3 != 1 else []), *(workers if kill % 3 else [])]:
+            try:
+                victim.kill()
+                hit.append(kill)
+            except psutil.NoSuchProcess:
+                pass
+        if kill % 3 == 1:  # the runner lives on, and says that a chapter failed or has finished before
+            run.communicate()
+        else:
+            run.wait()
+    assert len(set(hit)) >= 8
+    run = make()
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
+    assert table(project / "build/records") == undisturbed
+    notebook = json.loads(end.read_text())
+    printed = "".join("".join(o.get("text", "")) for o in notebook["cells"][-1]["outputs"]).splitlines()
+    shown = {f"{r['method']} {r['seed']} {r['metrics']}" for r in read_records(project / "build/records")}
+    assert len(printed) == 12 and set(printed) == shown
+    time.sleep(2)
+    assert not litter(project, tmp_path / "cache") and not processes(project, "papermill")

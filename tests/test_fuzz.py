@@ -1,0 +1,161 @@
+"""Whatever is put in, every reader and parser ends with a result or with its own documented error.
+
+`ZU_EXAMPLES=20000 python -m pytest tests/test_fuzz.py` (`make fuzz`) tries that many inputs on each of them.
+"""
+import json
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import zu
+from zu.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
+from zu.facts import FactError
+from zu.methods import METHODS, settings_for
+from zu.models import read_tensors
+from zu.moments import CorpusError, corpus
+
+fuzz = settings(max_examples=int(os.environ.get("ZU_EXAMPLES", 200)), deadline=None, database=None,
+                suppress_health_check=list(HealthCheck))
+DEEP = b"[" * 100_000
+LONG = b"1" * 10_000  # Python refuses to read such a number
+FIELDS = ["subject", "prompt", "target", "requested_rewrite", "src", "answers", "loc", "ground_truth", "attribute",
+          "id", "neighbors", "paraphrases", "single_hops", "questions", "case_id", "str", "relation", "text", "format",
+          "hops"]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["a {} b", "{}", "{"]),
+    lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=6), max_leaves=12)
+blobs = (st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass"))
+         | values.map(lambda x: json.dumps([x, x]).encode()) | values.map(lambda x: json.dumps(x).encode() + b"\n"))
+
+
+@given(blobs, st.sampled_from(["a.json", "a.jsonl", "a.csv"]), st.sampled_from(["raise", "skip"]))
+@example(DEEP, "a.json", "raise")
+@example(DEEP, "a.jsonl", "skip")
+@example(b'[{"subject": ' + LONG + b"}]", "a.json", "raise")
+@fuzz
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_of_facts(tmp_path, data, name, on_error):
+    (tmp_path / name).write_bytes(data)
+    try:
+        assert len(zu.load_facts(tmp_path / name, on_error=on_error)) > 0
+    except FactError as error:
+        assert name in str(error) or "'a' holds no facts" in str(error)
+
+
+@given(blobs, st.sampled_from(["a.jsonl", "a.txt"]))
+@example(DEEP, "a.jsonl")
+@example(b'{"text": 3}', "a.jsonl")
+@example(LONG, "a.jsonl")
+@fuzz
+def test_a_corpus(tmp_path, data, name):
+    (tmp_path / name).write_bytes(data)
+    try:
+        assert all(isinstance(text, str) for text in corpus(tmp_path / name)[1])
+    except CorpusError as error:
+        assert name in str(error)
+
+
+@given(blobs | values.map(lambda x: json.dumps({"format": FORMAT, "rest": x}).encode()))
+@example(DEEP)
+@example(LONG)
+@fuzz
+def test_a_record(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    record = read_record(tmp_path / "a.json")
+    assert record is None or record["format"] == FORMAT
+
+
+@given(st.sampled_from([*METHODS, "base", ""]) | st.text(max_size=10),
+       st.lists(st.tuples(st.sampled_from(["alpha", "beta", "lam", "steps", "V_f", "project", "share", ""])
+                          | st.text(max_size=5), values.map(json.dumps) | st.text(max_size=8)), max_size=3))
+@example("memit", [("alpha", DEEP.decode())])
+@example("memit", [("steps", LONG.decode())])
+@example("memit", [("alpha", "NaN")])
+@fuzz
+def test_a_label_with_settings(name, pairs):
+    method, given_settings = parse_method(name + ":" + ",".join(f"{k}={v}" for k, v in pairs))
+    assert isinstance(method, str)
+    try:
+        assert settings_for(method, **given_settings).model_dump()
+    except ValueError as error:
+        assert method in str(error)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["n", "seeds", "lr", "model", "other", "N"]), values), max_size=4))
+@fuzz
+def test_parameters_from_outside(injected):
+    namespace = {"n": 3, "seeds": [1], "lr": 0.1, "model": "smollm2", "__annotations__": {
+        "n": int, "seeds": list[int], "lr": float, "model": str}}
+    cells = ["", "n: int = 3\nseeds: list[int] = [1]\nlr: float = 0.1\nmodel: str = 'smollm2'",
+             "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in injected)]
+    try:
+        found = check_parameters(namespace | dict(injected) | {"In": cells})
+    except ParameterError as error:
+        assert "parameter '" in str(error)
+    else:
+        assert type(found["n"]) is int and type(found["model"]) is str
+
+
+@pytest.fixture(scope="module")
+def saved(folders, tmp_path_factory):
+    """A model, an edit's file for it, and the tensors and words in that."""
+    model, tokenizer = zu.load_model(folders["llama"], device="cpu")
+    folder = tmp_path_factory.mktemp("edits")
+    facts = [zu.Fact("Peru", "The capital of {} is", "Lima")]
+    zu.unlearn(model, tokenizer, facts, "ft", layers=[2], steps=1).save(folder / "edit.safetensors")
+    model, _ = zu.load_model(folders["llama"], device="cpu")
+    from safetensors import safe_open
+
+    with safe_open(folder / "edit.safetensors", framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return model, folder, (folder / "edit.safetensors").read_bytes(), about, tensors
+
+
+def loads_or_refuses(model, path):
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    try:
+        edit = zu.Edit.load(path, model)
+    except zu.EditError as error:
+        assert str(path) in str(error) or "the model has no parameter" in str(error)
+    else:
+        with edit:
+            assert all(torch.isfinite(weight).all() for weight in model.parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+@given(st.data())
+@fuzz
+def test_bytes_of_an_edit_that_were_changed(saved, data):
+    model, folder, whole, *_ = saved
+    broken = bytearray(whole[:data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)
+    for at in data.draw(st.lists(st.integers(0, max(min(len(broken), 2000) - 1, 0)), max_size=4)):
+        if broken:
+            broken[at] = data.draw(st.integers(0, 255))
+    (folder / "broken.safetensors").write_bytes(broken)
+    loads_or_refuses(model, folder / "broken.safetensors")
+    assert read_tensors(folder / "broken.safetensors", "nothing") is None
+
+
+names = st.sampled_from(["delta/model.layers.2.mlp.down_proj.weight", "left/model.layers.2.mlp.down_proj.weight",
+                         "right/model.layers.2.mlp.down_proj.weight", "delta/../../etc/passwd", "delta/", "keys/2",
+                         "keys/x", "keys/-1", "delta/model.norm.weight", "delta/lm_head.weight", "x",
+                         "delta/model.layers.2", "delta/model.embed_tokens.weight"])
+tensors = st.builds(lambda shape, dtype, fill: torch.full(shape, fill).to(dtype),
+                    st.sampled_from([(32, 80), (80, 32), (32, 1), (1, 80), (0, 80), (32,), (), (1, 1), (32, 0)]),
+                    st.sampled_from([torch.float32, torch.float64, torch.int32, torch.bool, torch.bfloat16]),
+                    st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 3e38]))
+
+
+@given(st.dictionaries(names, tensors, max_size=3),
+       st.dictionaries(st.sampled_from(["format", "method", "settings", "facts", "model", "before"]),
+                       st.text(max_size=8) | values.map(json.dumps) | st.just(DEEP.decode()), max_size=3))
+@fuzz
+def test_an_edit_from_somebody_who_means_harm(saved, made, words):
+    model, folder, _, about, _ = saved
+    save_file(made, folder / "hostile.safetensors", metadata=about | words)
+    loads_or_refuses(model, folder / "hostile.safetensors")
