@@ -7,7 +7,7 @@ import torch
 
 import zu
 from zu import models, robust
-from zu.robust import TESTS, lens, probe, quantised, relearnt, robustness
+from zu.robust import TESTS, last_states, lens, probe, quantised, relearnt, robustness
 
 
 def weights_of(model):
@@ -43,7 +43,7 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
 
 def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
     model, tokenizer, known = said
-    ranks = lens(model, tokenizer, known)
+    ranks = lens(model, last_states(model, tokenizer, [*known[:2], *known]), len(known))
     for i, f in enumerate(known):
         ids = tokenizer(f.text + " " + f.target)["input_ids"]
         n = robust.split_answer(tokenizer, f.text, f.target)[1]
@@ -53,7 +53,7 @@ def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said, monkeypatch):
+def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said):
     model, tokenizer, _ = said
     names = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
     answers = ["Paris", "Tokyo", "Lima"]
@@ -69,8 +69,8 @@ def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said, monkeypatch
         return states
 
     for readable, low, high in ((True, 1.0, 1.0), (False, 0.0, 0.8)):
-        monkeypatch.setattr(robust, "_last_states", fake(readable))
-        right, left_out = probe(model, tokenizer, facts[:9], facts[9:])
+        states = fake(readable)(model, tokenizer, [*facts[9:], *facts[:9]])
+        right, left_out = probe(model, states, facts[:9], facts[9:])
         assert right.shape == (2, 9) and left_out.shape == (2, 21)
         assert low <= right[left_out.mean(1).argmax()].mean() <= high and low <= left_out.mean(1).max() <= high
         assert right[0].mean() < 1  # the first layer is noise

@@ -33,14 +33,14 @@ TESTS = {
 
 def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact], *,
                weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
-               layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 3),
-               lr: float = 1e-3) -> dict[str, list[float | None]]:
+               layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 3), lr: float = 1e-3,
+               states: tuple[torch.Tensor, torch.Tensor] | None = None) -> dict[str, list[float | None]]:
     """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
 
     others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
     edited weights, those that are rounded. questions, reverse: facts with the same ids as those that they belong to.
-    layers: whose down_proj relearning may change, by default all from the lowest edited one on. The model is
-    unchanged afterwards, bit for bit.
+    layers: whose down_proj relearning may change, by default all from the lowest edited one on. states: what
+    `last_states` found for [*others, *facts], where it is at hand. The model is unchanged afterwards, bit for bit.
     """
     asked = lambda: _right(model, tokenizer, [(f.text, f.target) for f in facts])  # noqa: E731
     found: dict[str, list] = {"asked": asked()}
@@ -52,8 +52,9 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
         hits = dict(zip((f.id for f in some), _right(model, tokenizer, [(f.text, f.target) for f in some])))
         found[name] = [hits.get(f.id) for f in facts]
     found["context"] = _right(model, tokenizer, [(in_context(f, others), f.target) for f in facts])
-    found["lens"] = (lens(model, tokenizer, facts) < 10).any(0).astype(float).tolist()
-    right, left_out = probe(model, tokenizer, facts, others)
+    states = last_states(model, tokenizer, [*others, *facts]) if states is None else states
+    found["lens"] = (lens(model, states, len(facts)) < 10).any(0).astype(float).tolist()
+    right, left_out = probe(model, states, facts, others)
     found["probe"] = right[left_out.mean(1).argmax()].tolist()
     for bits in (8, 4):
         with quantised(model, weights, bits):
@@ -78,7 +79,7 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
     return "".join(f"{f.text} {f.target}. " for f in (some or list(others))[:count]) + fact.text
 
 
-def _last_states(model, tokenizer, facts: Sequence[Fact]) -> tuple[torch.Tensor, torch.Tensor]:
+def last_states(model, tokenizer, facts: Sequence[Fact]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states at the prompts' last tokens, (layers, facts, d), and the answers' first tokens, (facts,)."""
     rows = [(ids[:-n], ids[-n]) for ids, n in (split_answer(tokenizer, f.text, f.target) for f in facts)]
     every = list(range(len(decoder(model).layers)))
@@ -87,44 +88,46 @@ def _last_states(model, tokenizer, facts: Sequence[Fact]) -> tuple[torch.Tensor,
 
 
 @torch.no_grad()
-def lens(model: nn.Module, tokenizer, facts: Sequence[Fact]) -> np.ndarray:
-    """How many tokens are likelier than the answer's first one after each layer: (layers, facts).
+def lens(model: nn.Module, states: tuple[torch.Tensor, torch.Tensor], count: int) -> np.ndarray:
+    """How many tokens are likelier than the answer's first one after each layer: (layers, count).
 
     The logit lens (nostalgebraist 2020): the hidden state at the prompt's last token, read as if it were the last.
+    states: from `last_states`, of which the last `count` facts are asked for.
     """
-    states, gold = _last_states(model, tokenizer, facts)
-    ranks = []
-    for state in states:
+    gold, ranks = states[1][-count:], []
+    for state in states[0][:, -count:]:
         z = logits(model, decoder(model).norm(state)).cpu()
         ranks.append((z > z.gather(1, gold[:, None])).sum(1))
     return torch.stack(ranks).numpy()
 
 
 @torch.no_grad()
-def probe(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact],
+def probe(model: nn.Module, states: tuple[torch.Tensor, torch.Tensor], facts: Sequence[Fact], others: Sequence[Fact],
           ridge: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Whether a linear probe finds each fact's answer among the answers of its relation, after each layer.
 
     Per layer a ridge regression from hidden states at the prompts' last tokens to the output embeddings of the
     answers' first tokens, fitted on `others`; the nearest candidate by cosine is its answer. Returns 1 or 0,
     (layers, facts), and the same for the others, each left out in turn, (layers, others), which tells how good a
-    layer's probe is without a look at the facts. ridge: as a share of the mean squared length of a state.
+    layer's probe is without a look at the facts. states: from `last_states` for [*others, *facts]. ridge: as a share
+    of the mean squared length of a state.
     """
-    everyone = [*others, *facts]
-    states, gold = _last_states(model, tokenizer, everyone)
-    n, table = len(others), model.get_output_embeddings().weight.detach()[gold.to(model.device)].double().cpu()
-    options = [sorted({int(g) for f, g in zip(everyone, gold) if f.relation == fact.relation}) for fact in everyone]
-    vectors, middle = dict(zip(gold.tolist(), table)), table[:n].mean(0)
-    found = np.zeros((len(states), len(everyone)))
-    for layer, x in enumerate(states.double().cpu()):
+    (every, gold), n, relations = states, len(others), [f.relation for f in [*others, *facts]]
+    table = model.get_output_embeddings().weight.detach()[gold.to(model.device)].double().cpu()
+    choices, middle = sorted(set(gold.tolist())), table[:n].mean(0)
+    answers = {(r, int(g)) for r, g in zip(relations, gold)}
+    open_to = torch.tensor([[(r, token) in answers for token in choices] for r in relations])
+    places = torch.stack([table[gold.tolist().index(token)] for token in choices]) - middle
+    places, tokens = nn.functional.normalize(places, dim=1), torch.tensor(choices)
+    found = np.zeros((len(every), len(relations)))
+    for layer, x in enumerate(every.double().cpu()):
         x, y = x - x[:n].mean(0), table[:n] - middle
         gram = x[:n] @ x[:n].T
         inverse = torch.linalg.inv(gram + ridge * gram.trace() / n * torch.eye(n, dtype=gram.dtype))
         left_out = y - (inverse @ y) / inverse.diagonal()[:, None]  # each predicted by all the others
         guess = torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y])
-        for i, (point, tokens) in enumerate(zip(guess, options)):
-            places = torch.stack([vectors[t] for t in tokens]) - middle
-            found[layer, i] = tokens[int(torch.cosine_similarity(places, point[None]).argmax())] == int(gold[i])
+        near = (guess @ places.T).masked_fill(~open_to, -torch.inf)
+        found[layer] = (tokens[near.argmax(1)] == gold).numpy()
     return found[:, n:], found[:, :n]
 
 
