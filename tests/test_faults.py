@@ -246,7 +246,8 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     assert table(project / "build/records") == undisturbed
     notebook = json.loads(end.read_text())
     printed = "".join("".join(o.get("text", "")) for o in notebook["cells"][-1]["outputs"]).splitlines()
-    shown = {f"{r['method']} {r['seed']} {sorted(r['metrics'].items())}" for r in read_records(project / "build/records")}
+    shown = {f"{r['method']} {r['seed']} {sorted(r['metrics'].items())}"
+             for r in read_records(project / "build/records")}
     assert len(printed) == 12 and set(printed) == shown
     time.sleep(2)
     assert not litter(project, tmp_path / "cache") and not processes(project, "papermill")
