@@ -128,7 +128,7 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     assert count == 4
     again, count = facts_solved(facts, 2, BEFORE)
     assert count == 1 and torch.equal(again.z[:4], first.z) and torch.equal(again.loss[:, :4], first.loss)
-    for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}), ((facts, 2, BEFORE), {"lr": 0.2}),
+    for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}), ((facts, 2, BEFORE), {"lr": 0.3}),
                           ((facts, 2, BEFORE), {"goal": "truth"}), ((facts, 2, BEFORE), {"cache": False})):
         assert facts_solved(*args, **changed)[1] == 5
     with torch.no_grad():
