@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= smol
 CORES ?= 2
+EXAMPLES ?= 20000
 
 # VENV= (empty) uses the environment that is already active, conda's for example, and installs nothing.
 ifeq ($(strip $(VENV)),)
@@ -18,7 +19,7 @@ SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) 
 	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
 
-.PHONY: help book notebooks plan test bench lab clean
+.PHONY: help book notebooks plan test fuzz bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -36,6 +37,9 @@ plan: $(READY)  ## what a profile would download, run and cost, before it starts
 test: $(READY)  ## ruff and pytest
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest
+
+fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000 for each of the seven)
+	@ZU_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/test_fuzz.py
 
 bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop
 	@$(PY) bench/solve.py

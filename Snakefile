@@ -31,7 +31,8 @@ CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text(
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
 AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
 # A chapter that reads files of its own runs again when one of them changes.
-READS = {"downstream": sorted(map(str, Path("book/tasks").glob("*.*")))}
+READS = {"downstream": sorted(map(str, Path("book/tasks").glob("*.*"))),
+         "one_by_one": sorted(map(str, Path("results/one_by_one").glob("*.json")))}
 
 
 def lost(page):

@@ -104,6 +104,19 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tiny, facts, texts, tmp
     assert torch.equal(z, expected[0]) and torch.equal(C0, expected[1])
 
 
+def test_an_edit_that_finds_no_room_keeps_the_file_that_was_there(tiny, facts, tmp_path):
+    edit = zu.unlearn(*tiny, facts[:1], "ft", layers=[2], steps=1)
+    edit.save(tmp_path / "edit.safetensors")
+    kept, limits = (tmp_path / "edit.safetensors").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="edit.safetensors is not written.*make room"):
+            edit.save(tmp_path / "edit.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "edit.safetensors").read_bytes() == kept and not litter(tmp_path)
+
+
 @pytest.mark.parametrize("damage", [b"", b"damaged", None])
 def test_a_damaged_file_of_the_cache_is_computed_again(tiny, texts, cache, damage):
     model, tokenizer = tiny

@@ -37,15 +37,22 @@ def cache_dir() -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all."""
+    """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all.
+
+    Raises `OSError` naming the file and what to do.
+    """
+    from safetensors import SafetensorError
+
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
         os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}: {path} is not written, and what was there before is "
-                                   "kept; make room or mend its folder, and run again") from error
+    except (OSError, SafetensorError) as error:
+        number = [error.errno] if getattr(error, "errno", None) else []
+        why = getattr(error, "strerror", None) or error
+        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; make room or mend "
+                               "its folder, and run again") from error
     finally:
         with suppress(OSError):  # that there is no such folder has been said
             part.unlink(missing_ok=True)
@@ -56,12 +63,11 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
     Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a warning.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         warnings.warn(f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and the next run "
                       "computes it again; make room, or set ZU_CACHE to another folder", stacklevel=2)
 
