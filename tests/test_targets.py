@@ -119,6 +119,7 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     settings = dict(steps=4, batch=2)
     solve, solved = targets._adam, []
     monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    monkeypatch.setattr(targets, "TOGETHER", 4)
 
     def facts_solved(*args, **changed):
         solved.clear()
@@ -128,6 +129,7 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     assert count == 4
     again, count = facts_solved(facts, 2, BEFORE)
     assert count == 1 and torch.equal(again.z[:4], first.z) and torch.equal(again.loss[:, :4], first.loss)
+    assert facts_solved(facts[:3], 2, BEFORE)[1] == 3  # another set: what is kept must not decide on the last bits
     for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}), ((facts, 2, BEFORE), {"lr": 0.3}),
                           ((facts, 2, BEFORE), {"goal": "truth"}), ((facts, 2, BEFORE), {"cache": False})):
         assert facts_solved(*args, **changed)[1] == 5
@@ -135,7 +137,7 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
         models.down_proj(model, 0).weight[0, 0] += 1
     assert facts_solved(facts, 2, BEFORE)[1] == 5
     files = list((cache / "targets").rglob("*.safetensors"))
-    assert len(files) == 5 * 6 and not any(b"France" in f.read_bytes() for f in files)
+    assert len(files) == 5 * 6 + 3 and not any(b"France" in f.read_bytes() for f in files)
     for f in files:
         f.write_bytes(b"damaged")
     assert facts_solved(facts, 2, BEFORE)[1] == 5

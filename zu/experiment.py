@@ -161,7 +161,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                     before = before or prefixes(model, tokenizer)
                     with _stage(seconds, "edit"):
                         edit = unlearn(model, tokenizer, forget, name, layers=layers, moments=C0, before=before,
-                                       **takes, **settings)
+                                       below=below, **takes, **settings)
                 with edit or nullcontext(), _stage(seconds, "evaluate"):
                     metrics = {} if measure and not extend else standard(model, tokenizer, forget, edit)
                     metrics |= measure(model, tokenizer, forget, edit) if measure else {}

@@ -264,14 +264,14 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
             layers: Sequence[int | float] | None = None, seed: int = 0, targets: Targets | None = None,
             moments: dict[int, torch.Tensor] | None = None, earlier: Sequence[Edit] = (),
             anchors: Sequence[Fact] = (), retain: Sequence[str] | None = None, before: Sequence[str] | None = None,
-            **settings) -> Edit:
+            below: Below | None = None, **settings) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
     layers: indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`). ROME and the
     methods that descend change the middle one only. seed: of the prefixes, and of the default text to retain.
     targets, moments, before: results of `find_targets` for the last layer, of `zu.moments` and of `zu.trace.prefixes`,
     when they are at hand; all must come from the unedited model. Where the middle layer is not the last, ROME finds its
-    own targets.
+    own targets. below: what other calls have read up to a layer that is not above the lowest edited one, to share.
     earlier: edits of the same layers whose facts' values shall stay; anchors: prompts with other subjects whose values
     shall stay, see `zu.anchors` (memit, alphaedit, zerounlearn, exact, anchored). retain: ordinary text for graddiff,
     by default some of the embedded prose. settings: the method's own, see `METHODS`.
@@ -303,7 +303,7 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
         else:
             before = prefixes(model, tokenizer, seed=seed) if before is None else before
             _locate(edit, kind, s, tokenizer, facts, layers, before[:s.n_prefixes + 1], targets, moments, earlier,
-                    anchors)
+                    anchors, Below(layers[0]) if below is None else below)
     except BaseException:
         edit.restore()
         raise
@@ -326,7 +326,7 @@ def _bare(facts: Iterable[Fact]) -> list[Fact]:
 
 
 def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, before, targets, moments, earlier,
-            anchors) -> None:
+            anchors, below: Below) -> None:
     """Algorithm 1's loop over the layers."""
     model, last = edit.model, layers[-1]
     shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp", "tolerance")}
@@ -334,7 +334,6 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
         targets = optimise(model, tokenizer, facts, last, before, **shared)
     if moments is None:
         moments = read_moments(model, tokenizer, layers)
-    below = Below(layers[0])
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if layer not in moments or any(layer not in e.keys for e in earlier):
             raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")

@@ -23,6 +23,8 @@ from .trace import Batch, collate, encode, hooks
 
 #: The prompt whose next-token distribution shall stay as it is (ROME's "essence" term).
 ESSENCE = "{} is a"
+#: Facts, in the order given, whose search is one piece of work: larger sets that begin alike share it.
+TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,17 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
 
     batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
-    `zu.models.cache_dir`, by model, layer, token ids and settings, so that a run goes on where it stopped; no
-    text is stored.
+    `zu.models.cache_dir`, by model, layer, token ids, settings and the `TOGETHER` facts that it belongs to (which decide
+    on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
     about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
                               tolerance)]
-    files = [_file(about, c) for c in coded]
+    sets = [range(i, min(i + TOGETHER, len(coded))) for i in range(0, len(coded), TOGETHER)]
+    files = [path for some in sets for path in _files(about, [coded[i] for i in some])]
     found = {i: kept for i, path in enumerate(files) if cache and (kept := read_tensors(path, "z", "h", "loss"))}
-    parts = _parts(model, layer, coded, [i for i in range(len(coded)) if i not in found], batch)
+    parts = [[i for i in part if i not in found] for some in sets for part in _parts(model, layer, coded, some, batch)]
+    parts = [part for part in parts if part]
     with tqdm(total=len(facts), initial=len(found), desc=f"targets after layer {layer}", leave=False) as bar:
         while parts:
             part = parts.pop(0)
@@ -124,12 +128,13 @@ class _Coded:
         return max(len(ids) for ids, _ in self.rows) + len(self.goal) - 1
 
 
-def _file(about: list[str], coded: _Coded) -> Path:
+def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
+    """Where each fact's result is kept; facts that are coded alike are told apart by their place."""
     here = Path(__file__)
     code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "trace", "models"))
-    text = json.dumps([*about, coded.rows, coded.goal, coded.essence, torch.__version__, transformers.__version__])
-    name = hashlib.sha256(code + text.encode()).hexdigest()[:32]
-    return cache_dir() / "targets" / name[:2] / f"{name}.safetensors"
+    text = json.dumps([*about, [[c.rows, c.goal, c.essence] for c in coded], torch.__version__, transformers.__version__])
+    names = [hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32] for i in range(len(coded))]
+    return [cache_dir() / "targets" / name[:2] / f"{name}.safetensors" for name in names]
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -150,7 +155,7 @@ def bytes_per_fact(model: nn.Module, layer: int, prompts: int, width: int, lengt
     return prompts * (states + past + 5 * config.vocab_size * 4)
 
 
-def _parts(model, layer, coded, todo: list[int], batch: int | None) -> list[list[int]]:
+def _parts(model, layer, coded, todo: Sequence[int], batch: int | None) -> list[list[int]]:
     """Fact numbers in batches: those whose prompts go on equally far after the subject need no padding there."""
     device = model.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
