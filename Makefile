@@ -19,13 +19,17 @@ SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) 
 	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
 
-.PHONY: help book notebooks plan test fuzz bench lab clean
+.PHONY: help book pdf notebooks plan test fuzz bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2)
 	@$(SNAKEMAKE)
 	@echo build/html/index.html
+
+pdf: $(READY)  ## the whole book as build/book.pdf (needs Chrome or Chromium)
+	@$(SNAKEMAKE) pdf
+	@echo build/book.pdf
 
 notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 	@$(SNAKEMAKE) notebooks

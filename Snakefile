@@ -31,8 +31,8 @@ CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text(
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
 AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
 # A chapter that reads files of its own runs again when one of them changes.
-READS = {"downstream": sorted(map(str, Path("book/tasks").glob("*.*"))),
-         "one_by_one": sorted(map(str, Path("results/one_by_one").glob("*.json")))}
+READS = {page: sorted(map(str, Path("results").rglob("*.json"))) for page in CHAPTERS if "\"results" in SOURCE[page].read_text()}
+READS["downstream"] = sorted(map(str, Path("book/tasks").glob("*.*")))
 
 
 def lost(page):
@@ -128,6 +128,8 @@ rule execute:
         exec 2>&1; start=$SECONDS
         rm -f build/executed/.{wildcards.page}.*; partial=build/executed/.{wildcards.page}.$$.ipynb
         echo "  {wildcards.page} ..."
+        # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them
+        export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
         OMP_NUM_THREADS={threads} papermill --kernel python3 --no-progress-bar \
             -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null &
         chapter=$!
@@ -194,3 +196,10 @@ rule html:
         mv build/_build/html build/html
         echo "  html done in $((SECONDS - start)) s"
         """
+
+
+# Not a part of `book`: it needs a browser.
+rule pdf:
+    input: "build/html/index.html"
+    output: "build/book.pdf"
+    shell: "echo '  pdf ...'; python tools/pdf.py build/site {output} 2>&1"
