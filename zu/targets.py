@@ -71,8 +71,8 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
 
     batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
-    `zu.models.cache_dir`, by model, layer, token ids, settings and the `TOGETHER` facts that it belongs to (which decide
-    on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
+    `zu.models.cache_dir`, by model, layer, token ids, settings and the `TOGETHER` facts that it belongs to (which
+    decide on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
     about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
@@ -132,7 +132,8 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
     """Where each fact's result is kept; facts that are coded alike are told apart by their place."""
     here = Path(__file__)
     code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "trace", "models"))
-    text = json.dumps([*about, [[c.rows, c.goal, c.essence] for c in coded], torch.__version__, transformers.__version__])
+    said = [[c.rows, c.goal, c.essence] for c in coded]
+    text = json.dumps([*about, said, torch.__version__, transformers.__version__])
     names = [hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32] for i in range(len(coded))]
     return [cache_dir() / "targets" / name[:2] / f"{name}.safetensors" for name in names]
 

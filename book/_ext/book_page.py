@@ -89,9 +89,12 @@ def on_page(app, doctree, page):
 
 
 def as_seen(app, page, template, context, doctree):
-    """For who listens: a button is called what stands on it, and the list of sources plays no part that it has not."""
+    """For who listens or has no mouse: a button is called what stands on it, a wide table can be reached and scrolled
+    by keys, and the list of sources plays no part that it has not.
+    """
     for said, better in (('<summary aria-label="Toggle hidden content">', "<summary>"),
                          ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+                         ('<div class="output text_html">', '<div class="output text_html" tabindex="0">'),
                          (' role="doc-biblioentry"', "")):
         if "body" in context:
             context["body"] = context["body"].replace(said, better)

@@ -1,0 +1,72 @@
+"""The rendered pages for who has no mouse or cannot see, and the words in the sources."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+def test_no_word_is_misspelt():
+    rooms = ("book", "zu", "tests", "tools", "bench", "profiles", ".")
+    files = [str(p) for room in rooms for p in (ROOT / room).glob("*") if p.suffix in (".md", ".py", ".yaml", ".toml")]
+    assert len(files) > 60
+    run = subprocess.run([sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", *files],
+                         capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout
+
+
+def test_a_pdf_needs_a_browser_and_says_so(tmp_path, monkeypatch):
+    import pdf
+
+    monkeypatch.setenv("CHROME", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="no Chrome or Chromium .*set CHROME"):
+        pdf.main(tmp_path, tmp_path / "book.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    """A page of headless Chrome or Chromium; the test is skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api")
+    import pdf
+
+    try:
+        program = pdf.browser()
+    except SystemExit as error:
+        pytest.skip(str(error))
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+PAGE = """<!doctype html><html lang="en">
+<head><title>A page</title><link rel="stylesheet" href="book.css"></head>
+<body><main><h1>A page</h1><p>An <a class="zu-term" href="#x" title="A change.">edit</a>. {}</p></main></body></html>"""
+
+
+def test_a_word_of_the_glossary_tells_its_meaning_to_the_keyboard(chrome, tmp_path):
+    (tmp_path / "book.css").write_text((ROOT / "book/_static/book.css").read_text())
+    (tmp_path / "page.html").write_text(PAGE.format(""))
+    page = chrome.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    shown = "getComputedStyle(document.querySelector('a'), '::after').content"
+    assert page.evaluate(shown) == "none"
+    page.keyboard.press("Tab")
+    assert page.evaluate(shown) == '"A change."'
+
+
+def test_what_keeps_a_reader_out_is_found(chrome, tmp_path):
+    pytest.importorskip("axe_playwright_python")
+    for name, more in (("good", ""), ("bad", '<img src="x.png"><span style="color: #ddd">pale</span>')):
+        room = tmp_path / name
+        room.mkdir()
+        (room / "page.html").write_text(PAGE.format(more))
+    good, bad = (subprocess.run([sys.executable, ROOT / "tools/check_pages.py", tmp_path / name], capture_output=True,
+                                text=True, check=False) for name in ("good", "bad"))
+    assert good.returncode == 0 and "no serious violation" in good.stdout
+    assert bad.returncode == 1 and "image-alt (critical" in bad.stdout and "color-contrast (serious" in bad.stdout
+    assert bad.stdout.count("page.html, light") == bad.stdout.count("page.html, dark") == 2
