@@ -4,6 +4,11 @@ VENV ?= .venv
 PROFILE ?= smol
 CORES ?= 2
 EXAMPLES ?= 20000
+# A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids shall be
+# cut into pieces, and the rate in TFLOP/s of the machines that do it, by which they are sized.
+WHERE ?=
+SHARD_HOURS ?=
+RATE ?= 40
 
 # VENV= (empty) uses the environment that is already active, conda's for example, and installs nothing.
 ifeq ($(strip $(VENV)),)
@@ -15,7 +20,8 @@ READY := $(VENV)/.ready
 endif
 # Snakemake's own messages go to a log. What failed in a chapter or a page is said by its rule; any other end is shown.
 LOG := build/logs/snakemake.log
-SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) \
+SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
+	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
 	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
 
@@ -23,7 +29,8 @@ SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2)
+book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2 WHERE= SHARD_HOURS=)
+	@$(if $(WHERE)$(SHARD_HOURS),$(PY) tools/plan.py $(PROFILE) --rate $(RATE))
 	@$(SNAKEMAKE)
 	@echo build/html/index.html
 

@@ -84,6 +84,31 @@ if "exhibits" in CHAPTERS:  # which says where everything comes from
     PARAMETERS["exhibits"] = {"profile": PROFILE, **PARAMETERS.get("exhibits", {})}
 
 
+def shards():
+    """The grids' chapters cut into pieces of about so many hours; each piece is the chapter on a part of its parameters."""
+    if not config.get("shard_hours"):
+        return {}
+    sys.path.insert(0, "tools")
+    import plan
+
+    rate = float(config.get("rate", 40)) * 1e12
+    return {page: plan.shards(page, plan.parameters(page) | PARAMETERS.get(page, {}), float(config["shard_hours"]), rate)
+            for page in plan.GRIDS if page in CHAPTERS}
+
+
+SHARDS = shards()
+
+
+def before(page):
+    """What has to be there before a chapter: others whose records it reads, and its own pieces, whose records are its own."""
+    return [f"build/executed/{other}.ipynb" for other in AFTER.get(page, []) if other in CHAPTERS] + [
+        f"build/shards/{page}-{i}.ipynb" for i in range(len(SHARDS.get(page, [])))]
+
+
+# Where work goes to a cluster, these stay on the machine where make runs: they take seconds.
+localrules: book, notebooks, notebook, embedded_model, html, pdf
+
+
 rule book:
     input: "build/html/index.html"
 
@@ -108,6 +133,11 @@ rule embedded_model:
         """
 
 
+def inline(values):
+    """Parameters as papermill's -y takes them."""
+    return yaml.safe_dump(values, default_flow_style=True, width=10**6).strip()
+
+
 # The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
 # If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
 rule execute:
@@ -117,17 +147,19 @@ rule execute:
         module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
         paper=sorted(map(str, Path("book/paper").glob("*.csv"))),
         reads=lambda wc: READS.get(wc.page, []),
-        after=lambda wc: [f"build/executed/{page}.ipynb" for page in AFTER.get(wc.page, []) if page in CHAPTERS],
+        after=lambda wc: before(wc.page),
     output: "build/executed/{page}.ipynb"
     log: "build/logs/{page}.log"
     params:
-        values=lambda wc: yaml.safe_dump(PARAMETERS.get(wc.page, {}), default_flow_style=True, width=10**6).strip()
+        values=lambda wc: inline(PARAMETERS.get(wc.page, {})),
+        often=config.get("often", 300)  # seconds between two words about a chapter that takes long
     threads: lambda wc: workflow.cores if wc.page in ALONE else max(workflow.cores // 2, 1)
+    resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
     shell:
         """
-        exec 2>&1; start=$SECONDS
-        rm -f build/executed/.{wildcards.page}.*; partial=build/executed/.{wildcards.page}.$$.ipynb
-        echo "  {wildcards.page} ..."
+        exec 2>&1; start=$SECONDS; out={output}; name=$(basename $out .ipynb)
+        rm -f $(dirname $out)/.$name.*; partial=$(dirname $out)/.$name.$$.ipynb; said=$SECONDS
+        echo "  $name ..."
         # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them
         export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
         OMP_NUM_THREADS={threads} papermill --kernel python3 --no-progress-bar \
@@ -136,17 +168,21 @@ rule execute:
         while kill -0 $chapter 2> /dev/null; do
             kill -0 $PPID 2> /dev/null || {{ kill -9 $chapter; rm -f $partial; exit 1; }}
             sleep 0.5
+            if [ $((SECONDS - said)) -ge {params.often} ]; then
+                said=$SECONDS
+                echo "  $name: $(find build/records -path 'build/records/{wildcards.page}*' -name '*.json' 2> /dev/null |
+                    wc -l) records after $((SECONDS - start)) s"
+            fi
         done
         if wait $chapter; then
             mkdir -p build/records
-            find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort \
-                > build/executed/{wildcards.page}.records
-            rm -f build/logs/{wildcards.page}.ipynb
-            mv $partial {output}
-            echo "  {wildcards.page} done in $((SECONDS - start)) s"
+            find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort > ${{out%.ipynb}}.records
+            rm -f build/logs/$name.ipynb
+            mv $partial $out
+            echo "  $name done in $((SECONDS - start)) s"
         else
-            mv -f $partial build/logs/{wildcards.page}.ipynb 2> /dev/null || true
-            echo "  {wildcards.page} FAILED after $((SECONDS - start)) s; from {log}:"
+            mv -f $partial build/logs/$name.ipynb 2> /dev/null || true
+            echo "  $name FAILED after $((SECONDS - start)) s; from {log}:"
             sed -n '/^Exception encountered/,$p' {log} | tail -n 60 | grep . || tail -n 40 {log}
             exit 1
         fi
@@ -161,6 +197,20 @@ use rule execute as execute_first with:
 use rule execute as execute_long with:
     output: f"build/executed/{{page,{'|'.join(LONG)}}}.ipynb"
     priority: 1
+
+
+# A piece of a grid. Nobody reads its notebook; its records are those of the chapter, which finds them all and only shows them.
+use rule execute as shard with:
+    input:
+        model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
+        notebook="build/notebooks/{page}.ipynb",
+        module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
+    output: "build/shards/{page}-{number}.ipynb"
+    log: "build/logs/{page}-{number}.log"
+    params:
+        values=lambda wc: inline(PARAMETERS.get(wc.page, {}) | SHARDS[wc.page][int(wc.number)]),
+        often=config.get("often", 300)
+    threads: max(workflow.cores // 2, 1)
 
 
 ruleorder: execute_first > execute_long > execute

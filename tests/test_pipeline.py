@@ -250,3 +250,63 @@ while not pathlib.Path("go").exists():
     run = make(project, "book")
     assert run.returncode == 0, run.stdout
     assert sorted(stamps(project)) == ["index", "other", "stand_in"]
+
+
+GRID = HEAD + """
+# A grid
+
+```{code-cell} ipython3
+:tags: [parameters]
+models: list[str] = ["smollm2"]
+datasets: list[str] = ["a", "b"]
+methods: list[str] = ["base", "ga"]
+more: list[str] = ["npo"]
+n: int = 50
+seeds: list[int] = [1, 2, 3, 4]
+layers: list[int] = []
+corpus: str = ""
+ppl_corpus: str = ""
+moment_tokens: int = 1000
+ppl_tokens: int = 1000
+dtype: str = "float32"
+```
+
+```{code-cell} ipython3
+from pathlib import Path
+for dataset in datasets:
+    for seed in seeds:
+        record = Path(f"build/records/few_shot/{dataset}-{seed}.json")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        if not record.exists():
+            record.write_text(f"{len(datasets)} {len(seeds)} {len(more)}")
+```
+"""
+
+
+def test_a_grid_in_pieces_is_planned_run_and_put_together(project):
+    (project / "book/few_shot.md").write_text(GRID)
+    (project / "_toc.yml").write_text((project / "_toc.yml").read_text().replace("[{file: other}", "[{file: few_shot}"))
+    for name in ("tools/plan.py", "results/bench-targets.json"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, project / name)
+    settings = project / "_config.yml"
+    settings.write_text(re.sub(r"( +few_shot: ).*", r"\1[]", settings.read_text()))  # read before it: not there
+    (project / "build/embedded-model").touch()
+    (project / "zu").symlink_to(ROOT / "zu")
+    sys.path.insert(0, str(ROOT / "tools"))
+    import plan
+
+    values, rate = {"models": ["smollm2"], "datasets": ["a", "b"], "methods": ["base", "ga"], "more": ["npo"], "n": 50,
+                    "seeds": [1, 2, 3, 4], "layers": [], "ppl_tokens": 1000}, 1e12
+    whole = plan.shards("few_shot", values, 1e9, rate)
+    assert [(x["datasets"], x["seeds"], x["more"]) for x in whole] == [
+        (["a"], [1, 2, 3, 4], ["npo"]), (["b"], [1, 2, 3, 4], [])]
+    sizes = lambda h: [len(x["seeds"]) for x in plan.shards("few_shot", values, h, rate)]  # noqa: E731
+    hours = next(h for h in (0.9 ** i for i in range(200)) if sizes(h) == [2, 2, 2, 2])
+    run = make(project, "book", f"SHARD_HOURS={hours}", "RATE=1")
+    assert run.returncode == 0, run.stdout
+    assert "few_shot: 17 runs" in run.stdout and run.stdout.index("17 runs") < run.stdout.index("few_shot-0 ...")
+    assert sorted(re.findall(r"(few_shot\S*) done", run.stdout)) == ["few_shot", *(f"few_shot-{i}" for i in range(4))]
+    kept = {p.stem: p.read_text() for p in (project / "build/records/few_shot").iterdir()}
+    assert kept == {f"{d}-{s}": f"1 2 {int(d == 'a' and s < 3)}" for d in "ab" for s in (1, 2, 3, 4)}
+    assert "done" not in make(project, "book", f"SHARD_HOURS={hours}", "RATE=1").stdout

@@ -39,6 +39,8 @@ SHAPES = {
 PROMPTS = {"mcf": (13, 11, 4.2), "zsre": (3, 15, 5.6), "mquake": (2, 11, 6.0)}
 #: Tokens of a text before the prompt, texts before a prompt besides none, and a generous length of a batch's rows.
 PREFIX, PREFIXES = 11, 5
+#: The chapters that run a grid of models, data sets and seeds.
+GRIDS = ("few_shot", "many_facts")
 #: float64 work is counted this many times: processors do it at half of the rate of float32, or less.
 DOUBLE = 2
 
@@ -167,7 +169,7 @@ def plan(profile: dict, rate: float, share: dict[str, float]) -> dict:
     """Downloads, runs, hours by chapter and model, and the largest memory, as plain values."""
     found: dict = {"downloads": {}, "chapters": {}}
     seen: set[tuple] = set()  # what is computed once and kept
-    for page in ("few_shot", "many_facts"):
+    for page in (page for page in GRIDS if (ROOT / "book" / f"{page}.md").exists()):
         values = parameters(page) | (profile.get(page) or {})
         models = {name: find_model(name) for name in values["models"]}
         size = {"float32": 4, "bfloat16": 2}[values["dtype"]]
@@ -205,6 +207,32 @@ def plan(profile: dict, rate: float, share: dict[str, float]) -> dict:
     return found
 
 
+def shards(page: str, values: dict, hours: float, rate: float) -> list[dict]:
+    """A grid's chapter in pieces of about so many hours at most: for each, the parameters that it changes.
+
+    A piece has one model and one data set, and as many seeds as fit, one at least; rows that the chapter makes for its
+    first data set and seed only belong to the piece that has these. The same arguments give the same pieces.
+    """
+    share, found = shares(), []
+    for name in values["models"]:
+        model = find_model(name)
+        layers = edited(model, values["layers"])
+        for dataset in values["datasets"]:
+            stages: dict[tuple, float] = {}
+            for method in values["methods"]:
+                for n in values.get("counts") or [values["n"]]:
+                    for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"]).items():
+                        key = (n, stage) if stage.startswith("targets") else (n, stage, method)
+                        of = share["targets" if stage.startswith("targets") else "forward"]
+                        stages[key] = operations / of / rate / 3600
+            size, seeds = max(int(hours / sum(stages.values())), 1), values["seeds"]
+            for first in range(0, len(seeds), size):
+                whole = (name, dataset, first) == (values["models"][-1], values["datasets"][0], 0)
+                found.append({"models": [name], "datasets": [dataset], "seeds": seeds[first:first + size],
+                              "more": values.get("more", []) if whole else []})
+    return found
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("profile", help="a name in profiles/")
@@ -230,7 +258,7 @@ def main() -> None:
             stages = ", ".join(f"{stage} {hours:.2g}" for stage, hours in one["hours"].items())
             print(f"  {name}, layers {one['layers']}: {sum(one['hours'].values()):.2g} h ({stages}); "
                   f"memory about {one['memory_bytes'] / 1e9:.0f} GB")
-    print(f"\nAll: about {total:.2g} hours on one device. Nothing was started.")
+    print(f"\nAll: about {total:.2g} hours on one device.")
 
 
 if __name__ == "__main__":
