@@ -133,6 +133,13 @@ rule embedded_model:
         """
 
 
+def leader(page, number):
+    """The piece that goes before another one: the first with its model, which sums the moments that all of them need."""
+    models = [piece["models"] for piece in SHARDS[page]]
+    first = models.index(models[number])
+    return [] if first == number else f"build/shards/{page}-{first}.ipynb"
+
+
 def inline(values):
     """Parameters as papermill's -y takes them."""
     return yaml.safe_dump(values, default_flow_style=True, width=10**6).strip()
@@ -205,6 +212,7 @@ use rule execute as shard with:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
         notebook="build/notebooks/{page}.ipynb",
         module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
+        first=lambda wc: leader(wc.page, int(wc.number)),
     output: "build/shards/{page}-{number}.ipynb"
     log: "build/logs/{page}-{number}.log"
     params:
