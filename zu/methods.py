@@ -109,7 +109,7 @@ class Anchored(Sparing):
     """
 
     bare: float = Field(1.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
-    anchor: float = Field(0.2, ge=0, description="weight of an anchor's key against that of a fact to forget")
+    anchor: float = Field(2.0, ge=0, description="weight of an anchor's key against that of a fact to forget")
     alpha: float = Field(300.0, ge=0)
     zero: float = Field(0.0, ge=0)
     lam: float = Field(0.02, gt=0)
