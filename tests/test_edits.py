@@ -258,3 +258,24 @@ def test_unknown_methods_and_settings_are_refused_by_name(job):
         zu.unlearn(model, tokenizer, facts, "zerounlearn", beta=-1.0)
     with pytest.raises(ValueError, match="facts is empty"):
         zu.unlearn(model, tokenizer, [])
+
+
+def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monkeypatch):
+    model, tokenizer, facts, settings = job
+    methods, read, entering = ("memit", "rome", "anchored"), [], trace.entering
+    monkeypatch.setattr(trace, "entering", lambda *args: (read.append(1), entering(*args))[1])
+
+    def deltas(**more):
+        read.clear()
+        out = []
+        for method in methods:
+            with zu.unlearn(model, tokenizer, facts, method, **settings, **more) as edit:
+                out += edit.deltas.values()
+        return out, len(read)
+
+    (alone, apart), (shared, together) = deltas(), deltas(below=trace.Below(1))
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True)) and 0 < together < apart
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="enters layer 2, but layer 1 is to be edited"):
+        zu.unlearn(model, tokenizer, facts, "memit", **settings, below=trace.Below(2))
+    assert same(model, before)

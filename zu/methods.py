@@ -292,6 +292,9 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
     layers = resolve_layers(model, layers)
     if kind.middle and len(layers) > 1:
         layers, targets = layers[len(layers) // 2:][:1], None
+    if below is not None and below.layer > layers[0]:
+        raise ValueError(f"below holds what enters layer {below.layer}, but layer {layers[0]} is to be edited: give "
+                         f"Below({layers[0]})")
     edit = Edit(model, method=method, settings={"layers": list(layers), "seed": seed} | s.model_dump(),
                 facts=len(facts))
     try:
