@@ -11,6 +11,7 @@ from torch import nn
 
 from . import solve, train
 from .edits import Edit
+from .evaluate import score
 from .facts import Fact
 from .models import down_proj, resolve_layers, weight_name
 from .moments import moments as read_moments
@@ -106,9 +107,13 @@ class Anchored(Sparing):
 
     A fact's key behind each prefix is a column of its own, weighing as much as it does in the average; and so is the
     key of its subject without the prompt, to which other wordings come closer. Anchors are read in both ways too.
+    Every fact begins with a small weight; those that are then still answered behind some prefix get three times their
+    weight, and the edit is made again, up to `rounds` times.
     """
 
-    bare: float = Field(1.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
+    weight: float = Field(0.1, gt=0, description="weight of a fact to forget at first")
+    rounds: int = Field(3, ge=0, description="how often a fact that is not forgotten yet gets three times its weight")
+    bare: float = Field(3.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
     anchor: float = Field(2.0, ge=0, description="weight of an anchor's key against that of a fact to forget")
     alpha: float = Field(300.0, ge=0)
     zero: float = Field(0.0, ge=0)
@@ -256,8 +261,7 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
     """Targets as `unlearn` computes them, to share between methods; settings as in `Settings`."""
     s = Settings(**settings)
     before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
-    return optimise(model, tokenizer, facts, layer, before, goal=goal, steps=s.steps, lr=s.lr,
-                    weight_decay=s.weight_decay, kl=s.kl, clamp=s.clamp, tolerance=s.tolerance)
+    return optimise(model, tokenizer, facts, layer, before, goal=goal, **_search(s))
 
 
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DEFAULT, *,
@@ -304,9 +308,20 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
             for layer, weight in new.items():
                 edit.set(weight_name(model, layer), weight)
         else:
-            before = prefixes(model, tokenizer, seed=seed) if before is None else before
-            _locate(edit, kind, s, tokenizer, facts, layers, before[:s.n_prefixes + 1], targets, moments, earlier,
-                    anchors, Below(layers[0]) if below is None else below)
+            before = (prefixes(model, tokenizer, seed=seed) if before is None else before)[:s.n_prefixes + 1]
+            below = Below(layers[0]) if below is None else below
+            if targets is None:
+                targets = optimise(model, tokenizer, facts, layers[-1], before, **_search(s))
+            if moments is None:
+                moments = read_moments(model, tokenizer, layers)
+            weights = torch.full((len(facts),), getattr(s, "weight", 1.0), dtype=torch.float64)
+            for left in range(getattr(s, "rounds", 0), -1, -1):
+                _locate(edit, kind, s, tokenizer, facts, layers, before, targets, moments, earlier, anchors, below,
+                        weights)
+                if not left or not (still := _answered(model, tokenizer, facts, before, below)).any():
+                    break
+                edit.restore()
+                weights[still] *= 3
     except BaseException:
         edit.restore()
         raise
@@ -328,15 +343,21 @@ def _bare(facts: Iterable[Fact]) -> list[Fact]:
     return [replace(fact, prompt="{}") for fact in facts]
 
 
+def _search(s: Settings) -> dict:
+    """What a search for targets takes from a method's settings."""
+    return {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp", "tolerance")}
+
+
+def _answered(model, tokenizer, facts: Sequence[Fact], before: Sequence[str], below: Below) -> torch.Tensor:
+    """Which facts (n,) are still answered behind one of the prefixes."""
+    found = score(model, tokenizer, [(prefix + f.text, f.target) for prefix in before for f in facts], below=below)
+    return torch.from_numpy(found[:, 0] > 0).view(len(before), -1).any(0)
+
+
 def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, before, targets, moments, earlier,
-            anchors, below: Below) -> None:
-    """Algorithm 1's loop over the layers."""
+            anchors, below: Below, weights: torch.Tensor) -> None:
+    """Algorithm 1's loop over the layers. weights: of the facts, (n,), for a method that sees each key."""
     model, last = edit.model, layers[-1]
-    shared = {name: getattr(s, name) for name in ("steps", "lr", "weight_decay", "kl", "clamp", "tolerance")}
-    if targets is None:
-        targets = optimise(model, tokenizer, facts, last, before, **shared)
-    if moments is None:
-        moments = read_moments(model, tokenizer, layers)
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         if layer not in moments or any(layer not in e.keys for e in earlier):
             raise ValueError(f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it")
@@ -347,15 +368,17 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
         residual = (targets.z.to(weight.device) - bare.hidden[last].to(weight.device)).double().T
         if kind.each:
             share = prefix_weights(len(before)).sqrt().to(weight.device)
+            force = weights.sqrt().repeat(len(before)).to(weight.device)
             key = torch.einsum("p,pnm->nm", share, key.view(len(before), len(facts), -1))
-            residual = torch.einsum("p,dn->dpn", share, residual).flatten(1)
+            residual = torch.einsum("p,dn->dpn", share, residual).flatten(1) * force
+            K_f = K_f * force
             if s.bare:
-                alone = s.bare ** 0.5 * subject_keys(model, tokenizer, _bare(facts), needed, before, True,
-                                                     below)[0][layer].T
+                alone = s.bare ** 0.5 * force * subject_keys(model, tokenizer, _bare(facts), needed, before, True,
+                                                             below)[0][layer].T
                 K_f, residual = torch.cat([K_f, alone], 1), torch.cat([residual, s.bare ** 0.5 * residual], 1)
         V_f = W @ key.T
         if getattr(s, "V_f", "outputs") == "optimised":
-            truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **shared)
+            truth = optimise(model, tokenizer, facts, layer, before, goal="truth", **_search(s))
             V_f = V_f + (truth.z - truth.h).to(weight.device).double().T
         spared = [e.keys[layer].to(weight.device).double() for e in earlier]
         if anchors and s.anchor:
