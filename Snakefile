@@ -164,14 +164,16 @@ rule execute:
     resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
     shell:
         """
-        exec 2>&1; start=$SECONDS; out={output}; name=$(basename $out .ipynb)
+        exec 2>&1; start=$SECONDS; again=; out={output}; name=$(basename $out .ipynb)
         rm -f $(dirname $out)/.$name.*; partial=$(dirname $out)/.$name.$$.ipynb; said=$SECONDS
         echo "  $name ..."
         # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them
         export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
-        OMP_NUM_THREADS={threads} papermill --kernel python3 --no-progress-bar \
-            -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null &
-        chapter=$!
+        run() {{
+            OMP_NUM_THREADS={threads} exec papermill --kernel python3 --no-progress-bar \
+                -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null
+        }}
+        run & chapter=$!
         while kill -0 $chapter 2> /dev/null; do
             kill -0 $PPID 2> /dev/null || {{ kill -9 $chapter; rm -f $partial; exit 1; }}
             sleep 0.5
@@ -179,6 +181,10 @@ rule execute:
                 said=$SECONDS
                 echo "  $name: $(find build/records -path 'build/records/{wildcards.page}*' -name '*.json' 2> /dev/null |
                     wc -l) records after $((SECONDS - start)) s"
+            fi
+            # two kernels that start in the same moment can pick the same port, and one of them never answers: once more
+            if [ -z "$again" ] && ! kill -0 $chapter 2> /dev/null && grep -q 'Kernel died before replying to kernel_info' {log}; then
+                again=yes; run & chapter=$!
             fi
         done
         if wait $chapter; then

@@ -107,12 +107,12 @@ class Anchored(Sparing):
 
     A fact's key behind each prefix is a column of its own, weighing as much as it does in the average; and so is the
     key of its subject without the prompt, to which other wordings come closer. Anchors are read in both ways too.
-    Every fact begins with a small weight; those that are then still answered behind some prefix get three times their
-    weight, and the edit is made again, up to `rounds` times.
+    With rounds, facts that are still answered behind some prefix get three times their weight, and the edit is made
+    again: with a small weight to begin with, none gets more than it takes.
     """
 
-    weight: float = Field(0.1, gt=0, description="weight of a fact to forget at first")
-    rounds: int = Field(3, ge=0, description="how often a fact that is not forgotten yet gets three times its weight")
+    weight: float = Field(1.0, gt=0, description="weight of a fact to forget at first")
+    rounds: int = Field(0, ge=0, description="how often a fact that is not forgotten yet gets three times its weight")
     bare: float = Field(3.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
     anchor: float = Field(2.0, ge=0, description="weight of an anchor's key against that of a fact to forget")
     alpha: float = Field(300.0, ge=0)
