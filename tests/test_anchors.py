@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import zu
-from zu import trace
+from zu import methods, trace
 from zu.anchors import propose
+from zu.evaluate import score
 
 LAYER = 2
 PROMPT = "The capital of {} is"
@@ -77,3 +78,43 @@ def test_methods_without_room_for_anchors_refuse_them(job):
     for method in ("ga", "rome", "zerounlearn-gd"):
         with pytest.raises(ValueError, match=f"{method} takes no anchors"):
             zu.unlearn(model, tokenizer, facts, method, anchors=facts[:1])
+
+
+def test_in_rounds_a_fact_weighs_more_only_while_it_is_still_answered(job, monkeypatch):
+    model, tokenizer, facts, settings = job
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    weights, flags, locate = [], [], methods._locate
+    monkeypatch.setattr(methods, "_locate", lambda *args: (weights.append(args[-1].tolist()), locate(*args)))
+    monkeypatch.setattr(methods, "_answered", lambda *args: flags.pop(0))
+    first, none = torch.zeros(len(facts), dtype=torch.bool), torch.zeros(len(facts), dtype=torch.bool)
+    first[0] = True
+
+    def edited(answered, **more):
+        flags[:], weights[:] = answered, []
+        with zu.unlearn(model, tokenizer, facts, "anchored", weight=0.5, **more, **settings) as edit:
+            return edit.deltas.popitem()[1]
+
+    once, twice = edited([], rounds=0), edited([first, none], rounds=3)
+    rest = [0.5] * (len(facts) - 1)
+    assert weights == [[0.5, *rest], [1.5, *rest]] and not flags and not torch.equal(once, twice)
+    edited([first, first], rounds=2)
+    assert [w[0] for w in weights] == [0.5, 1.5, 4.5] and not flags
+    assert torch.equal(edited([none], rounds=3), once)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_a_fact_is_still_answered_if_it_is_behind_any_prefix(job):
+    model, tokenizer, facts, _ = job
+
+    def answered(fact, prefix=""):
+        return score(model, tokenizer, [(prefix + fact.text, fact.target)])[0, 0] == 1
+
+    for number in range(200):  # a prefix behind which the model says a word that it does not say without
+        prefix = f"It was in the year {number} that all of it was said. "
+        ids = torch.tensor([tokenizer(prefix + facts[0].text)["input_ids"]])
+        word = tokenizer.decode(model(ids).logits[0, -1].argmax()).strip()
+        if word and answered(known := replace(facts[0], target=word), prefix) and not answered(known):
+            break
+    other = replace(facts[0], target="zzz")
+    for before, found in ((("", prefix), [True, False]), (("",), [False, False])):
+        assert methods._answered(model, tokenizer, [known, other], before, trace.Below(LAYER)).tolist() == found

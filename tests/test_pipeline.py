@@ -201,6 +201,19 @@ def test_a_failing_chapter_fails_the_build_and_spares_the_others(project):
     assert "54" in (project / "build/executed/other.ipynb").read_text()
 
 
+def test_a_kernel_that_never_answers_is_started_once_more_and_no_other_failure_is(project):
+    source = project / "book" / "stand_in.md"
+    tell = ('from pathlib import Path\nmark = Path("tries")\n'
+            'mark.write_text(mark.read_text() + "x" if mark.exists() else "x")\n')
+    once = 'assert len(mark.read_text()) > {}, "Kernel died before replying to kernel_info"\n'
+    text = source.read_text()
+    source.write_text(text.replace('print("n is", n)', tell + once.format(1) + 'print("n is", n)'))
+    assert make(project, "book").returncode == 0 and (project / "tries").read_text() == "xx"
+    (project / "tries").unlink()
+    source.write_text(text.replace('print("n is", n)', tell + once.format(9) + 'print("n is", n)'))
+    assert make(project, "book").returncode != 0 and (project / "tries").read_text() == "xx"
+
+
 def test_a_warning_of_the_renderer_fails_the_build(project):
     (project / "book/references.md").write_text("# References\n\n{numref}`nothing-here`\n")
     run = make(project, "book")
