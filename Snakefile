@@ -31,7 +31,7 @@ CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text(
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
 AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
 # A chapter that reads files of its own runs again when one of them changes.
-READS = {page: sorted(map(str, Path("results").rglob("*.json"))) for page in CHAPTERS if "\"results" in SOURCE[page].read_text()}
+READS = {page: ["build/results"] for page in CHAPTERS if "\"results" in SOURCE[page].read_text()}
 READS["downstream"] = sorted(map(str, Path("book/tasks").glob("*.*")))
 
 
@@ -106,7 +106,7 @@ def before(page):
 
 
 # Where work goes to a cluster, these stay on the machine where make runs: they take seconds.
-localrules: book, notebooks, notebook, embedded_model, html, pdf
+localrules: book, notebooks, notebook, embedded_model, module, results, html, pdf
 
 
 rule book:
@@ -133,6 +133,17 @@ rule embedded_model:
         """
 
 
+# One file stands for many: Snakemake looks at every input of every chapter that waits, again and again while others run.
+rule module:
+    input: sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")]))
+    output: touch("build/module")
+
+
+rule results:
+    input: sorted(map(str, Path("results").rglob("*.json")))
+    output: touch("build/results")
+
+
 def leader(page, number):
     """The piece that goes before another one: the first with its model, which sums the moments that all of them need."""
     models = [piece["models"] for piece in SHARDS[page]]
@@ -151,7 +162,7 @@ rule execute:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
         notebook="build/notebooks/{page}.ipynb",
-        module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
+        module="build/module",
         paper=sorted(map(str, Path("book/paper").glob("*.csv"))),
         reads=lambda wc: READS.get(wc.page, []),
         after=lambda wc: before(wc.page),
@@ -217,7 +228,7 @@ use rule execute as shard with:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
         notebook="build/notebooks/{page}.ipynb",
-        module=sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")])),
+        module="build/module",
         first=lambda wc: leader(wc.page, int(wc.number)),
     output: "build/shards/{page}-{number}.ipynb"
     log: "build/logs/{page}-{number}.log"
