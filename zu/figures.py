@@ -19,7 +19,7 @@ METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
 LABELS = {
     "base": "Base", "ga": "GA", "ft": "FT", "rome": "ROME", "memit": "MEMIT", "alphaedit": "AlphaEdit",
     "zerounlearn": "ZeroUnlearn", "zerounlearn-gd": "ZeroUnlearn-GD", "exact": "exact Lemma 5.1",
-    "anchored": "anchored",
+    "graddiff": "GradDiff", "npo": "NPO", "anchored": "anchored",
 }
 MODELS = {"llama-3.2-3b": "Llama-3.2", "llama-3.1-8b": "Llama-3.1", "qwen3-4b": "Qwen-3"}
 DATASETS = {"world-cloze": "MCF", "world-qa": "ZsRE", "world-hops": "MQuAKE", "mcf": "MCF", "zsre": "ZsRE",
