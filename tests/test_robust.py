@@ -7,7 +7,8 @@ import torch
 
 import zu
 from zu import models, robust
-from zu.robust import TESTS, last_states, lens, probe, quantised, relearnt, robustness
+from zu.robust import TESTS, last_states, lens, probe, quantised, relearning, robustness
+from zu.train import answer_rows, descend
 
 
 def weights_of(model):
@@ -25,7 +26,11 @@ def said(tiny, facts):
     words = ["Paris", "Tokyo", "Lima", "Peru", "Japan"]
     known = [replace(f, target=word, paraphrases=(f.prompt,), neighbors=(), relation="r", id=f.subject)
              for f, word in zip(facts, words, strict=True)]
-    with relearnt(model, tokenizer, known, [2, 3, 4], steps=40, lr=0.02):
+    rows = answer_rows(tokenizer, known, "truth")
+    with zu.Edit(model, method="taught") as edit:
+        new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), [2, 3, 4], steps=40, lr=0.02)
+        for layer, weight in new.items():
+            edit.set(models.weight_name(model, layer), weight.double())
         assert zu.evaluate(model, tokenizer, known).eff == 100
         yield model, tokenizer, known
 
@@ -36,6 +41,10 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
     names = [models.weight_name(model, 2)]
     found = robustness(model, tokenizer, known[:3], known[3:], weights=names, questions=known, layers=[2, 3], steps=[2])
     assert list(found) == list(TESTS) and all(len(x) == 3 for x in found.values())
+    more = robustness(model, tokenizer, known[:3], known[3:], weights=names, layers=[2, 3], steps=[1, 2], full=True)
+    assert set(more) == {*TESTS, "lens by layer", "probe by layer", "relearn by step", "relearn others by step"}
+    assert sum(more["relearn by step"]) / 2 == pytest.approx(sum(more["relearn"]) / 3)
+    assert len(more["lens by layer"]) == len(more["probe by layer"]) == 5
     assert found["reverse"] == [None] * 3 and found["questions"] == found["phrasings"] == found["asked"]
     assert all(v in (0.0, 1.0) for name, x in found.items() if name != "reverse" for v in x)
     assert same(model, before)
@@ -91,16 +100,23 @@ def test_rounded_weights_have_few_values_a_row_and_come_back(tiny):
     assert same(model, before)
 
 
-def test_relearning_teaches_and_is_undone_on_top_of_an_edit(tiny, facts, texts, cache):
+def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(tiny, facts, texts, cache):
     model, tokenizer = tiny
-    before = weights_of(model)
+    before, pairs = weights_of(model), [(f.text, f.target) for f in facts]
     with zu.unlearn(model, tokenizer, facts, "ga", layers=[2], steps=3, lr=0.05):
         edited = weights_of(model)
-        low = zu.evaluate(model, tokenizer, facts).prob_eff
-        with relearnt(model, tokenizer, facts, [2, 3], steps=10, lr=0.05):
-            assert zu.evaluate(model, tokenizer, facts).prob_eff > 2 * low
+        found = relearning(model, tokenizer, facts, facts, [2, 3], steps=[1, 10, 40], lr=0.02)
+        assert found.shape == (3, len(facts)) and found[0].mean() < found[2].mean() == 1
+        for count, right in zip((1, 10), found):  # the same as so many steps and then an edit
+            rows = answer_rows(tokenizer, facts, "truth")
+            new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), [2, 3], steps=count, lr=0.02)
+            with zu.Edit(model, method="taught") as taught:
+                for layer, weight in new.items():
+                    taught.set(models.weight_name(model, layer), weight.double())
+                assert robust.score(model, tokenizer, pairs)[:, 0].tolist() == right.tolist()
         assert same(model, edited)
     assert same(model, before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_the_context_never_holds_the_fact_itself(said):

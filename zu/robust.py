@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .edits import Edit
 from .evaluate import score, split_answer
 from .facts import Fact
-from .models import decoder, logits, resolve_layers, weight_name
+from .models import decoder, logits, resolve_layers
 from .trace import collate, trace
 from .train import answer_rows, descend
 
@@ -25,48 +24,49 @@ TESTS = {
     "probe": "a linear probe of some layer, fitted on other facts, picks the answer among those of the relation",
     "8 bits": "the edited weights rounded to 8 bits",
     "4 bits": "the edited weights rounded to 4 bits",
-    "relearn": "after a step or three of Adam on the forgotten facts themselves (mean)",
-    "relearn others": "the same after steps on other facts of their relations, which do not say it",
+    "relearn": "after a few steps of Adam on the forgotten facts themselves, mean over the steps",
+    "relearn others": "the same on as many other facts of their relations, which do not say it",
     "reverse": "the question the other way round, from the answer to the subject",
 }
 
 
 def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact], *,
                weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
-               layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 3), lr: float = 1e-3,
-               states: tuple[torch.Tensor, torch.Tensor] | None = None) -> dict[str, list[float | None]]:
+               layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 2, 4), lr: float = 3e-4,
+               full: bool = False) -> dict[str, list[float | None]]:
     """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
 
     others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
     edited weights, those that are rounded. questions, reverse: facts with the same ids as those that they belong to.
-    layers: whose down_proj relearning may change, by default all from the lowest edited one on. states: what
-    `last_states` found for [*others, *facts], where it is at hand. The model is unchanged afterwards, bit for bit.
+    layers: whose down_proj relearning may change, by default all from the lowest edited one on; steps: after which
+    the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
+    relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
+    others by step"). The model is unchanged afterwards, bit for bit.
     """
     asked = lambda: _right(model, tokenizer, [(f.text, f.target) for f in facts])  # noqa: E731
     found: dict[str, list] = {"asked": asked()}
-    found["phrasings"] = [float(np.mean(_right(model, tokenizer, [(p, f.target) for p in f.paraphrase_texts])))
-                          if f.paraphrases else None for f in facts]
+    said = iter(_right(model, tokenizer, [(p, f.target) for f in facts for p in f.paraphrase_texts]))
+    found["phrasings"] = [float(np.mean([next(said) for _ in f.paraphrases])) if f.paraphrases else None for f in facts]
     for name, forms in (("questions", questions), ("reverse", reverse)):
         by_id = {form.id: form for form in forms}
         some = [by_id[f.id] for f in facts if f.id in by_id]
         hits = dict(zip((f.id for f in some), _right(model, tokenizer, [(f.text, f.target) for f in some])))
         found[name] = [hits.get(f.id) for f in facts]
     found["context"] = _right(model, tokenizer, [(in_context(f, others), f.target) for f in facts])
-    states = last_states(model, tokenizer, [*others, *facts]) if states is None else states
-    found["lens"] = (lens(model, states, len(facts)) < 10).any(0).astype(float).tolist()
+    states = last_states(model, tokenizer, [*others, *facts])
+    seen = lens(model, states, len(facts)) < 10
+    found["lens"] = seen.any(0).astype(float).tolist()
     right, left_out = probe(model, states, facts, others)
     found["probe"] = right[left_out.mean(1).argmax()].tolist()
+    more = {"lens by layer": seen.mean(1).tolist(), "probe by layer": right.mean(1).tolist()}
     for bits in (8, 4):
         with quantised(model, weights, bits):
             found[f"{bits} bits"] = asked()
     layers = range(min(resolve_layers(model)), len(decoder(model).layers)) if layers is None else layers
-    for name, lesson in (("relearn", facts), ("relearn others", others[:2 * len(facts)])):
-        after = []
-        for count in steps:
-            with relearnt(model, tokenizer, lesson, layers, steps=count, lr=lr):
-                after.append(asked())
-        found[name] = np.mean(after, 0).tolist()
-    return {name: found[name] for name in TESTS}
+    for name, lesson in (("relearn", facts), ("relearn others", others[:len(facts)])):
+        after = relearning(model, tokenizer, facts, lesson, layers, steps=steps, lr=lr)
+        found[name], more[f"{name} by step"] = after.mean(0).tolist(), after.mean(1).tolist()
+    return {name: found[name] for name in TESTS} | (more if full else {})
 
 
 def _right(model, tokenizer, pairs) -> list[float]:
@@ -147,13 +147,15 @@ def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[Non
                 model.get_parameter(name).copy_(weight)
 
 
-@contextmanager
-def relearnt(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int], *, steps: int,
-             lr: float) -> Iterator[None]:
-    """Inside the block the model has been taught facts by `steps` steps of Adam on the layers' down_proj."""
-    rows, edit = answer_rows(tokenizer, facts, "truth"), Edit(model, method="relearn")
-    with edit:
-        new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), list(layers), steps=steps, lr=lr)
-        for layer, weight in new.items():
-            edit.set(weight_name(model, layer), weight.double())
-        yield
+def relearning(model: nn.Module, tokenizer, facts: Sequence[Fact], lesson: Sequence[Fact], layers: Sequence[int], *,
+               steps: Sequence[int], lr: float) -> np.ndarray:
+    """Which facts are answered after so many steps of Adam on a lesson, by the layers' down_proj: (steps, facts)."""
+    rows, found = answer_rows(tokenizer, lesson, "truth"), {}
+
+    @torch.no_grad()
+    def watch(step):
+        if step in steps:
+            found[step] = _right(model, tokenizer, [(f.text, f.target) for f in facts])
+
+    descend(model, rows, [-1 / len(rows)] * len(rows), list(layers), steps=max(steps), lr=lr, watch=watch)
+    return np.array([found[step] for step in steps])

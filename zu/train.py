@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +53,14 @@ def objective(logp: torch.Tensor, start: torch.Tensor, count: torch.Tensor, weig
 
 
 def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], layers: Sequence[int], *, steps: int,
-            lr: float, beta: float | None = None, tokens: int = 4096) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+            lr: float, beta: float | None = None, tokens: int = 4096,
+            watch: Callable[[int], object] | None = None) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """Adam on `objective` over the `layers`' down_proj: their new weights, float32, and the loss before each step.
 
     The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What lies below
     the lowest of the layers is computed once; rows go through in parts of about `tokens` tokens, whose gradients
-    add up. Raises `EditError` when the loss or a gradient is not finite.
+    add up. watch: called after each step with its number, from 1 on, while the model answers with the new weights.
+    Raises `EditError` when the loss or a gradient is not finite.
     """
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     parts = [(index, part, entering(model, part, min(layers))) for index, part in batch.split(tokens)]
@@ -82,6 +84,8 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
                 raise EditError(f"step {step}: the loss or its gradient is not finite; nothing was applied. Use a "
                                 "smaller lr or fewer steps")
             adam.step()
+            if watch:
+                watch(step + 1)
     return {i: w.detach() for i, w in new.items()}, losses
 
 
