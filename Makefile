@@ -25,7 +25,11 @@ SNAKEMAKE = mkdir -p build/logs && run () { $(PY) -m snakemake --cores $(CORES) 
 	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || cat $(LOG); exit 1; }; }; run
 
-.PHONY: help book pdf notebooks plan test fuzz check bench lab clean
+# What only some checks need is installed when they are asked for.
+EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
+	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[check]",{ echo 'pip install "zu[check]"'; exit 1; })
+
+.PHONY: help book pdf notebooks plan test coverage fuzz check bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -49,12 +53,16 @@ test: $(READY)  ## ruff and pytest
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest
 
+coverage: $(READY)  ## the same, and which lines of zu no test reaches; less than 95% of them reached is a failure
+	@$(call EXTRA,coverage)
+	@$(PY) -m coverage run -m pytest
+	@$(PY) -m coverage report
+
 fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000 for each of the seven)
 	@ZU_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/test_fuzz.py
 
 check: $(READY)  ## axe-core on the rendered pages, and links to other sites (needs Chrome or Chromium, and the network)
-	@$(PY) -c 'import axe_playwright_python' 2> /dev/null || \
-	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[check]",{ echo 'pip install "zu[check]"'; exit 1; })
+	@$(call EXTRA,axe_playwright_python)
 	@$(PY) tools/check_pages.py build/html
 	@$(patsubst %python,%jupyter-book,$(PY)) build build/site --path-output build/linkcheck --builder linkcheck > build/logs/linkcheck.log 2>&1 || \
 	{ grep -E '\(.*\) (broken|timeout)' build/logs/linkcheck.log || tail -n 20 build/logs/linkcheck.log; exit 1; }

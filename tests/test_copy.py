@@ -1,9 +1,13 @@
 """What a chapter offers to be copied runs alone: in a namespace and a folder with nothing of the chapter's in them."""
+import builtins
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import zu
 
@@ -19,8 +23,54 @@ def test_every_chapter_with_code_ends_with_a_block_to_copy():
     assert all(BLOCKS.values())
 
 
+def installed_with(name, extras=()):
+    """The distributions that `pip install name[extras]` brings, as far as they are here."""
+    found, todo = set(), [Requirement(f"{name}[{','.join(extras)}]")]
+    while todo:
+        one = todo.pop()
+        key = (re.sub(r"[-_.]+", "-", one.name).lower(), tuple(sorted(one.extras)))
+        if key in found:
+            continue
+        found.add(key)
+        try:
+            needs = [Requirement(text) for text in metadata.requires(one.name) or ()]
+        except metadata.PackageNotFoundError:
+            continue
+        todo += [r for r in needs if not r.marker or any(r.marker.evaluate({"extra": x}) for x in ("", *one.extras))]
+    return {name for name, _ in found}
+
+
+@pytest.fixture
+def only_zu(request, monkeypatch):
+    """A block and zu find no more than `pip install "zu[embedded]"` brings, or the line that the block itself has."""
+    text = "".join(BLOCKS.get(request.node.callspec.params["chapter"], ()) if hasattr(request.node, "callspec") else ())
+    extras = (re.findall(r'# pip install "zu\[(.*)\]"', text) or ["embedded"])[0].split(",")
+    there, owners, plain = installed_with("zu", extras), metadata.packages_distributions(), builtins.__import__
+    refused = []
+
+    def look(name, globals=None, locals=None, fromlist=(), level=0):
+        top, asks = name.partition(".")[0], (globals or {}).get("__name__", "")
+        mine = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(top, ())}
+        if not level and (asks == "__main__" or asks.partition(".")[0] == "zu") and mine and not mine & there:
+            refused.append(top)
+            raise ModuleNotFoundError(f"No module named '{top}'", name=top)
+        return plain(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", look)
+    return refused
+
+
+def test_what_a_block_may_import_is_what_zu_brings(only_zu):
+    assert {"torch", "transformers", "gguf", "pandas"} <= installed_with("zu", ["embedded"])
+    assert not {"pytest", "jupytext", "lm-eval", "datasets", "snakemake"} & installed_with("zu", ["embedded"])
+    exec("import json, torch, pandas", {"__name__": "__main__"})
+    with pytest.raises(ModuleNotFoundError, match="jupytext"):
+        exec("import jupytext", {"__name__": "__main__"})
+    assert only_zu == ["jupytext"] and "pytest" in sys.modules
+
+
 @pytest.mark.parametrize("chapter", BLOCKS)
-def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch):
+def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
     """On a tiny model in the embedded one's place, which counts as knowing what it is asked; fewer facts, less text."""
     asked, load, sample, moments = [], zu.load_model, zu.Facts.sample, zu.moments
 

@@ -34,9 +34,13 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict]:
     """Tasks by name, for `downstream`: each a dict of the harness's task objects, of which a group (mmlu) has many.
 
     A name with a ``NAME.yaml`` in `folder` is read from there, with no network and no cache; others are the harness's.
-    Raises `TaskError` for an unknown task or a bad item, `OSError` where a task's items cannot be had from the hub.
+    Raises `TaskError` for an unknown task or a bad item, `OSError` where a task's items cannot be had from the hub,
+    `ModuleNotFoundError` without the harness.
     """
-    from lm_eval.tasks import TaskManager
+    try:
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('the tasks need the lm-evaluation-harness: pip install "zu[eval]"') from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     here, hub, found = sorted(p.stem for p in Path(folder).glob("*.yaml")), None, {}
