@@ -133,11 +133,16 @@ def parameters(page: str) -> dict:
     return {node.target.id: ast.literal_eval(node.value) for node in body if isinstance(node, ast.AnnAssign)}
 
 
+def runs_at(n: int, method: str, values: dict) -> bool:
+    """Whether a chapter runs a method on so many facts: some end earlier (`most_searching`)."""
+    return n <= values.get("most_searching", n) or method.partition(":")[0] not in values.get("searching", ())
+
+
 def runs(page: str, values: dict) -> list[tuple[str, str, str, int, int]]:
     """Every (model, dataset, method, n, seed) of a grid's chapter."""
     counts = values.get("counts") or [values["n"]]
     grid = [(model, dataset, method, n, seed) for model in values["models"] for dataset in values["datasets"]
-            for n in counts for seed in values["seeds"] for method in values["methods"]]
+            for n in counts for seed in values["seeds"] for method in values["methods"] if runs_at(n, method, values)]
     extra = [(values["models"][-1], values["datasets"][0], method, counts[-1], values["seeds"][0])
              for method in values.get("more", ())]
     return grid + extra
@@ -220,7 +225,7 @@ def shards(page: str, values: dict, hours: float, rate: float) -> list[dict]:
         for dataset in values["datasets"]:
             stages: dict[tuple, float] = {}
             for method in values["methods"]:
-                for n in values.get("counts") or [values["n"]]:
+                for n in (n for n in values.get("counts") or [values["n"]] if runs_at(n, method, values)):
                     for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"]).items():
                         key = (n, stage) if stage.startswith("targets") else (n, stage, method)
                         of = share["targets" if stage.startswith("targets") else "forward"]
@@ -228,8 +233,8 @@ def shards(page: str, values: dict, hours: float, rate: float) -> list[dict]:
             size, seeds = max(int(hours / sum(stages.values())), 1), values["seeds"]
             for first in range(0, len(seeds), size):
                 whole = (name, dataset, first) == (values["models"][-1], values["datasets"][0], 0)
-                found.append({"models": [name], "datasets": [dataset], "seeds": seeds[first:first + size],
-                              "more": values.get("more", []) if whole else []})
+                found.append({"models": [name], "datasets": [dataset], "seeds": seeds[first:first + size]}
+                             | ({"more": values["more"] if whole else []} if "more" in values else {}))
     return found
 
 
