@@ -62,3 +62,58 @@ def test_every_figure_and_table_says_what_it_found_and_gives_its_data(shown, alt
     assert re.search(link, text, re.M | re.S), "the data behind it, for download"
     if name.startswith("fig-"):
         assert len(alt) > 40, "an alternative text says what is drawn"
+
+
+def records():
+    """Two methods on two seeds: what a chapter hands to the tables."""
+    values = {("base", 1): (40, 30), ("base", 2): (20, 10), ("memit", 1): (0, 25), ("memit", 2): (4, None)}
+    return [{"dataset": "world-cloze", "model": "m", "method": method, "seed": seed, "n": 10, "metrics": {
+        "eff": eff, "gen": 1.0, "spe": spe, "hop": None, "ppl": 18.5}} for (method, seed), (eff, spe) in values.items()]
+
+
+def test_a_table_sets_mean_and_sample_deviation_beside_what_the_paper_prints():
+    frame = figures.metrics_frame(records())
+    assert len(frame) == 4 * 5 and frame.value.isna().sum() == 4 + 1
+    paper = pd.DataFrame([("Base", "Eff", 21.55, 0.0), ("MEMIT", "Eff", 20.1, 1.234), ("MEMIT", "PPL", 9.5, None)],
+                         columns=["method", "metric", "mean", "std"])
+    shown = figures.table(frame, paper, {"base": "Base", "ga": "GA", "memit": "MEMIT"})
+    assert list(shown.index) == ["Base", "MEMIT"]  # what did not run has no row
+    assert [c for c in shown.columns if c[0] == "this run"] == [("this run", k) for k in ("Eff", "Gen", "Spe", "PPL")]
+    assert shown.loc["Base", ("this run", "Eff")] == "30.00 ±\u00a014.14"  # n - 1, not n: that would be 10.00
+    assert shown.loc["MEMIT", ("this run", "Spe")] == "25.00"  # one value has no deviation
+    assert list(shown["the paper"].loc["MEMIT"]) == ["20.10 ±\u00a01.23", "–", "–", "9.50"]
+    assert shown.loc["Base", ("the paper", "Eff")] == "21.55"
+    hops = [dict(r, metrics=r["metrics"] | {"hop": 5.0}) for r in records()]
+    assert ("this run", "Hop") in figures.table(figures.metrics_frame(hops), paper, {"base": "Base"}).columns
+
+
+def test_a_caption_names_the_ends_and_every_method_that_shares_one():
+    names = {"base": "Base", "memit": "MEMIT", "exact": "exact"}
+    rows = records() + [dict(r, method="exact") for r in records() if r["method"] == "memit"]
+    assert figures.extremes(figures.metrics_frame(rows), names) == (
+        "Eff is lowest with MEMIT and exact, 2.0 (Base 30.0); Spe is highest with MEMIT and exact, 25.0 (Base 20.0).")
+    assert figures.extremes(figures.metrics_frame(records()[:2]), names) == ""
+
+
+def test_dots_are_the_seeds_and_bars_their_means():
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    matplotlib.use("Agg")
+    figure = figures.dots(figures.metrics_frame(records()), {"memit": "MEMIT", "base": "Base", "ga": "GA"})
+    eff = figure.axes[0]
+    assert [label.get_text() for label in eff.get_yticklabels()] == ["MEMIT", "Base"]
+    seeds, mean = eff.lines[2:4]
+    assert list(seeds.get_xdata()) == [40, 20] and list(mean.get_xdata()) == [30, 30]
+    assert seeds.get_color() == figures.PALETTE["base"] and eff.get_title().startswith("Eff")
+    plt.close(figure)
+
+
+def test_the_style_is_vector_output_that_is_the_same_twice(monkeypatch):
+    import matplotlib
+
+    asked = []
+    monkeypatch.setattr("matplotlib_inline.backend_inline.set_matplotlib_formats", lambda *kinds: asked.append(kinds))
+    with matplotlib.rc_context():
+        figures.use_style()
+        assert asked == [("svg",)] and matplotlib.rcParams["svg.hashsalt"] == "zu"
