@@ -180,11 +180,31 @@ def test_a_line_of_100_mb_and_a_file_that_is_too_large_are_refused(tmp_path, mon
         load_facts(path)
 
 
+@pytest.mark.parametrize("field, cell", [
+    ("paraphrases", "{}'s capital is"), ("paraphrases", "{}"), ("neighbors", "{} borders Peru"), ("hops", "{}"),
+    ("paraphrases", '["{} lies in"] and more'), ("neighbors", '[["It is", "Oslo"]] x'), ("paraphrases", "['{} is']"),
+    ("paraphrases", '"{} is"'), ("paraphrases", "7")])
+def test_a_cell_of_a_csv_that_is_no_list_is_an_error_that_names_the_field_never_an_empty_list(tmp_path, field, cell):
+    path = tmp_path / "cells.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["subject", "prompt", "target", field], ["Peru", "It is {}", "Lima", cell]])
+    with pytest.raises(FactError, match=f"cells.csv, line 2: field '{field}' is no JSON list") as caught:
+        load_facts(path)
+    assert "Lima" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [{}, 0, False])
+def test_what_is_no_list_is_no_empty_one_either(tmp_path, value):
+    row = {"subject": "Peru", "prompt": "The capital of {} is", "target": "Lima", "paraphrases": value}
+    with pytest.raises(FactError, match="field 'paraphrases' is a (dict|int|bool)"):
+        load_facts(save(tmp_path, json.dumps([row]), "facts.json"))
+
+
 def test_csv_errors_name_the_line(tmp_path):
     for text, message in (("subject,prompt,target\nPeru,In {} is\n", "line 2: field 'target' is missing"),
                           ("subject,prompt,target\nPeru,In {}, is,x\n", "line 2: more cells"),
                           ('subject,prompt,target\nPeru,"In {} is,x\n', "line 2: not CSV"),
-                          ("subject,prompt,target,paraphrases\nPeru,In {} is,x,[oh\n", "line 2: not JSON"),
+                          ("subject,prompt,target,paraphrases\nPeru,In {} is,x,[oh\n", "line 2: field .paraphrases."),
                           ("name,prompt,target\nPeru,In {} is,x\n", "line 2: field number 1 has a name that is none"),
                           ("", "no facts")):
         with pytest.raises(FactError, match=message):

@@ -249,10 +249,22 @@ def _csv(text: str, path: str) -> Iterator[Row]:
             yield where, FactError("more cells than the header has columns: put texts with commas into quotation marks")
             continue
         try:
-            lists = {k: _json(v)[0] for k, v in row.items() if v and k in ("paraphrases", "neighbors", "hops")}
+            lists = {k: _cell(k, row[k].strip()) for k in ("paraphrases", "neighbors", "hops") if row.get(k)}
             yield where, {k: lists.get(k, v) for k, v in row.items() if v}
         except FactError as error:
             yield where, error
+
+
+def _cell(field: str, text: str) -> list:
+    """The list that is all of a cell of a CSV, as JSON; `FactError` that names the field for anything else."""
+    try:
+        value, end = _json(text)
+    except FactError:
+        value, end = None, 0
+    if not isinstance(value, list) or end != len(text):
+        raise FactError(f"field '{field}' is no JSON list: write [\"{{}} lies in\", \"...\"] into the cell, with "
+                        "quotation marks around the whole and those within it doubled")
+    return value
 
 
 def _too_long(length: int) -> FactError:

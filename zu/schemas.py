@@ -26,7 +26,7 @@ def _at(row, path: str, default: str | None = None) -> str:
 
 def _all(row: dict, field: str) -> list:
     """The list in a field, or the one text; empty where there is none."""
-    value = row.get(field) or []
+    value = [] if row.get(field) in (None, "") else row[field]
     if not isinstance(value, str | list):
         raise FactError(f"field '{field}' is a {type(value).__name__}: give a list of texts")
     return [value] if isinstance(value, str) else value
