@@ -14,6 +14,7 @@ import yaml
 
 from zu import world
 from zu.downstream import TaskError, compare, digest, downstream, load_tasks, wilson
+from zu.trace import Below
 
 SUITE = Path(__file__).parents[1] / "book" / "tasks"
 NAMES = sorted(p.stem for p in SUITE.glob("*.yaml"))
@@ -121,6 +122,10 @@ def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offlin
     assert result["said"] == pytest.approx(100 * sum(row[n % 3][1] for n, row in enumerate(plain)) / 7)
     assert result["harness"]["acc"] == pytest.approx(result["acc"] / 100) and -1 <= result["harness"]["mcc"] <= 1
     assert downstream(model, tokenizer, tasks, limit=4)["cities"]["right"] == right[:4]
+    below = Below(2)
+    for _ in range(2):  # read, then remembered
+        assert downstream(model, tokenizer, tasks, batch_size=batch_size, below=below)["cities"] == result
+    assert below.seen
 
 
 def test_prompts_longer_than_the_model_reads_are_cut_as_hflm_cuts_them(tiny, own, offline):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zu
-from zu import models, robust
+from zu import models, robust, trace
 from zu.robust import TESTS, last_states, lens, probe, quantised, relearning, robustness
 from zu.train import answer_rows, descend
 
@@ -47,6 +47,12 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
     assert len(more["lens by layer"]) == len(more["probe by layer"]) == 5
     assert found["reverse"] == [None] * 3 and found["questions"] == found["phrasings"] == found["asked"]
     assert all(v in (0.0, 1.0) for name, x in found.items() if name != "reverse" for v in x)
+    assert same(model, before)
+    below = trace.Below(2)
+    for _ in range(2):  # read, then remembered
+        again = robustness(model, tokenizer, known[:3], known[3:], weights=names, layers=[2, 3], steps=[1, 2],
+                           full=True, below=below)
+        assert again == more
     assert same(model, before)
 
 

@@ -121,7 +121,8 @@ def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...
     solve = 2 * d * m * m + 2 * d * d * m + 4 * n * d * m
     if hasattr(settings, "share"):  # all eigenvectors of C_0
         solve += 9 * m**3
-    cost["solve"] = DOUBLE * len(at) * (solve + 8 * d * m * n * getattr(settings, "gd_steps", 0))
+    step = 4 * d * m * (2 * n + m * getattr(settings, "share", 0))  # in the null space and back
+    cost["solve"] = DOUBLE * len(at) * (solve + step * getattr(settings, "gd_steps", 0))
     return cost
 
 
@@ -134,8 +135,11 @@ def parameters(page: str) -> dict:
 
 
 def runs_at(n: int, method: str, values: dict) -> bool:
-    """Whether a chapter runs a method on so many facts: some end earlier (`most_searching`)."""
-    return n <= values.get("most_searching", n) or method.partition(":")[0] not in values.get("searching", ())
+    """Whether a chapter runs a method on so many facts: some end at `most_searching`, descent runs only there."""
+    name, most = method.partition(":")[0], values.get("most_searching")
+    if name == "zerounlearn-gd" and most and n != max((x for x in values["counts"] if x <= most), default=n):
+        return False
+    return n <= (most or n) or name not in values.get("searching", ())
 
 
 def runs(page: str, values: dict) -> list[tuple[str, str, str, int, int]]:

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from .models import decoder, logits
-from .trace import collate
+from .trace import Batch, Below, collate, last_states
 
 
 class TaskError(ValueError):
@@ -96,17 +96,17 @@ def digest(names: Sequence[str], folder: str | Path) -> str:
 
 
 def downstream(model: nn.Module, tokenizer, tasks: dict[str, dict], *, limit: int | None = None,
-               batch_size: int = 32) -> dict[str, dict]:
+               batch_size: int = 32, below: Below | None = None) -> dict[str, dict]:
     """Accuracy on each of the `tasks` that `load_tasks` gave, in percent; the model is not changed.
 
     The model's answer is the choice of highest log-likelihood. limit: items of each task, or of each part of a group.
     Per task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the best constant answer), ``said`` (how
     often the right choice is what the model itself would write), ``right`` (item by item, a string of 0 and 1), and
-    ``harness``: its own metrics, such as mcc.
+    ``harness``: its own metrics, such as mcc. below: as in `zu.evaluate`.
     """
     from lm_eval import evaluator
 
-    out, reader = {}, _reader(model, tokenizer, batch_size)
+    out, reader = {}, _reader(model, tokenizer, batch_size, below)
     for name, parts in tasks.items():
         with redirect_stderr(io.StringIO()):  # its progress bars
             found = evaluator.evaluate(reader, {"tasks": parts}, limit=limit, bootstrap_iters=0)
@@ -149,7 +149,7 @@ def compare(before: dict[str, dict], after: dict[str, dict]) -> dict[str, tuple[
     return out
 
 
-def _reader(model, tokenizer, batch_size):
+def _reader(model, tokenizer, batch_size, below=None):
     from lm_eval.models.huggingface import HFLM
 
     class Reader(HFLM):
@@ -161,9 +161,9 @@ def _reader(model, tokenizer, batch_size):
             if max(len(c) + len(a) for _, c, a in requests) > self.max_length + 1:  # to be cut: as HFLM does
                 return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
             start = min(len(commonprefix(contexts)), min(map(len, contexts)) - 1)
-            body, past = decoder(self.model), DynamicCache()
+            past, head = DynamicCache(), contexts[0][:start]
             if start:
-                body(input_ids=torch.tensor([contexts[0][:start]], device=self.device), past_key_values=past)
+                decoder(self.model)(input_ids=torch.tensor([head], device=self.device), past_key_values=past)
             answers: dict[tuple, list] = {}  # one-token answers to one prompt are read at the same place
             for i, (_, context, answer) in enumerate(requests):
                 answers.setdefault(tuple((context + answer)[start:-1]), []).append((i, answer))
@@ -176,7 +176,7 @@ def _reader(model, tokenizer, batch_size):
                 if start:
                     cache.batch_repeat_interleave(len(some))
                 mask = torch.cat([batch.mask.new_ones(len(some), start), batch.mask], 1)
-                states = body(input_ids=batch.ids, attention_mask=mask, past_key_values=cache).last_hidden_state
+                states = last_states(self.model, Batch(batch.ids, mask, None), below, cache, tuple(head))
                 reads = torch.cat([state[len(row) - n:len(row)] for (row, n), state in zip(some, states, strict=True)])
                 each = logits(self.model, reads).log_softmax(-1).split([n for _, n in some])
                 for (row, _), logp in zip(some, each, strict=True):

@@ -91,7 +91,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
              ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot",
              measure: Callable[..., dict] | None = None, about_measure: dict | None = None,
              anchors: Callable[[Facts, int], Sequence[Fact]] | None = None,
-             own: dict[str, Callable[..., Edit]] | None = None, extend: bool = False) -> list[dict]:
+             own: dict[str, Callable[..., Edit]] | None = None, extend: bool = False,
+             below: Below | None = None) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code and versions from the same model, facts and settings is not made
@@ -103,7 +104,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     it depends on as plain values, decide with the rest whether a record still holds. extend: record it beside them.
     anchors: called with the facts to forget and the seed, what the methods that take anchors shall spare; a method
     with the setting ``anchor=0`` is run without. own: methods that are not zu's, by label: called with (model,
-    tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest.
+    tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest. below: to
+    share between grids of the same layers what is read below them, see `zu.trace.Below`.
     """
     layers, own = resolve_layers(model, layers or None), own or {}
     jobs = {label: (label, {}) if label in own else parse_method(label) for label in methods}
@@ -114,7 +116,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     versions = {package: _version(package) for package in ("torch", "transformers")}
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
     base_ppl = C0 = before = None
-    below, above = Below(min(layers)), {weight_name(model, i) for i in range(min(layers), len(decoder(model).layers))}
+    below = below or Below(min(layers))
+    above = {weight_name(model, i) for i in range(min(layers), len(decoder(model).layers))}
 
     def standard(model, tokenizer, facts, edit):
         nonlocal base_ppl

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from .evaluate import score, split_answer
 from .facts import Fact
 from .models import decoder, logits, resolve_layers
-from .trace import collate, trace
+from .trace import Below, collate, trace
 from .train import answer_rows, descend
 
 #: What each test asks; all but the first try to get back what the first says is gone.
@@ -33,7 +34,7 @@ TESTS = {
 def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact], *,
                weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
                layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 2, 4), lr: float = 3e-4,
-               full: bool = False) -> dict[str, list[float | None]]:
+               full: bool = False, below: Below | None = None) -> dict[str, list[float | None]]:
     """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
 
     others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
@@ -41,36 +42,38 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
     layers: whose down_proj relearning may change, by default all from the lowest edited one on; steps: after which
     the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
     relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
-    others by step"). The model is unchanged afterwards, bit for bit.
+    others by step"). below: as in `zu.evaluate`, of a layer not above the lowest edited one. The model is unchanged
+    afterwards, bit for bit.
     """
-    asked = lambda: _right(model, tokenizer, [(f.text, f.target) for f in facts])  # noqa: E731
+    right = partial(_right, model, tokenizer, below=below)
+    asked = partial(right, [(f.text, f.target) for f in facts])
     found: dict[str, list] = {"asked": asked()}
-    said = iter(_right(model, tokenizer, [(p, f.target) for f in facts for p in f.paraphrase_texts]))
+    said = iter(right([(p, f.target) for f in facts for p in f.paraphrase_texts]))
     found["phrasings"] = [float(np.mean([next(said) for _ in f.paraphrases])) if f.paraphrases else None for f in facts]
     for name, forms in (("questions", questions), ("reverse", reverse)):
         by_id = {form.id: form for form in forms}
         some = [by_id[f.id] for f in facts if f.id in by_id]
-        hits = dict(zip((f.id for f in some), _right(model, tokenizer, [(f.text, f.target) for f in some])))
+        hits = dict(zip((f.id for f in some), right([(f.text, f.target) for f in some])))
         found[name] = [hits.get(f.id) for f in facts]
-    found["context"] = _right(model, tokenizer, [(in_context(f, others), f.target) for f in facts])
-    states = last_states(model, tokenizer, [*others, *facts])
+    found["context"] = right([(in_context(f, others), f.target) for f in facts])
+    states = last_states(model, tokenizer, [*others, *facts], below)
     seen = lens(model, states, len(facts)) < 10
     found["lens"] = seen.any(0).astype(float).tolist()
-    right, left_out = probe(model, states, facts, others)
-    found["probe"] = right[left_out.mean(1).argmax()].tolist()
-    more = {"lens by layer": seen.mean(1).tolist(), "probe by layer": right.mean(1).tolist()}
+    picked, left_out = probe(model, states, facts, others)
+    found["probe"] = picked[left_out.mean(1).argmax()].tolist()
+    more = {"lens by layer": seen.mean(1).tolist(), "probe by layer": picked.mean(1).tolist()}
     for bits in (8, 4):
         with quantised(model, weights, bits):
             found[f"{bits} bits"] = asked()
     layers = range(min(resolve_layers(model)), len(decoder(model).layers)) if layers is None else layers
     for name, lesson in (("relearn", facts), ("relearn others", others[:len(facts)])):
-        after = relearning(model, tokenizer, facts, lesson, layers, steps=steps, lr=lr)
+        after = relearning(model, tokenizer, facts, lesson, layers, steps=steps, lr=lr, below=below)
         found[name], more[f"{name} by step"] = after.mean(0).tolist(), after.mean(1).tolist()
     return {name: found[name] for name in TESTS} | (more if full else {})
 
 
-def _right(model, tokenizer, pairs) -> list[float]:
-    return score(model, tokenizer, pairs)[:, 0].tolist()
+def _right(model, tokenizer, pairs, below=None) -> list[float]:
+    return score(model, tokenizer, pairs, below=below)[:, 0].tolist()
 
 
 def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
@@ -79,12 +82,14 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
     return "".join(f"{f.text} {f.target}. " for f in (some or list(others))[:count]) + fact.text
 
 
-def last_states(model, tokenizer, facts: Sequence[Fact]) -> tuple[torch.Tensor, torch.Tensor]:
+def last_states(model, tokenizer, facts: Sequence[Fact],
+                below: Below | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states at the prompts' last tokens, (layers, facts, d), and the answers' first tokens, (facts,)."""
     rows = [(ids[:-n], ids[-n]) for ids, n in (split_answer(tokenizer, f.text, f.target) for f in facts)]
-    every = list(range(len(decoder(model).layers)))
-    seen = trace(model, collate([(ids, len(ids) - 1) for ids, _ in rows], model.device), every)
-    return torch.stack([seen.hidden[i].to(model.device) for i in every]), torch.tensor([gold for _, gold in rows])
+    batch, every = collate([(ids, len(ids) - 1) for ids, _ in rows], model.device), range(len(decoder(model).layers))
+    first = below.layer if below else 0
+    seen = trace(model, batch, every[first:], below=below).hidden | (below.hidden(model, batch) if first else {})
+    return torch.stack([seen[i].to(model.device) for i in every]), torch.tensor([gold for _, gold in rows])
 
 
 @torch.no_grad()
@@ -148,14 +153,14 @@ def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[Non
 
 
 def relearning(model: nn.Module, tokenizer, facts: Sequence[Fact], lesson: Sequence[Fact], layers: Sequence[int], *,
-               steps: Sequence[int], lr: float) -> np.ndarray:
+               steps: Sequence[int], lr: float, below: Below | None = None) -> np.ndarray:
     """Which facts are answered after so many steps of Adam on a lesson, by the layers' down_proj: (steps, facts)."""
     rows, found = answer_rows(tokenizer, lesson, "truth"), {}
 
     @torch.no_grad()
     def watch(step):
         if step in steps:
-            found[step] = _right(model, tokenizer, [(f.text, f.target) for f in facts])
+            found[step] = _right(model, tokenizer, [(f.text, f.target) for f in facts], below)
 
     descend(model, rows, [-1 / len(rows)] * len(rows), list(layers), steps=max(steps), lr=lr, watch=watch)
     return np.array([found[step] for step in steps])

@@ -106,8 +106,11 @@ def hooks(*pairs) -> Iterator[None]:
             handle.remove()
 
 
-def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool = False) -> None:
-    """Run the decoder on a batch and stop once `layer` is done, or already before its output projection."""
+def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool = False, past=None) -> None:
+    """Run the decoder on a batch and stop once `layer` is done, or already before its output projection.
+
+    past: the cache of what stands before the batch, whose mask then covers it too.
+    """
 
     def stop(*seen):
         raise _Enough
@@ -116,34 +119,36 @@ def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool
         else decoder(model).layers[layer].register_forward_hook
     with hooks((last, stop)):
         try:
-            decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, past_key_values=past,
+                           use_cache=past is not None)
         except _Enough:
             pass
 
 
 @torch.no_grad()
-def entering(model: nn.Module, batch: Batch, layer: int, last: int = -1) -> tuple[torch.Tensor, dict[int, dict]]:
-    """The states that enter `layer`, and what each layer from there to `last` is called with beside its states."""
+def entering(model: nn.Module, batch: Batch, layer: int, last: int = -1,
+             past=None) -> tuple[torch.Tensor, dict[int, dict], torch.Tensor]:
+    """The states that enter `layer`, what each layer from there to `last` is called with, and what leaves the last."""
     body, states, calls = decoder(model), [], {}
     last %= len(body.layers)
 
     def keep(module, args, kwargs, i):
-        calls[i] = kwargs
+        calls[i] = {name: value for name, value in kwargs.items() if name != "past_key_values"}
         if i == layer:
             states.append(args[0])
 
     pairs = [(partial(body.layers[i].register_forward_pre_hook, with_kwargs=True), partial(keep, i=i))
              for i in range(layer, last + 1)]
-    with hooks(*pairs):
-        forward_until(model, last, batch)
-    return states[0], calls
+    with hooks(*pairs, (body.layers[last].register_forward_hook, lambda module, args, output: states.append(output))):
+        forward_until(model, last, batch, past=past)
+    return states[0], calls, states[1][0] if isinstance(states[1], tuple) else states[1]
 
 
-def run_from(model: nn.Module, states: torch.Tensor, calls: dict[int, dict], last: int = -1) -> torch.Tensor:
+def run_from(model: nn.Module, states: torch.Tensor, calls: dict[int, dict], last: int = -1, past=None) -> torch.Tensor:
     """The states that leave layer `last`, given what `entering` found."""
     last %= len(decoder(model).layers)
     for i in range(min(calls), last + 1):
-        states = decoder(model).layers[i](states, **calls[i])
+        states = decoder(model).layers[i](states, past_key_values=past, **calls[i])
         states = states[0] if isinstance(states, tuple) else states
     return states
 
@@ -157,25 +162,37 @@ class Below:
     def __init__(self, layer: int, limit: int = 2**30):
         self.layer, self.room, self.seen = layer, limit, {}
 
-    def entering(self, model: nn.Module, batch: Batch, last: int = -1) -> tuple[torch.Tensor, dict[int, dict]]:
-        """As the function of that name for this layer, from memory where the same batch has been read before."""
-        key = tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in (batch.ids, batch.mask))
-        found = self.seen.get(key)
-        if found is None or last % len(decoder(model).layers) not in found[1]:
-            found = entering(model, batch, self.layer, last)
-            size = found[0].numel() * found[0].element_size()
-            if key in self.seen or size <= self.room:
-                self.room -= 0 if key in self.seen else size
-                self.seen[key] = found
-        return found
+    def run(self, model: nn.Module, batch: Batch, last: int = -1, past=None, about=()) -> torch.Tensor:
+        """The states that leave layer `last`; what is below `layer` is run only where this batch was not read before.
+
+        past: the cache of what stands before the batch; about: what else decides on it, such as that text's tokens.
+        """
+        found = self.seen.get(key := (about, *_same(batch.ids, batch.mask)))
+        if found and last % len(decoder(model).layers) in found[1]:
+            return run_from(model, *found, last, past)
+        *new, out = entering(model, batch, self.layer, last, past)
+        size = new[0].numel() * new[0].element_size()
+        if found or size <= self.room:
+            self.room -= 0 if found else size
+            self.seen[key] = new
+        return out
+
+    def hidden(self, model: nn.Module, batch: Batch) -> dict[int, torch.Tensor]:
+        """What `trace` sees of the residual stream after each of the layers below."""
+        key = "hidden", *_same(batch.ids, batch.mask, batch.position)
+        if key not in self.seen:
+            self.seen[key] = trace(model, batch, range(self.layer)).hidden
+        return self.seen[key]
+
+
+def _same(*tensors: torch.Tensor | None) -> tuple:
+    return tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in tensors)
 
 
 @torch.no_grad()
-def last_states(model: nn.Module, batch: Batch, below: Below | None = None) -> torch.Tensor:
-    """What the output head sees of a batch: (rows, length, d)."""
-    if below is None:
-        return decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
-    return decoder(model).norm(run_from(model, *below.entering(model, batch)))
+def last_states(model: nn.Module, batch: Batch, below: Below | None = None, past=None, about=()) -> torch.Tensor:
+    """What the output head sees of a batch: (rows, length, d). below, past, about: see `Below.run`."""
+    return decoder(model).norm((below or Below(0, 0)).run(model, batch, past=past, about=about))
 
 
 @torch.no_grad()
@@ -210,9 +227,8 @@ def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int 
             pairs += [(down_proj(model, layer).register_forward_pre_hook, key),
                       (down_proj(model, layer).register_forward_hook, value),
                       (decoder(model).layers[layer].register_forward_hook, hidden)]
-        seen = below and below.entering(model, part, max(layers))
         with hooks(*pairs):
-            run_from(model, *seen, max(layers)) if seen else forward_until(model, max(layers), part)
+            below.run(model, part, max(layers)) if below else forward_until(model, max(layers), part)
     back = torch.cat(order).argsort()
     joined = {kind: {layer: torch.cat(parts)[back.to(parts[0].device)] for layer, parts in by_layer.items()}
               for kind, by_layer in found.items()}

@@ -63,7 +63,7 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     Raises `EditError` when the loss or a gradient is not finite.
     """
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
-    parts = [(index, part, entering(model, part, min(layers))) for index, part in batch.split(tokens)]
+    parts = [(index, part, entering(model, part, min(layers))[:2]) for index, part in batch.split(tokens)]
     new = {i: down_proj(model, i).weight.detach().float().clone().requires_grad_() for i in layers}
     adam, weight = torch.optim.Adam(new.values(), lr=lr), torch.tensor(weights).to(model.device, torch.float32)
     start, losses = torch.zeros_like(weight), torch.zeros(steps, dtype=torch.float32)
