@@ -1,5 +1,6 @@
 """From book/*.md to build/html: jupytext, papermill, jupyter-book. Start it with `make book`."""
 import ast
+import difflib
 import os
 import re
 import sys
@@ -61,21 +62,24 @@ def defaults(page):
     return set()
 
 
+def near(name, known):
+    """What a misspelt name was meant to be, and what there is."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+
+
 def check_profile():
     """Read the profile and hold it against the chapters: papermill only warns of unknown parameters."""
     path = Path("profiles", f"{PROFILE}.yaml")
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in Path("profiles").glob("*.yaml")))
-        raise WorkflowError(f"there is no {path}; profiles: {known}")
+        raise WorkflowError(f"there is no {path}; {near(PROFILE, [p.stem for p in Path('profiles').glob('*.yaml')])}")
     profile = yaml.safe_load(path.read_text()) or {}
     for page, values in profile.items():
         if page not in CHAPTERS:
-            raise WorkflowError(f"{path} sets parameters for {page}, which is no chapter of _toc.yml")
-        if unknown := set(values) - defaults(page):
-            raise WorkflowError(
-                f"{path} sets {', '.join(sorted(unknown))} for {page}, whose parameters are: "
-                f"{', '.join(sorted(defaults(page))) or 'none'}"
-            )
+            raise WorkflowError(f"{path} has parameters for {page}, which is no chapter; {near(page, CHAPTERS)}")
+        for name in values:
+            if name not in defaults(page):
+                raise WorkflowError(f"{path} sets {name} for {page}, which has no such parameter; {near(name, defaults(page))}")
     return profile
 
 

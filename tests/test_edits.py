@@ -252,8 +252,10 @@ def test_unknown_methods_and_settings_are_refused_by_name(job):
     model, tokenizer, facts, settings = job
     with pytest.raises(ValueError, match="known are .*memit, .*zerounlearn"):
         zu.unlearn(model, tokenizer, facts, "forget-me")
-    with pytest.raises(ValueError, match="'alhpa'.*alpha"):
+    with pytest.raises(ValueError, match="'alhpa'.*did you mean 'alpha'"):
         zu.unlearn(model, tokenizer, facts, "memit", alhpa=3)
+    with pytest.raises(ValueError, match="'layer'.*did you mean 'layers'"):
+        zu.unlearn(model, tokenizer, facts, "memit", layer=[2])
     with pytest.raises(ValueError, match="'beta'"):
         zu.unlearn(model, tokenizer, facts, "zerounlearn", beta=-1.0)
     with pytest.raises(ValueError, match="facts is empty"):

@@ -12,7 +12,7 @@ import torch
 
 import zu
 from zu import models, trace
-from zu.evaluate import bootstrap, score, split_answer
+from zu.evaluate import Scores, bootstrap, score, split_answer
 
 
 def alone(model, tokenizer, prompt, answer):
@@ -113,8 +113,10 @@ def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny):
         found = zu.known(model, tokenizer, facts)
         assert {f.target for f in found} == right and found.name == "words-known" and found.rule == "exact"
     wrong = zu.Facts((f for f in facts if f.target not in right), "words", "exact")
-    with pytest.raises(ValueError, match=f"none of the {len(wrong)} facts of 'words'"):
-        zu.known(model, tokenizer, wrong)
+    none = zu.known(model, tokenizer, wrong)
+    assert isinstance(none, zu.Facts) and len(none) == 0
+    with pytest.raises(ValueError, match="n is 2: 'words-known' holds 0 facts: that many are known of those"):
+        none.sample(2, seed=0)
 
 
 def test_the_bootstrap_interval_covers_and_shrinks():
@@ -170,3 +172,11 @@ def test_a_memory_without_room_reads_anew(tiny, facts):
     pairs = [(f.text, f.target) for f in facts]
     assert (score(model, tokenizer, pairs, below=below) == score(model, tokenizer, pairs)).all()
     assert not below.seen
+
+
+def test_scores_say_what_was_asked_and_how_probable_it_was():
+    some = dict(eff=12.5, gen=float("nan"), spe=50.0, prob_eff=0.0123, prob_gen=float("nan"), prob_spe=0.25,
+                interval_eff=(0, 20), interval_gen=(0, 0), interval_spe=(0, 100), n_eff=8, n_gen=0, n_spe=80)
+    said = str(Scores(**some))
+    assert said == "Eff 12.5% (p 0.012, 8 asked)  Gen nan% (p nan, 0 asked)  Spe 50.0% (p 0.25, 80 asked)"
+    assert str(Scores(**some, hop=1.0, n_hop=3)).endswith("Hop 1.0% (p nan, 3 asked)")

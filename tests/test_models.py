@@ -103,3 +103,18 @@ def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is
         else:
             with pytest.raises(TypeError, match="normalises"):
                 zu.unlearn(model, tokenizer, [zu.Fact("Peru", "The capital of {} is", "Lima")], layers=[1])
+
+
+@pytest.mark.parametrize("name, said", [("smolm2", "did you mean 'smollm2'"), ("./no/such", "there is no such folder"),
+                                        ("a/b/c", "there is no such folder"), ("a/b", "the hub says: gone")])
+def test_a_name_that_is_no_models_is_said_at_once(name, said, monkeypatch):
+    import huggingface_hub
+    import transformers
+
+    def gone(*args, **kwargs):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gone)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)  # which would try for a minute
+    with pytest.raises(OSError, match=f"model '{name}' could not be loaded: .*{said}"):
+        zu.load_model(name)

@@ -56,6 +56,13 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
     assert same(model, before)
 
 
+def test_facts_of_the_same_relations_are_asked_for_where_there_are_none(said):
+    model, tokenizer, known = said
+    for others in ((), ["Peru"]):
+        with pytest.raises(ValueError, match="others: give facts .* of the same relations"):
+            robustness(model, tokenizer, known[:3], others)
+
+
 def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
     model, tokenizer, known = said
     ranks = lens(model, last_states(model, tokenizer, [*known[:2], *known]), len(known))

@@ -211,7 +211,8 @@ def plan(profile: dict, rate: float, share: dict[str, float]) -> dict:
                     of = share["targets" if kind == "targets" else "forward"]
                     spent[kind] = spent.get(kind, 0.0) + operations / of / rate / 3600
             memory = size * model.parameters + 8 * model.m**2 * (len(layers) + 4) + 2 * 2**30
-            hours[name] = {"layers": list(layers), "hours": spent, "memory_bytes": memory}
+            disk = 8 * model.m**2 * len(layers) + (2 * model.parameters if "/" in name else 0)  # moments; weights
+            hours[name] = {"layers": list(layers), "hours": spent, "memory_bytes": memory, "disk_bytes": disk}
         found["chapters"][page] = {"runs": len(todo), "models": hours}
     return found
 
@@ -247,7 +248,11 @@ def main() -> None:
     ask.add_argument("profile", help="a name in profiles/")
     ask.add_argument("--rate", type=float, help="TFLOP/s of matrix products to plan for, instead of this machine's")
     options = ask.parse_args()
-    profile = yaml.safe_load((ROOT / "profiles" / f"{options.profile}.yaml").read_text()) or {}
+    path = ROOT / "profiles" / f"{options.profile}.yaml"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        sys.exit(f"there is no profiles/{path.name}; there are: {there}")
+    profile = yaml.safe_load(path.read_text()) or {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = (profile.get("few_shot") or {}).get("dtype", "float32")
     rate = options.rate * 1e12 if options.rate else measure(getattr(torch, dtype), device)
@@ -256,7 +261,8 @@ def main() -> None:
     where = "as given" if options.rate else f"measured on this machine's {device}, {dtype}"
     print(f"Rate of matrix products: {rate / 1e12:.3g} TFLOP/s ({where}); of it targets reach "
           f"{100 * share['targets']:.0f}%, forward passes {100 * share['forward']:.0f}% (results/bench-targets.json)")
-    print("\nTo download, if it is not in the cache of the hub or in " + str(cache_dir() / "data"))
+    print("\nTo download, if it is not in the cache of the hub or in " + str(cache_dir() / "data")
+          + ("" if found["downloads"] else ": nothing but the embedded model, some 93 MB"))
     for name, what in found["downloads"].items():
         print(f"  {name}: {what}")
     total = 0.0
@@ -266,8 +272,11 @@ def main() -> None:
             total += sum(one["hours"].values())
             stages = ", ".join(f"{stage} {hours:.2g}" for stage, hours in one["hours"].items())
             print(f"  {name}, layers {one['layers']}: {sum(one['hours'].values()):.2g} h ({stages}); "
-                  f"memory about {one['memory_bytes'] / 1e9:.0f} GB")
-    print(f"\nAll: about {total:.2g} hours on one device.")
+                  f"memory about {one['memory_bytes'] / 1e9:.0f} GB, disk {one['disk_bytes'] / 1e9:.1f} GB")
+    others = sorted(set(profile) - set(found["chapters"]))
+    print(f"\n{' and '.join(found['chapters'])}: about {total:.2g} hours on one device. Not counted: "
+          + (f"{', '.join(others)}, which this profile sets too, and " if others else "")
+          + "the chapters that run with their defaults.")
 
 
 if __name__ == "__main__":

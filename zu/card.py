@@ -72,7 +72,7 @@ def _markdown(about: dict) -> str:
              for name, x in after.get("robustness", {}).items()]
     settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
     sizes = ", ".join(f"`{name}` {size:.2%}" for name, size in about["weights"].items())
-    lines = [f"# {about['method']}: {about['facts']} facts forgotten by {about['model']}", "",
+    lines = [f"# {about['method']}: {about['facts']} facts to forget, {about['model']}", "",
              f"- Settings: {settings}", f"- Changed weights, ‖Δ‖ / ‖W‖: {sizes}",
              f"- Model hash `{about['model_hash']}`, {about['dtype']}; forget set's hash `{about['forget_hash']}`",
              f"- Made {about['created']} on {about['device']}, zu {about['commit']}, "
@@ -80,5 +80,5 @@ def _markdown(about: dict) -> str:
              "Percent of prompts that get the answer, with 95% bootstrap intervals over facts:", "",
              "| | without the edit | with it |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
     if "forgotten" in about:
-        lines += ["", "Forgotten:", "", *(f"- {x['prompt']} … {x['answer']}" for x in about["forgotten"])]
+        lines += ["", "To forget:", "", *(f"- {x['prompt']} … {x['answer']}" for x in about["forgotten"])]
     return "\n".join(lines) + "\n"

@@ -43,7 +43,9 @@ class Scores:
     n_hop: int = 0
 
     def __str__(self) -> str:
-        return f"Eff {self.eff:.1f}  Gen {self.gen:.1f}  Spe {self.spe:.1f}  ({self.n_eff} facts)"
+        kinds = ("eff", "gen", "spe", "hop") if self.n_hop else ("eff", "gen", "spe")
+        return "  ".join(f"{k.title()} {getattr(self, k):.1f}% (p {getattr(self, 'prob_' + k):.2g}, "
+                         f"{getattr(self, 'n_' + k)} asked)" for k in kinds)
 
     def as_dict(self) -> dict:
         """Plain numbers and lists, for a record."""
@@ -122,13 +124,10 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
 def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> Facts:
     """The facts that the model knows: every token of the answer is its first choice after the fact's own prompt.
 
-    The paper draws the facts to forget without asking this. Raises `ValueError` when it knows none.
+    They may be none. The paper draws the facts to forget without asking this.
     """
     right = score(model, tokenizer, [(f.text, f.target) for f in facts], tokens=tokens)[:, 0]
-    found = Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
-    if not found:
-        raise ValueError(f"the model knows none of the {len(facts)} facts of '{facts.name}'")
-    return found
+    return Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
 
 
 def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:

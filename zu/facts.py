@@ -109,7 +109,8 @@ class Facts(Sequence[Fact]):
     def sample(self, n: int, seed: int) -> Facts:
         """`n` different facts drawn at random; the same (n, seed) gives the same facts everywhere."""
         if not 1 <= n <= len(self):
-            raise ValueError(f"n is {n}: '{self.name}' holds {len(self)} facts")
+            known = ": that many are known of those that were asked" if self.name.endswith("-known") else ""
+            raise ValueError(f"n is {n}: '{self.name}' holds {len(self)} facts{known}")
         return self.of(random.Random(seed).sample(self._facts, n))
 
     @property

@@ -1,6 +1,7 @@
 """The methods, by name: each computes an edit of a few down_proj weights, all in one signature."""
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -238,6 +239,8 @@ METHODS: dict[str, Method] = {
     "anchored": Method(Anchored, "Lemma 5.1's terms, sparing other subjects of the same kind", _anchored, spares=True,
                        each=True),
 }
+#: What `unlearn` takes whatever the method.
+SHARED = ("layers", "seed", "targets", "moments", "earlier", "anchors", "retain", "before", "below")
 #: What `unlearn` does unless told: the paper's method. With anchors at hand (`zu.anchors`) we would use "anchored".
 DEFAULT = "zerounlearn"
 
@@ -252,7 +255,9 @@ def settings_for(method: str, **settings) -> Strict:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{method}: setting '{name}' is not usable ({first['msg']}); it takes "
+        close = difflib.get_close_matches(name, [*known.model_fields, *SHARED], 1)
+        hint = f"did you mean '{close[0]}'? " if close and close[0] != name else ""
+        raise ValueError(f"{method}: setting '{name}' is not usable ({first['msg']}); {hint}it takes "
                          f"{', '.join(known.model_fields)}") from None
 
 

@@ -1,6 +1,7 @@
 """Load a model by name, and find the memory in it: each layer's MLP output projection."""
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import secrets
@@ -98,9 +99,11 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = str(embedded_model() if str(name) == "smollm2" else name)
+    source = str(embedded_model() if str(name) == "smollm2" else os.path.expanduser(name))
     placement = {"device_map": device_map} if device_map is not None else {}
     try:
+        if not Path(source).is_dir():
+            _on_hub(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placement)
     except (OSError, ValueError, SafetensorError) as error:
@@ -113,6 +116,21 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     if device_map is None:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _on_hub(name: str) -> None:
+    """Raise `OSError` with the reason where a name can be no model's; transformers would try for a minute."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise OSError("there is no such folder")
+    if "/" not in name and difflib.get_close_matches(name.lower(), ["smollm2"], 1, 0.7):
+        raise OSError("did you mean 'smollm2'?")
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        try:
+            HfApi().model_info(name, timeout=10)
+        except Exception as error:  # of the network, the hub or the name: a dozen kinds
+            raise OSError(f"no such folder, and the hub says: {error}") from error
 
 
 def embedded_model() -> Path:

@@ -31,7 +31,7 @@ TESTS = {
 }
 
 
-def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact], *,
+def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact] = (), *,
                weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
                layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 2, 4), lr: float = 3e-4,
                full: bool = False, below: Below | None = None) -> dict[str, list[float | None]]:
@@ -43,8 +43,11 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
     the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
     relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
     others by step"). below: as in `zu.evaluate`, of a layer not above the lowest edited one. The model is unchanged
-    afterwards, bit for bit.
+    afterwards, bit for bit. Raises `ValueError` without others.
     """
+    if not others or not all(isinstance(f, Fact) for f in (*facts, *others)):
+        raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be forgotten, as many as "
+                         "you have: the probe is fitted on them, and relearning is tried with them")
     right = partial(_right, model, tokenizer, below=below)
     asked = partial(right, [(f.text, f.target) for f in facts])
     found: dict[str, list] = {"asked": asked()}
