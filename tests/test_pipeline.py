@@ -223,7 +223,7 @@ def test_a_warning_of_the_renderer_fails_the_build(project):
 
 
 @pytest.mark.parametrize("profile, says", [
-    ("stand_in: {m: 5}", "m for stand_in, whose parameters are: n"),
+    ("stand_in: {m: 5}", "sets m for stand_in, which has no such parameter; there are: n"),
     ("nobody: {n: 5}", "nobody, which is no chapter"),
 ])
 def test_a_profile_with_an_unknown_name_is_refused_before_anything_runs(project, profile, says):
