@@ -84,8 +84,8 @@ def check_profile():
 
 
 PARAMETERS = check_profile()
-if "exhibits" in CHAPTERS:  # which says where everything comes from
-    PARAMETERS["exhibits"] = {"profile": PROFILE, **PARAMETERS.get("exhibits", {})}
+for page in {"exhibits", "intro"} & set(CHAPTERS):  # which say where everything comes from
+    PARAMETERS[page] = {"profile": PROFILE, **PARAMETERS.get(page, {})}
 
 
 def shards():

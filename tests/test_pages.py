@@ -1,4 +1,5 @@
 """The rendered pages for who has no mouse or cannot see, and the words in the sources."""
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,20 @@ def test_a_pdf_needs_a_browser_and_says_so(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="no Chrome or Chromium .*set CHROME"):
         pdf.main(tmp_path, tmp_path / "book.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_counted_as_one(tmp_path, monkeypatch):
+    app = pytest.importorskip("sphinx.application")
+    monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
+    (tmp_path / "conf.py").write_text("extensions = ['book_page']; numfig = True")
+    figure = ".. figure:: a.png\n   :name: {0}\n   :alt: a\n\n   What {0} shows.\n\n"
+    names = ("fig-a", "tab-a", "fig-b", "tab-b")
+    (tmp_path / "index.rst").write_text("Title\n=====\n\n" + "".join(figure.format(name) for name in names)
+                                        + "See " + ", ".join(f":numref:`{name}`" for name in names) + ".\n")
+    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None, warning=None).build()
+    text = re.sub("<[^>]+>", "", (tmp_path / "out/index.html").read_text())
+    assert "See Fig. 1, Table 1, Fig. 2, Table 2." in text
+    assert "Table 2 What tab-b shows." in " ".join(text.split())
 
 
 @pytest.fixture(scope="module")

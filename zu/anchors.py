@@ -29,7 +29,7 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
     Raises `ValueError` when no anchor is found for a prompt, or source is None and there is no model.
     """
     if source is None and (model is None or tokenizer is None):
-        raise ValueError("anchors need a source: other facts, names of subjects, or a model to propose some")
+        raise ValueError("anchors need a source: give other facts, names of subjects, or model and tokenizer to ask")
     source = None if source is None else list(source)
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
@@ -47,8 +47,9 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
         free = [name for name in dict.fromkeys(names) if name.casefold() not in forget
                 and not re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reserved)]
         if not free:
-            raise ValueError(f"no anchor for the prompt of fact '{group[0].id or '?'}': the source names no subject of "
-                             "its kind that is neither to be forgotten nor a neighbour; give other facts or names")
+            raise ValueError(f"no anchor for the prompt of fact '{group[0].id or '?'}': "
+                             f"{'the model' if source is None else 'source'} names no subject of its kind that is "
+                             "neither to be forgotten nor a neighbour; give other facts or names")
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:per_prompt]]
     return found
 

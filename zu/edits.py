@@ -152,16 +152,19 @@ class Edit:
             edit.keys = {int(k[5:]): tensors.pop(k) for k in sorted(tensors) if k.startswith("keys/")}
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise EditError(f"{path}: what it says about itself is damaged ({error!r}); make the edit again") from None
+        made_for = f"it was made for the model '{about.get('model')}'; load that one afresh, unedited"
         for name in sorted({key.partition("/")[2] for key in tensors}):
-            weight = edit._parameter(name)
+            try:
+                weight = edit._parameter(name)
+            except EditError as error:
+                raise EditError(f"{path}: {error}; {made_for}") from None
             parts = tuple(tensors[f"{kind}/{name}"].to(weight.device) for kind in ("delta", "left", "right")
                           if f"{kind}/{name}" in tensors)
             if not _fits(parts, weight):
                 raise EditError(f"{path}: {name} is no finite float32 change of a weight "
-                                f"{tuple(weight.shape)}, whole or in two factors")
+                                f"{tuple(weight.shape)}, whole or in two factors; {made_for}")
             if edit._before.get(name) != _mark(weight):
-                raise EditError(f"{path}: {name} of this model is not what the edit was made for; load the model "
-                                f"'{about.get('model')}' afresh, unedited")
+                raise EditError(f"{path}: {name} of this model is not what the edit was made for; {made_for}")
             edit.parts[name] = parts
         edit.keys = {layer: x.to(model.device) for layer, x in edit.keys.items()}
         return edit

@@ -5,10 +5,26 @@ from datetime import datetime
 import nbformat
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 WORDS, LINES = 200, 20  # read in a minute: of prose, of code
 GLOSSARY = "glossary"
+
+
+class Table(nodes.figure):
+    """A figure that shows a table: it is counted and cited as one."""
+
+
+class Tables(SphinxTransform):
+    """A table that a cell made comes as a figure; its name, tab-..., says what it is."""
+
+    default_priority = 400  # before the numbers are given
+
+    def apply(self):
+        for figure in self.document.findall(nodes.figure):
+            if any(name.startswith("tab-") for name in figure["names"] + figure["ids"]):
+                figure.__class__ = Table
 
 
 def reading_minutes(notebook) -> int:
@@ -103,6 +119,9 @@ def as_seen(app, page, template, context, doctree):
 def setup(app):
     """Sphinx's way in."""
     app.add_config_value("page_needs", {}, "env")
+    app.add_enumerable_node(Table, "table", html=tuple(
+        lambda writer, node, name=name: getattr(writer, name)(node) for name in ("visit_figure", "depart_figure")))
+    app.add_transform(Tables)
     app.connect("doctree-read", under_title)
     app.connect("doctree-resolved", on_page)
     app.connect("html-page-context", as_seen)
