@@ -70,6 +70,13 @@ def printed(tables, model: str, dataset: str):
     return tables[(tables.model == its) & (tables.dataset == like(dataset))]
 
 
+def all_printed(tables, dataset: str):
+    """What the paper's `tables` print for the like of a data set: means, a row per method, (model, metric) as columns."""
+    wide = tables[tables.dataset == like(dataset)].pivot_table(index="method", columns=["model", "metric"], values="mean")
+    order = [(model, metric) for model in MODELS.values() for metric in METRICS.values()]
+    return wide[[x for x in order if x in wide.columns]].map(lambda x: "–" if x != x else f"{x:.2f}")
+
+
 def data_link(frame, name: str):
     """A link that downloads the tidy data behind a table or figure as CSV; the page itself holds the data."""
     from base64 import b64encode
