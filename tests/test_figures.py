@@ -117,3 +117,12 @@ def test_the_style_is_vector_output_that_is_the_same_twice(monkeypatch):
     with matplotlib.rc_context():
         figures.use_style()
         assert asked == [("svg",)] and matplotlib.rcParams["svg.hashsalt"] == "zu"
+
+
+def test_all_of_the_papers_models_stand_side_by_side():
+    tables = pd.read_csv(Path(__file__).parents[1] / "book/paper/tables.csv").query("table in ['table1', 'F1-mcf']")
+    wide = figures.all_printed(tables, "world-cloze")
+    assert list(dict.fromkeys(model for model, _ in wide.columns)) == ["Llama-3.2", "Llama-3.1", "Qwen-3"]
+    cell = tables[(tables.model == "Qwen-3") & (tables.method == "MEMIT") & (tables.metric == "Spe")]["mean"].item()
+    assert wide.loc["MEMIT", ("Qwen-3", "Spe")] == f"{cell:.2f}"
+    assert not len(figures.all_printed(tables, "mine"))
