@@ -71,7 +71,7 @@ def printed(tables, model: str, dataset: str):
 
 
 def all_printed(tables, dataset: str):
-    """What the paper's `tables` print for the like of a data set: means, a row per method, (model, metric) as columns."""
+    """The paper's means for a data set like ours, of all its models: a row per method, (model, metric) as columns."""
     wide = tables[tables.dataset == like(dataset)].pivot_table("mean", index="method", columns=["model", "metric"])
     order = [(model, metric) for model in MODELS.values() for metric in METRICS.values()]
     return wide[[x for x in order if x in wide.columns]].map(lambda x: "–" if x != x else f"{x:.2f}")
