@@ -56,6 +56,10 @@ def under_title(app, doctree):
     if not str(path).endswith(".ipynb") or title is None:
         return
     notebook = nbformat.read(path, as_version=4)
+    if any({"parameters", "remove-input"} <= set(cell.metadata.get("tags", [])) for cell in notebook.cells):
+        for cell in list(doctree.findall(nodes.container)):  # what papermill put in for parameters that nobody sees
+            if "tag_injected-parameters" in cell["classes"]:
+                cell.parent.remove(cell)
     line = nodes.paragraph(classes=["zu-page"])
     minutes = reading_minutes(notebook)
     line += nodes.Text(f"{minutes} minute{'s' * (minutes > 1)} to read")
