@@ -72,7 +72,7 @@ def slope(loss, x):
     x = x.clone().requires_grad_()
     (at,) = torch.autograd.grad(loss(x), x)
     with torch.enable_grad():
-        (away,) = torch.autograd.grad(loss(x + x.abs().max() + 1), x)
+        (away,) = torch.autograd.grad(loss(x + x.detach().abs().max() + 1), x)
     return at.norm(), away.norm()
 
 
