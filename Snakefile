@@ -124,7 +124,7 @@ rule notebooks:
 rule notebook:
     input: "book/{page}.md"
     output: "build/notebooks/{page}.ipynb"
-    shell: "jupytext --quiet --to ipynb --output {output} {input} 2>&1"
+    shell: "python tools/quick.py jupytext --quiet --to ipynb --output {output} {input} 2>&1"
 
 
 # Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
@@ -185,7 +185,7 @@ rule execute:
         # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them
         export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
         run() {{
-            OMP_NUM_THREADS={threads} exec papermill --kernel python3 --no-progress-bar \
+            OMP_NUM_THREADS={threads} exec python tools/quick.py papermill --kernel python3 --no-progress-bar \
                 -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null
         }}
         run & chapter=$!

