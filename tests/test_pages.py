@@ -42,6 +42,23 @@ def test_a_table_is_counted_as_one(tmp_path, monkeypatch):
     assert "Table 2 What tab-b shows." in " ".join(text.split())
 
 
+def test_what_papermill_puts_in_is_hidden_where_the_parameters_are(tmp_path, monkeypatch):
+    app, v4 = pytest.importorskip("sphinx.application"), pytest.importorskip("nbformat").v4
+    monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
+    settings = "extensions = ['myst_nb', 'book_page']; nb_execution_mode = 'off'; root_doc = 'shown'"
+    (tmp_path / "conf.py").write_text(settings)
+    for name, hide in (("shown", []), ("hidden", ["remove-input"])):
+        cells = [v4.new_code_cell(source, metadata={"tags": [tag, *more]}) for source, tag, more in
+                 (("n = 1", "parameters", hide), ("n = 222", "injected-parameters", []), ("n + 333", "other", []))]
+        links = "\n```{toctree}\nhidden\n```" if name == "shown" else ""
+        note = v4.new_notebook(cells=[v4.new_markdown_cell(f"# Title{links}"), *cells], metadata={"kernelspec": {
+            "name": "python3", "display_name": "Python 3", "language": "python"}})
+        (tmp_path / f"{name}.ipynb").write_text(v4.writes(note))
+    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None, warning=None).build()
+    shown, hidden = ((tmp_path / f"out/{name}.html").read_text() for name in ("shown", "hidden"))
+    assert "333" in shown and "222" in shown and "333" in hidden and "222" not in hidden
+
+
 @pytest.fixture(scope="module")
 def chrome():
     """A page of headless Chrome or Chromium; the test is skipped where there is none."""
