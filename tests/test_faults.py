@@ -215,7 +215,9 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    (project / "Snakefile").write_text((ROOT / "Snakefile").read_text())
+    for name in ("Snakefile", "tools/quick.py"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text((ROOT / name).read_text())
     (project / "zu").symlink_to(ROOT / "zu")
     (project / "_toc.yml").write_text("format: jb-book\nroot: other\n")
     (project / "profiles/test.yaml").write_text("{}\n")

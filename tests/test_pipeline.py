@@ -79,7 +79,7 @@ def stamps(project):
 def built(tmp_path_factory):
     project = tmp_path_factory.mktemp("built")
     for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md",
-                 "tools/links.py"):
+                 "tools/links.py", "tools/quick.py"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)
     for room in ("_static", "_ext"):
