@@ -62,6 +62,6 @@ def propose(model: nn.Module, tokenizer, subjects: Sequence[str], *, seed: int =
     counts: Counter[str] = Counter()
     for text in tokenizer.batch_decode(rows[:, ids.shape[1]:], skip_special_tokens=True):
         names = [name.strip() for name in text.split("\n")[0].split(",")[:-1]]  # the last one may be cut off
-        counts.update({name for name in names if re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", name)
-                       and len(name.split()) <= 4})
+        counts.update(list(dict.fromkeys(name for name in names if re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", name)
+                                         and len(name.split()) <= 4)))  # a set's order differs from run to run
     return [name for name, _ in counts.most_common()]
