@@ -118,3 +118,10 @@ def test_a_fact_is_still_answered_if_it_is_behind_any_prefix(job):
     other = replace(facts[0], target="zzz")
     for before, found in ((("", prefix), [True, False]), (("",), [False, False])):
         assert methods._answered(model, tokenizer, [known, other], before, trace.Below(LAYER)).tolist() == found
+
+
+def test_proposed_names_come_in_the_order_written_where_they_are_equally_frequent(tiny, monkeypatch):
+    model, tokenizer = tiny
+    names = ["Kenya", "Ghana", "Peru", "Chile", "Mali", "Togo", "Oman"]
+    monkeypatch.setattr(type(tokenizer), "batch_decode", lambda *a, **k: [", ".join([*names, "Cu"])] * 2)
+    assert propose(model, tokenizer, ["France", "Japan"]) == names

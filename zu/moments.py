@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from .models import cache_dir, down_proj, fingerprint, read_tensors, write_tensors
 from .trace import Batch, forward_until, hooks, write
 
-#: Windows in a batch, batches summed in float32 before they enter the float64 sum, seconds between saves.
-ROWS, FLUSH, SAVE = 8, 16, 120
+#: Windows in a batch, batches summed in float32 before they enter the float64 sum, least seconds between saves.
+ROWS, FLUSH, SAVE = 8, 4, 120
 #: Windows that a model writes at once: a step takes little longer for many than for one.
 WRITTEN = 32
 
@@ -116,7 +116,8 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
     ``"hub:DATASET"``: see `corpus`. The first `tokens` tokens are read in windows of `window`, all layers in one
     pass that stops at the last. The model must be the unedited one.
     cache: keep the result under `zu.models.cache_dir`, by model, text, size and layer, and what is done so far
-    every two minutes, so that an interrupted call goes on where it stopped. No text is stored.
+    at least two minutes apart, so that an interrupted call goes on where it stopped and ends bit for bit alike. No
+    text is stored.
     Raises `CorpusError`, and `ValueError` where there is less text than a window.
     """
     size = max(tokens // window, 1)
@@ -176,20 +177,17 @@ def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window
     rows = islice(read(seen), size - seen)
     with tqdm(total=size, initial=seen, unit="window", leave=False,
               desc=f"moments of layers {min(layers)}-{max(layers)}") as bar:
-        for number in count(1):
-            batch = list(islice(rows, ROWS))
-            if not batch:
-                break
+        while batch := list(islice(rows, ROWS)):
             # a CPU is faster where a layer's states fit into its cache
             for ids in torch.stack(batch).to(model.device).split(2 if model.device.type == "cpu" else ROWS):
                 with hooks(*pairs):  # only here: the model may also be writing the text
                     forward_until(model, max(layers), Batch(ids, torch.ones_like(ids), ids[:, 0]), keys_only=True)
             seen += len(batch)
             bar.update(len(batch))
-            if number % FLUSH == 0:
-                flush()
+            if seen % (ROWS * FLUSH):
+                continue
+            flush()  # at fixed places, and saved only there: an interrupted sum ends bit for bit like a whole one
             if part and time.monotonic() - saved > SAVE:
-                flush()
                 write_tensors(part, {str(layer): x for layer, x in total.items()} | {"seen": torch.tensor(seen)})
                 saved = time.monotonic()
     flush()
