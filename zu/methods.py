@@ -212,11 +212,12 @@ def _exact(s: Exact, p: Problem, how=solve.lemma_5_1, **more):
     U = solve.column_space(p.V_f, torch.float32)[0]
     if p.K_p is not None:
         more["general"] = s.forget * p.K_p @ p.K_p.T
-    return p.W + how(p.W, p.K_f, p.V_star, U, _null_space(s, p), zero=s.zero, forget=s.forget, lam=s.lam, **more)
+    return p.W + how(K_f=p.K_f, V_star=p.V_star, V_f=U, basis=_null_space(s, p), zero=s.zero, forget=s.forget,
+                     lam=s.lam, **{"W": p.W} | more)
 
 
-def _descent(s: Descent, p: Problem):
-    return _exact(s, p, solve.lemma_5_1_gd, steps=s.gd_steps, lr=s.gd_lr)
+def _descent(s: Descent, p: Problem):  # Adam's many steps take float32, as published
+    return _exact(s, p, solve.lemma_5_1_gd, W=p.W.float(), steps=s.gd_steps, lr=s.gd_lr)
 
 
 def _anchored(s: Anchored, p: Problem):

@@ -140,7 +140,7 @@ def lemma_5_1_gd(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam, steps
     """`lemma_5_1` by gradient descent on Eq. 12 (ZeroUnlearn-GD, §5.1), starting at Δ = 0.
 
     With the defaults as published: ``steps`` steps of Adam of size ``lr`` on Δ (d, m), the loss taken at Δ
-    P_0. ``lr=None``: the curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero Σ_max²
+    P_0, in W's precision (float32 at least). ``lr=None``: the curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero Σ_max²
     + forget) Γ_max² + lam), so it steps by 1/L with Nesterov's constant momentum for κ = L/μ and stops
     where ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after ``steps`` (None: as many as
     the theory asks for, 2 √κ log(5 κ^1.5 / tol); rounding sets a floor of about κ · 1e-16 to the error).
@@ -155,13 +155,14 @@ def lemma_5_1_gd(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam, steps
         return zero * v_f @ (v_f.T @ out) + forget * (out - v_star)
 
     if lr is not None:
-        delta, inside = torch.zeros_like(w).requires_grad_(), q @ k
-        basis = q.to(torch.promote_types(W.dtype, torch.float32))  # what costs time, lam Δ P_0, has W's precision
+        inside = q @ k
+        w_k, v_f, v_star, q, inside = (x.to(torch.promote_types(W.dtype, torch.float32))
+                                       for x in (w_k, v_f, v_star, q, inside))
+        delta = torch.zeros(w.shape, dtype=q.dtype, device=w.device, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=lr, fused=True)
         for _ in range(500 if steps is None else steps):
             at = delta.detach()
-            shrink = (at.to(basis.dtype) @ basis @ basis.T).to(at.dtype)
-            delta.grad = 2 * (pull(w_k + at @ inside) @ inside.T + lam * shrink)
+            delta.grad = 2 * (pull(w_k + at @ inside) @ inside.T + lam * (at @ q @ q.T))
             adam.step()
         return (delta.detach() @ q @ q.T).to(W.dtype)
 

@@ -313,12 +313,10 @@ class _Problem:
               for i, c in enumerate(coded) for j, (ids, p) in enumerate(c.rows) for k, t in enumerate(c.goal)]
         row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
         ends = torch.tensor([len(ids) - 1 - p for ids, p in (c.essence for c in coded)], device=model.device)
-        everyone = torch.arange(self.n, device=model.device)
         self.row, self.token, self.weight = row, token, weight.float()
-        self.reads = torch.cat([row, before * self.n + everyone]), torch.cat([offset, ends])
+        self.reads = torch.cat([row, before * self.n + torch.arange(self.n, device=model.device)]), torch.cat([offset, ends])
         self.h = self.prompts.suffix[:self.n, 0].float()
-        with torch.no_grad():
-            self.original = self._scores(torch.zeros_like(self.h), everyone)[1][-self.n:]
+        self.original: torch.Tensor | None = None  # what the essence prompts say with no δ: the first loss tells
 
     def _scores(self, delta: torch.Tensor, active: torch.Tensor):
         """Log-probabilities at the positions that are read: of the target tokens' places, and of the essence."""
@@ -328,11 +326,16 @@ class _Problem:
         return kept[:len(self.row)], logits(self.model, states).log_softmax(-1).to(delta.device), index
 
     def loss(self, delta: torch.Tensor, active: torch.Tensor):
-        """Mean target negative log-likelihood and weighted divergence of each active fact, both (active,)."""
+        """Mean target negative log-likelihood and weighted divergence of each active fact, both (active,).
+
+        To be called with δ = 0 for every fact first: the divergence is counted from there.
+        """
         used, logp, index = self._scores(delta, active)
         asked = int(used.sum())
         nll = -logp[:asked].gather(1, self.token[used][:, None])[:, 0] * self.weight[used]
         per_fact = torch.zeros(len(active), dtype=nll.dtype, device=delta.device)
         per_fact = per_fact.index_add(0, index[self.prompts.fact[self.row[used]]], nll)
+        if self.original is None:
+            self.original = logp[asked:].detach()
         before = self.original[active]
         return per_fact, self.kl * F.kl_div(logp[asked:], before, reduction="none", log_target=True).sum(1)
