@@ -10,8 +10,9 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 # Chapters that measure time get every core to themselves; the others run two at a time, which takes less time in all.
-ALONE = {"lemma_many", "cost"}
-# These go first: the one is long, and others read its records; the other needs no moments, which it computes for all.
+# They go first: at the end they would wait until nothing else runs, and the ledger for them.
+ALONE = ["lemma_many", "cost"]
+# Then few_shot, which is long, and whose records others read, beside one that needs no moments, which it computes for all.
 FIRST = ["few_shot", "tracing"]
 # Then the longest, so that none of them is left over at the end.
 LONG = ["anchors", "gone", "many_facts", "ablation"]
@@ -217,6 +218,11 @@ rule execute:
         """
 
 
+use rule execute as execute_alone with:
+    output: f"build/executed/{{page,{'|'.join(ALONE)}}}.ipynb"
+    priority: 3
+
+
 use rule execute as execute_first with:
     output: f"build/executed/{{page,{'|'.join(FIRST)}}}.ipynb"
     priority: 2
@@ -242,7 +248,7 @@ use rule execute as shard with:
     threads: max(workflow.cores // 2, 1)
 
 
-ruleorder: execute_first > execute_long > execute
+ruleorder: execute_alone > execute_first > execute_long > execute
 
 
 # Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass.

@@ -156,6 +156,18 @@ def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, mon
     assert all(texts == zu.trace.prefixes(model, tokenizer, seed=0) for texts in given)
 
 
+def test_a_grid_takes_other_prefixes_and_its_records_say_how_many(grid, monkeypatch):
+    model, tokenizer, facts, arguments = grid
+    given, unlearn = [], experiment.unlearn
+    monkeypatch.setattr(experiment, "unlearn", lambda *a, **k: given.append(k["before"]) or unlearn(*a, **k))
+    plain = experiment.run_grid(model, tokenizer, facts, **arguments)
+    fewer = experiment.run_grid(model, tokenizer, facts, before=("", "Listen. "), **arguments)
+    assert given[len(given) // 2:] == [("", "Listen. ")] * 4
+    assert all("n_prefixes" not in r for r in plain) and {r["n_prefixes"] for r in fewer} == {1}
+    assert not {r["fingerprint"] for r in plain} & {r["fingerprint"] for r in fewer}
+    assert not any("Listen" in path.read_text() for path in arguments["records"].rglob("*.json"))
+
+
 def test_what_a_measure_returns_stands_in_place_of_the_scores_or_beside_them(grid):
     model, tokenizer, facts, arguments = grid
     arguments |= {"methods": ["base"], "seeds": [1], "measure": lambda *_: {"mine": 1}}

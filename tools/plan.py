@@ -97,7 +97,8 @@ def targets(model: Model, L: int, facts: int, steps: int, suffix: float, prefixe
     return once + steps * step
 
 
-def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...], ppl_tokens: int) -> dict[str, float]:
+def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...], ppl_tokens: int,
+         prefixes: int = PREFIXES) -> dict[str, float]:
     """Operations of one run by stage. Targets are shared between the methods that set them after the same layer."""
     name, given = parse_method(method)
     prompts, tokens, suffix = PROMPTS.get(dataset.split(":")[0], PROMPTS["mcf"])
@@ -113,10 +114,10 @@ def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...
         cost["edit"] = settings.steps * rows * (forward + 4 * (model.depth - at[0]) * model.layer)
         return cost
     steps = settings.steps
-    cost["traces"] = len(at) * n * (PREFIXES + 1) * (PREFIX + tokens) * 2 * model.layer * (L + 1)
-    cost["targets " + str(at[-1])] = targets(model, at[-1], n, steps, suffix)
+    cost["traces"] = len(at) * n * (prefixes + 1) * (PREFIX + tokens) * 2 * model.layer * (L + 1)
+    cost["targets " + str(at[-1])] = targets(model, at[-1], n, steps, suffix, prefixes)
     if getattr(settings, "V_f", "outputs") == "optimised":
-        cost["targets truth"] = sum(targets(model, layer, n, steps, suffix) for layer in at)
+        cost["targets truth"] = sum(targets(model, layer, n, steps, suffix, prefixes) for layer in at)
     d, m = model.d, model.m
     solve = 2 * d * m * m + 2 * d * d * m + 4 * n * d * m
     if hasattr(settings, "share"):  # all eigenvectors of C_0
@@ -202,7 +203,8 @@ def plan(profile: dict, rate: float, share: dict[str, float]) -> dict:
                 moments = 2 * values["moment_tokens"] * (model.layer * (layers[-1] + 1) + len(layers) * model.m**2)
                 spent["moments"] = moments / share["forward"] / rate / 3600
             for _, dataset, method, n, seed in (run for run in todo if run[0] == name):
-                for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"]).items():
+                for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"],
+                                              values.get("n_prefixes", PREFIXES)).items():
                     key = (name, dataset, n, seed, stage)
                     if stage.startswith("targets") and key in seen:
                         continue
@@ -231,7 +233,8 @@ def shards(page: str, values: dict, hours: float, rate: float) -> list[dict]:
             stages: dict[tuple, float] = {}
             for method in values["methods"]:
                 for n in (n for n in values.get("counts") or [values["n"]] if runs_at(n, method, values)):
-                    for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"]).items():
+                    for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"],
+                                              values.get("n_prefixes", PREFIXES)).items():
                         key = (n, stage) if stage.startswith("targets") else (n, stage, method)
                         of = share["targets" if stage.startswith("targets") else "forward"]
                         stages[key] = operations / of / rate / 3600

@@ -92,7 +92,7 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
              measure: Callable[..., dict] | None = None, about_measure: dict | None = None,
              anchors: Callable[[Facts, int], Sequence[Fact]] | None = None,
              own: dict[str, Callable[..., Edit]] | None = None, extend: bool = False,
-             below: Below | None = None) -> list[dict]:
+             before: Sequence[str] | None = None, below: Below | None = None) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each; return all records, in order.
 
     A record that exists and was made by the same code and versions from the same model, facts and settings is not made
@@ -104,8 +104,9 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     it depends on as plain values, decide with the rest whether a record still holds. extend: record it beside them.
     anchors: called with the facts to forget and the seed, what the methods that take anchors shall spare; a method
     with the setting ``anchor=0`` is run without. own: methods that are not zu's, by label: called with (model,
-    tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest. below: to
-    share between grids of the same layers what is read below them, see `zu.trace.Below`.
+    tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest.
+    before: texts to put before a prompt, by default all of `zu.trace.prefixes`. below: to share between grids of the
+    same layers what is read below them, see `zu.trace.Below`.
     """
     layers, own = resolve_layers(model, layers or None), own or {}
     jobs = {label: (label, {}) if label in own else parse_method(label) for label in methods}
@@ -115,7 +116,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     versions = {package: _version(package) for package in ("torch", "transformers")}
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
-    base_ppl = C0 = before = None
+    base_ppl = C0 = None
+    given = {} if before is None else {"n_prefixes": len(before) - 1}
     below = below or Below(min(layers))
     above = {weight_name(model, i) for i in range(min(layers), len(decoder(model).layers))}
 
@@ -134,8 +136,9 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
-                     "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
-            inputs = about | {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
+                     "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)} | given
+            inputs = about | ({"before": list(before)} if given else {})
+            inputs |= {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
             takes = {"anchors": spare} if spare and name in METHODS and METHODS[name].spares else {}
             if takes:
                 about |= {"anchors": len(spare)}

@@ -314,7 +314,8 @@ class _Problem:
         row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
         ends = torch.tensor([len(ids) - 1 - p for ids, p in (c.essence for c in coded)], device=model.device)
         self.row, self.token, self.weight = row, token, weight.float()
-        self.reads = torch.cat([row, before * self.n + torch.arange(self.n, device=model.device)]), torch.cat([offset, ends])
+        last = before * self.n + torch.arange(self.n, device=model.device)
+        self.reads = torch.cat([row, last]), torch.cat([offset, ends])
         self.h = self.prompts.suffix[:self.n, 0].float()
         self.original: torch.Tensor | None = None  # what the essence prompts say with no δ: the first loss tells
 
