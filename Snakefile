@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-# Chapters that measure time get every core to themselves; the others run two at a time, which takes less time in all.
-# They go first: at the end they would wait until nothing else runs, and the ledger for them.
-ALONE = ["lemma_many", "cost"]
+# Who times what is to be compared gets every core to itself; the others run two at a time, which takes less time in all.
+# It goes first: at the end it would wait until nothing else runs, and the ledger for it.
+ALONE = ["cost"]
 # Then few_shot, which is long, and whose records others read, beside one that needs no moments, which it computes for all.
 FIRST = ["few_shot", "tracing"]
 # Then the longest, so that none of them is left over at the end.
