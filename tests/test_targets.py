@@ -141,6 +141,27 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     for f in files:
         f.write_bytes(b"damaged")
     assert facts_solved(facts, 2, BEFORE)[1] == 5
+    monkeypatch.setattr(targets, "TOGETHER", 1)  # pieces of 1, 1, 2 and 1 facts; the last was a piece of its own before
+    assert [facts_solved(facts[:n], 2, BEFORE)[1] for n in (4, 2, 5, 3)] == [4, 0, 0, 1]
+
+
+def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(tiny, facts, cache, monkeypatch):
+    """Which facts share a batch decides on the last bits: what was written before a kill must not change them."""
+    model, tokenizer = tiny
+    first = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=4)
+    solve, solved = targets._adam, []
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    sizes = sorted(len(part) for part in targets._parts(
+        model, 2, [targets._Coded.of(tokenizer, f, BEFORE, "eos") for f in facts], range(len(facts)), None))
+    lost = {}
+    for path in (cache / "targets").rglob("*.safetensors"):
+        kept = path.read_bytes()
+        path.unlink()
+        solved.clear()
+        again = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=4)
+        assert torch.equal(again.z, first.z) and path.read_bytes() == kept and len(solved) == 1
+        lost[solved[0]] = lost.get(solved[0], 0) + 1
+    assert lost == {size: size * sizes.count(size) for size in sizes} and max(sizes) > 1
 
 
 def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache, monkeypatch):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,8 @@ from .trace import Batch, collate, encode, hooks
 
 #: The prompt whose next-token distribution shall stay as it is (ROME's "essence" term).
 ESSENCE = "{} is a"
-#: Facts, in the order given, whose search is one piece of work: larger sets that begin alike share it.
+#: The search for the first so many facts is one piece of work, the next piece ends at twice as many, and so on: larger
+#: sets that begin alike share their first pieces.
 TOGETHER = 25
 
 
@@ -71,18 +73,21 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
 
     batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
-    `zu.models.cache_dir`, by model, layer, token ids, settings and the `TOGETHER` facts that it belongs to (which
+    `zu.models.cache_dir`, by model, layer, token ids, settings and the facts of its piece of work (see `TOGETHER`; they
     decide on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
     about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
                               tolerance)]
-    sets = [range(i, min(i + TOGETHER, len(coded))) for i in range(0, len(coded), TOGETHER)]
+    ends = [0, TOGETHER]
+    while ends[-1] < len(coded):
+        ends.append(2 * ends[-1])
+    sets = [range(start, min(end, len(coded))) for start, end in pairwise(ends)]
     files = [path for some in sets for path in _files(about, [coded[i] for i in some])]
     found = {i: kept for i, path in enumerate(files) if cache and (kept := read_tensors(path, "z", "h", "loss"))}
-    parts = [[i for i in part if i not in found] for some in sets for part in _parts(model, layer, coded, some, batch)]
-    parts = [part for part in parts if part]
-    with tqdm(total=len(facts), initial=len(found), desc=f"targets after layer {layer}", leave=False) as bar:
+    parts = [part for some in sets for part in _parts(model, layer, coded, some, batch) if not set(part) <= set(found)]
+    done = len(coded) - sum(map(len, parts))
+    with tqdm(total=len(facts), initial=done, desc=f"targets after layer {layer}", leave=False) as bar:
         while parts:
             part = parts.pop(0)
             try:
