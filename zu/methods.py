@@ -216,7 +216,7 @@ def _exact(s: Exact, p: Problem, how=solve.lemma_5_1, **more):
                      lam=s.lam, **{"W": p.W} | more)
 
 
-def _descent(s: Descent, p: Problem):  # Adam's many steps take float32, as published
+def _descent(s: Descent, p: Problem):  # Adam's many steps in float32: the paper names no precision
     return _exact(s, p, solve.lemma_5_1_gd, W=p.W.float(), steps=s.gd_steps, lr=s.gd_lr)
 
 
