@@ -281,3 +281,28 @@ def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monke
     with pytest.raises(ValueError, match="enters layer 2, but layer 1 is to be edited"):
         zu.unlearn(model, tokenizer, facts, "memit", **settings, below=trace.Below(2))
     assert same(model, before)
+
+
+def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes_nothing(job, monkeypatch):
+    model, tokenizer, facts, settings = job
+    found, spectrum = [], solve.spectrum
+    monkeypatch.setattr(solve, "spectrum", lambda C0: (found.append(1), spectrum(C0))[1])
+
+    def deltas(**more):
+        found.clear()
+        out = []
+        for method in ("alphaedit", "exact"):
+            with zu.unlearn(model, tokenizer, facts, method, **settings | more) as edit:
+                out += edit.deltas.values()
+        return out, len(found)
+
+    below, n = trace.Below(min(settings["layers"])), len(settings["layers"])
+    (alone, apart), (shared, once) = deltas(), deltas(below=below)
+    assert apart == 2 * n and once == n
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    copies = {layer: C0.clone() for layer, C0 in settings["moments"].items()}
+    assert deltas(below=below, moments=copies)[1] == 0
+    others = {layer: C0 + torch.diag(torch.arange(len(C0), dtype=C0.dtype)) for layer, C0 in copies.items()}
+    (anew, again), (fresh, _) = deltas(below=below, moments=others), deltas(moments=others)
+    assert again == n and all(torch.equal(a, b) for a, b in zip(anew, fresh, strict=True))
+    assert not torch.equal(anew[0], alone[0])

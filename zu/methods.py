@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -151,7 +152,7 @@ class Problem:
     """One layer's matrices, float64, as `zu.solve` names them.
 
     K_p: keys whose values shall stay, (m, p), those of earlier edits and of anchors, each times the square root of its
-    weight; None where there are none.
+    weight; None where there are none. spectrum: of C_0, see `zu.solve.spectrum`; called where it is needed.
     """
 
     W: torch.Tensor
@@ -160,6 +161,7 @@ class Problem:
     C0: torch.Tensor
     V_f: torch.Tensor
     K_p: torch.Tensor | None
+    spectrum: Callable[[], tuple]
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def _memit(s: Memit, p: Problem):
 
 
 def _null_space(s: AlphaEdit, p: Problem):
-    return solve.null_space(p.C0, **({"share": s.share} if s.threshold is None else {"threshold": s.threshold}))
+    criterion = {"share": s.share} if s.threshold is None else {"threshold": s.threshold}
+    return solve.null_space(p.C0, found=p.spectrum(), **criterion)
 
 
 def _alphaedit(s: AlphaEdit, p: Problem):
@@ -360,6 +363,11 @@ def _answered(model, tokenizer, facts: Sequence[Fact], before: Sequence[str], be
     return torch.from_numpy(found[:, 0] > 0).view(len(before), -1).any(0)
 
 
+def _spectrum(below: Below, layer: int, C0: torch.Tensor) -> tuple:  # kept on the CPU, as moments are
+    found = below.once(("spectrum", layer), C0.cpu(), lambda _: [x.cpu() for x in solve.spectrum(C0)])
+    return tuple(x.to(C0.device) for x in found)
+
+
 def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, before, targets, moments, earlier,
             anchors, below: Below, weights: torch.Tensor) -> None:
     """Algorithm 1's loop over the layers. weights: of the facts, (n,), for a method that sees each key."""
@@ -392,7 +400,9 @@ def _locate(edit: Edit, kind: Method, s: Settings, tokenizer, facts, layers, bef
             spared.append(s.anchor ** 0.5 * subject_keys(model, tokenizer, [*anchors, *alone], needed,
                                                          below=below)[0][layer])
         K_p = torch.cat(spared).T if spared else None
+        C0 = moments[layer].to(weight.device)
+        spectrum = partial(_spectrum, below, layer, C0)
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that layer's own weight
         edit.set(weight_name(model, layer),
-                 kind.solve(s, Problem(W, K_f, W @ K_f + residual / left, moments[layer].to(weight.device), V_f, K_p)))
+                 kind.solve(s, Problem(W, K_f, W @ K_f + residual / left, C0, V_f, K_p, spectrum)))
         edit.keys[layer] = key.float()

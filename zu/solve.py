@@ -54,14 +54,26 @@ def lemma_4_1(W, K_f, V_star, C0, V_f, *, alpha, beta, lam, eps=0.0):
     return ((1 + eps) * edited - u @ (u.T @ edited)).to(W.dtype)
 
 
-def null_space(C0, *, threshold=None, share=None, energy=None):
+def spectrum(C0):
+    """Eigenvalues (m,), ascending, and eigenvectors (m, m) of C0 (m, m), float64; those up to m ε λ_max are zero.
+
+    Raises ValueError for a C0 that is not symmetric.
+    """
+    (c0,) = _float64(C0=C0)
+    if (c0 - c0.T).abs().max() > 1e-4 * c0.abs().max():
+        raise ValueError("C0 must be symmetric")
+    values, vectors = torch.linalg.eigh((c0 + c0.T) / 2)
+    return torch.where(values > len(c0) * torch.finfo(c0.dtype).eps * values[-1], values, 0.0), vectors
+
+
+def null_space(C0, *, threshold=None, share=None, energy=None, found=None):
     """Orthonormal basis (m, q) of the eigenvectors of C0 (m, m) that count as its null space (Eq. 11).
 
     Exactly one criterion, in ascending order of eigenvalues: ``threshold``, those below it (the paper's
     way; in C0's own units); ``share``, the lowest ⌊share · m⌋, 0 ≤ share ≤ 1; ``energy``, as many as carry
     together at most this part of the trace, 0 ≤ energy ≤ 1. Eigenvalues up to m ε λ_max count as zero. q
-    may be 0. Raises ValueError for none or several criteria, a share or energy above 1, a C0 that is not
-    symmetric.
+    may be 0. found: `spectrum` of C0, where it is at hand. Raises ValueError for none or several criteria, a share or
+    energy above 1, a C0 that is not symmetric.
     """
     (c0,) = _float64(C0=C0)
     criteria = {"threshold": threshold, "share": share, "energy": energy}
@@ -72,10 +84,7 @@ def null_space(C0, *, threshold=None, share=None, energy=None):
     for name in given.keys() & {"share", "energy"}:
         if given[name] > 1:
             raise ValueError(f"{name} must be at most 1, not {given[name]}")
-    if (c0 - c0.T).abs().max() > 1e-4 * c0.abs().max():
-        raise ValueError("C0 must be symmetric")
-    values, vectors = torch.linalg.eigh((c0 + c0.T) / 2)
-    values = torch.where(values > len(c0) * torch.finfo(c0.dtype).eps * values[-1], values, 0.0)
+    values, vectors = found or spectrum(c0)
     if threshold is not None:
         q = int((values < threshold).sum())
     elif share is not None:

@@ -160,7 +160,13 @@ class Below:
     """
 
     def __init__(self, layer: int, limit: int = 2**30):
-        self.layer, self.room, self.seen = layer, limit, {}
+        self.layer, self.room, self.seen, self.made = layer, limit, {}, {}
+
+    def once(self, name, of: torch.Tensor, make):
+        """``make(of)``, kept under a name for as long as it is asked of equal tensors."""
+        if name not in self.made or not torch.equal(self.made[name][0], of):
+            self.made[name] = of, make(of)
+        return self.made[name][1]
 
     def run(self, model: nn.Module, batch: Batch, last: int = -1, past=None, about=()) -> torch.Tensor:
         """The states that leave layer `last`; what is below `layer` is run only where this batch was not read before.
