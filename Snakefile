@@ -134,13 +134,13 @@ rule embedded_model:
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
-        python -c 'import zu.models; zu.models.embedded_model()' 2>&1
+        python -c 'from zudata.embedded import embedded_model; embedded_model()' 2>&1
         """
 
 
 # One file stands for many: Snakemake looks at every input of every chapter that waits, again and again while others run.
 rule module:
-    input: sorted(map(str, [*Path("zu").glob("*.py"), *Path("zu").glob("data/*.json")]))
+    input: sorted(str(path) for room in ("zudata", "zu", "zubook") for part in ("*.py", "data/*.json") for path in Path(room).glob(part))
     output: touch("build/module")
 
 

@@ -51,7 +51,8 @@ def only_zu(request, monkeypatch):
     def look(name, globals=None, locals=None, fromlist=(), level=0):
         top, asks = name.partition(".")[0], (globals or {}).get("__name__", "")
         mine = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(top, ())}
-        if not level and (asks == "__main__" or asks.partition(".")[0] == "zu") and mine and not mine & there:
+        ours = asks == "__main__" or asks.partition(".")[0] in ("zudata", "zu", "zubook")
+        if not level and ours and mine and not mine & there:
             refused.append(top)
             raise ModuleNotFoundError(f"No module named '{top}'", name=top)
         return plain(name, globals, locals, fromlist, level)

@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from zu import world
-from zu.downstream import TaskError, compare, digest, downstream, load_tasks, wilson
 from zu.trace import Below
+from zubook.downstream import TaskError, compare, digest, downstream, load_tasks, wilson
+from zudata import world
 
 SUITE = Path(__file__).parents[1] / "book" / "tasks"
 NAMES = sorted(p.stem for p in SUITE.glob("*.yaml"))
@@ -95,7 +95,7 @@ def test_grammar_asks_about_the_sentences_of_acceptability():
 def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offline, batch_size):
     from lm_eval import evaluator
 
-    from zu.downstream import _reader
+    from zubook.downstream import _reader
 
     model, tokenizer = tiny
     tasks = load_tasks(["cities"], own)
@@ -132,7 +132,7 @@ def test_prompts_longer_than_the_model_reads_are_cut_as_hflm_cuts_them(tiny, own
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    from zu.downstream import _reader
+    from zubook.downstream import _reader
 
     path = own / "cities.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -240,7 +240,7 @@ def test_intervals_and_p_are_those_of_scipy():
 
 
 def test_zu_does_not_import_the_harness():
-    code = "import sys, zu, zu.downstream; sys.exit('lm_eval' in sys.modules or 'datasets' in sys.modules)"
+    code = "import sys, zu, zubook.downstream; sys.exit('lm_eval' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -260,7 +260,7 @@ def test_the_same_configs_read_the_published_items(tiny, tmp_path, offline, name
 
 
 def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, facts, texts, tmp_path, cache):
-    from zu.experiment import run_grid
+    from zubook.experiment import run_grid
 
     model, tokenizer = tiny
     tasks, calls = load_tasks(["cities"], own), []

@@ -4,7 +4,7 @@ import json
 import pytest
 
 import zu
-from zu import experiment
+from zubook import experiment
 
 
 def cell(**injected):
@@ -41,7 +41,7 @@ def test_a_label_holds_a_method_and_its_settings():
 @pytest.fixture
 def grid(tiny, facts, cache, texts, tmp_path, monkeypatch):
     model, tokenizer = tiny
-    monkeypatch.setattr("zu.world.prose", lambda part: texts, raising=False)
+    monkeypatch.setattr("zudata.world.prose", lambda part: texts, raising=False)
     arguments = dict(methods=["base", "memit", "zerounlearn:steps=3"], seeds=[1, 2], n=2, layers=(1, 2),
                      records=tmp_path / "records", moment_tokens=512, ppl_tokens=400)
     return model, tokenizer, facts, arguments

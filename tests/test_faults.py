@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import zu
-from zu.experiment import read_records, run_grid
+from zubook import experiment
+from zubook.experiment import read_records, run_grid
 
 ROOT = Path(__file__).parents[1]
 RUN = """
 import sys, zu
-from zu.experiment import run_grid
+from zubook.experiment import run_grid
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
 facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
                   [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
@@ -152,9 +153,9 @@ def grid(tiny, facts, cache, tmp_path):
 
 def test_records_of_other_versions_are_made_again_and_it_is_said(grid, tmp_path, monkeypatch):
     first = grid()
-    version = zu.experiment._version
+    version = experiment._version
     with monkeypatch.context() as patch:
-        patch.setattr(zu.experiment, "_version", lambda p: "1.0" if p == "transformers" else version(p))
+        patch.setattr(experiment, "_version", lambda p: "1.0" if p == "transformers" else version(p))
         with pytest.warns(UserWarning, match="other versions than .*'transformers': '1.0'"):
             other = grid()
     assert all(r["versions"]["transformers"] == "1.0" for r in other)
@@ -218,7 +219,8 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     for name in ("Snakefile", "tools/quick.py"):
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
-    (project / "zu").symlink_to(ROOT / "zu")
+    for room in ("zudata", "zu", "zubook"):
+        (project / room).symlink_to(ROOT / room)
     (project / "_toc.yml").write_text("format: jb-book\nroot: other\n")
     (project / "profiles/test.yaml").write_text("{}\n")
     (project / "book/other.md").write_text(CHAPTER.format(model=str(folders["llama"]), run=RUN))

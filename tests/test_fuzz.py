@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import zu
-from zu.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
-from zu.facts import FactError
 from zu.methods import METHODS, settings_for
-from zu.models import read_tensors
 from zu.moments import CorpusError, corpus
+from zubook.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
+from zudata.cache import read_tensors
+from zudata.facts import FactError
 
 fuzz = settings(max_examples=int(os.environ.get("ZU_EXAMPLES", 200)), deadline=None, database=None,
                 suppress_health_check=list(HealthCheck))

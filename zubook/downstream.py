@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from .models import decoder, logits
-from .trace import Batch, Below, collate, last_states
+from zu.models import decoder, logits
+from zu.trace import Batch, Below, collate, last_states
 
 
 class TaskError(ValueError):

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .evaluate import split_answer
-from .facts import Fact, FactError
-from .models import decoder, logits
-from .trace import encode, hooks
+from zu.evaluate import split_answer
+from zu.models import decoder, logits
+from zu.trace import encode, hooks
+from zudata.facts import Fact, FactError
 
 #: What can be restored; and the places of a token, in the order of a prompt.
 KINDS = ("hidden", "mlp", "attention")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .evaluate import score, split_answer
-from .facts import Fact
-from .models import decoder, logits, resolve_layers
-from .trace import Below, collate, trace
-from .train import answer_rows, descend
+from zu.evaluate import score, split_answer
+from zu.models import decoder, logits, resolve_layers
+from zu.trace import Below, collate, trace
+from zu.train import answer_rows, descend
+from zudata.facts import Fact
 
 #: What each test asks; all but the first try to get back what the first says is gone.
 TESTS = {

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from .cache import cache_dir
 from .facts import Fact, FactError, Facts
-from .models import cache_dir
 from .schemas import SCHEMAS, schema
 
 #: Where the paper's three data sets, and two more of their kind, are published.

@@ -23,16 +23,21 @@ import torch
 from pydantic import ConfigDict, ValidationError, create_model
 from tqdm.auto import tqdm
 
-from .edits import Edit
-from .evaluate import evaluate, perplexity
-from .facts import Fact, Facts
-from .methods import METHODS, settings_for, unlearn
-from .models import decoder, fingerprint, resolve_layers, weight_name, write_whole
-from .moments import moments
-from .trace import Below, prefixes
+import zu
+import zudata
+from zu.edits import Edit
+from zu.evaluate import evaluate, perplexity
+from zu.methods import METHODS, settings_for, unlearn
+from zu.models import decoder, fingerprint, resolve_layers, weight_name
+from zu.moments import moments
+from zu.trace import Below, prefixes
+from zudata.cache import write_whole
+from zudata.facts import Fact, Facts
 
 FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
+#: Where the code lies that a record depends on.
+ROOMS = [Path(file).parent for file in (__file__, zu.__file__, zudata.__file__)]
 
 
 class ParameterError(ValueError):
@@ -209,18 +214,17 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The commit of the source tree, "+changes" where it is not clean; "unknown" outside of git."""
-    here = Path(__file__).parent
-    run = [subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
-           for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", str(here)))]
+    run = [subprocess.run(["git", "-C", str(ROOMS[0]), *args], capture_output=True, text=True, check=False)
+           for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", *map(str, ROOMS)))]
     if any(r.returncode for r in run):
         return "unknown"
     return run[0].stdout.strip() + ("+changes" if run[1].stdout.strip() else "")
 
 
 def code_hash() -> str:
-    """A hash of zu's source and data, but for what only draws: a record made by other code is made again."""
-    here = Path(__file__).parent
-    files = sorted(p for p in (*here.glob("*.py"), *here.glob("data/*.json")) if p.name != "figures.py")
+    """A hash of the source and data, but for what only draws: a record made by other code is made again."""
+    files = sorted(p for room in ROOMS for p in (*room.glob("*.py"), *room.glob("data/*.json")))
+    files = [p for p in files if p.name != "figures.py"]
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:16]
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .edits import Edit
-from .evaluate import bootstrap, evaluate, perplexity
+from zu.edits import Edit
+from zu.evaluate import bootstrap, evaluate, perplexity
+from zu.models import fingerprint
+from zudata.cache import write_whole
+from zudata.facts import Fact
+
 from .experiment import provenance, write_record
-from .facts import Fact
-from .models import fingerprint, write_whole
 from .robust import TESTS, robustness
 
 FORMAT = "zu-card-1"
@@ -24,7 +26,7 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
     """Measure an edit against the model without it; write PATH's card beside it and return it.
 
     path: of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. others: facts of the
-    same relations that are not to be forgotten; with them the card has `zu.robust.TESTS`. show_facts: name the facts
+    same relations that are not to be forgotten; with them the card has `robust.TESTS`. show_facts: name the facts
     in the card; by default none of their text is in it, only their number and a hash of them all.
     The edit is left on or off, as it was. Accuracies are in percent, with 95% bootstrap intervals over facts.
     """

@@ -1,0 +1,68 @@
+"""What is downloaded or computed once is kept in one folder, and written whole or not at all."""
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cache_dir() -> Path:
+    """The folder for all that is downloaded or computed once: ``$ZU_CACHE``, else the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all.
+
+    Raises `OSError` naming the file and what to do.
+    """
+    from safetensors import SafetensorError
+
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        number = [error.errno] if getattr(error, "errno", None) else []
+        why = getattr(error, "strerror", None) or error
+        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; make room or mend "
+                               "its folder, and run again") from error
+    finally:
+        with suppress(OSError):  # that there is no such folder has been said
+            part.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Keep tensors in the cache as safetensors, whole or not at all.
+
+    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a warning.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
+    except OSError as error:
+        warnings.warn(f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and the next run "
+                      "computes it again; make room, or set ZU_CACHE to another folder", stacklevel=2)
+
+
+def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
+    """Tensors that a cache file holds; None where it is absent, damaged, or lacks one of `names`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError):
+        return None  # computed again and written over
+    return found if set(names) <= set(found) else None
