@@ -276,3 +276,52 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     assert len(printed) == 12 and set(printed) == shown
     time.sleep(2)
     assert not litter(project, tmp_path / "cache") and not processes(project, "papermill")
+
+
+def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
+    import nbformat
+
+    cell = "import time; open('began', 'w').close(); time.sleep(300)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "long.ipynb")
+    command = f"{sys.executable} {ROOT}/tools/quick.py papermill --kernel python3 long.ipynb out.ipynb & wait"
+    shell = subprocess.Popen(["bash", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+    began = time.monotonic()
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() - began < 120 and shell.poll() is None
+        time.sleep(0.1)
+    assert processes(tmp_path, "papermill") and processes(tmp_path, "ipykernel")
+    shell.kill()
+    shell.wait()
+    began = time.monotonic()
+    while processes(tmp_path, "papermill") or processes(tmp_path, "ipykernel"):
+        assert time.monotonic() - began < 30
+        time.sleep(0.2)
+
+
+def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
+    for name in ("Makefile", "Snakefile", "tools/quick.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    for room in ("book", "profiles"):
+        (tmp_path / room).mkdir()
+    for name in ("_config.yml", "references.bib"):
+        (tmp_path / name).touch()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: other\n")
+    (tmp_path / "profiles/test.yaml").write_text("{}\n")
+    head = CHAPTER[:CHAPTER.index("```")].format()
+    cell = "```{code-cell} ipython3\nimport time\nopen('began', 'w').close()\ntime.sleep(300)\n```\n"
+    (tmp_path / "book/other.md").write_text(head + cell)
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    make = subprocess.Popen(["make", "book", "VENV=", "PROFILE=test"], cwd=tmp_path, env=os.environ | {"PATH": path},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    began = time.monotonic()
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() - began < 120 and make.poll() is None, make.communicate()
+        time.sleep(0.1)
+    make.terminate()
+    make.wait()
+    began, words = time.monotonic(), ("snakemake", "papermill", "ipykernel")
+    while [p for word in words for p in processes(tmp_path, word)]:
+        assert time.monotonic() - began < 30
+        time.sleep(0.2)
