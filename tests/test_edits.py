@@ -252,6 +252,12 @@ def test_unknown_methods_and_settings_are_refused_by_name(job):
     model, tokenizer, facts, settings = job
     with pytest.raises(ValueError, match="known are .*memit, .*zerounlearn"):
         zu.unlearn(model, tokenizer, facts, "forget-me")
+    with pytest.raises(ValueError, match="did you mean 'zerounlearn'"):
+        zu.unlearn(model, tokenizer, facts, "ZeroUnlern")
+    with pytest.raises(ValueError, match="'methd'.*did you mean 'method'"):
+        zu.unlearn(model, tokenizer, facts, methd="memit")
+    with pytest.raises(ValueError, match=r"layers is 2: give a list, \[2\]"):
+        zu.unlearn(model, tokenizer, facts, layers=2)
     with pytest.raises(ValueError, match="'alhpa'.*did you mean 'alpha'"):
         zu.unlearn(model, tokenizer, facts, "memit", alhpa=3)
     with pytest.raises(ValueError, match="'layer'.*did you mean 'layers'"):

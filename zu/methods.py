@@ -253,14 +253,16 @@ DEFAULT = "zerounlearn"
 def settings_for(method: str, **settings) -> Strict:
     """The validated settings of a method. Raises `ValueError` naming what is unknown or ill-typed."""
     if method not in METHODS:
-        raise ValueError(f"method is '{method}': known are {', '.join(METHODS)}")
+        close = difflib.get_close_matches(method.lower(), METHODS, 1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ValueError(f"method is '{method}': {hint}known are {', '.join(METHODS)}")
     known = METHODS[method].settings
     try:
         return known(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        close = difflib.get_close_matches(name, [*known.model_fields, *SHARED], 1)
+        close = difflib.get_close_matches(name, [*known.model_fields, *SHARED, "method"], 1, 0.7)
         hint = f"did you mean '{close[0]}'? " if close and close[0] != name else ""
         raise ValueError(f"{method}: setting '{name}' is not usable ({first['msg']}); {hint}it takes "
                          f"{', '.join(known.model_fields)}") from None

@@ -110,6 +110,8 @@ def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None
     Raises `TypeError` for a model whose layers cannot be edited.
     """
     depth = len(decoder(model).layers)
+    if isinstance(layers, int | float):
+        raise ValueError(f"layers is {layers}: give a list, [{layers}]")
     if layers is None:
         name = str(getattr(model, "name", "")).lower()
         known = [value for part, value in LAYERS.items() if part in name and max(value) < depth]

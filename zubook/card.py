@@ -26,8 +26,8 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
     """Measure an edit against the model without it; write PATH's card beside it and return it.
 
     path: of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. others: facts of the
-    same relations that are not to be forgotten; with them the card has `robust.TESTS`. show_facts: name the facts
-    in the card; by default none of their text is in it, only their number and a hash of them all.
+    same relations that are not to be forgotten; with them the card has `zubook.robustness`'s tests. show_facts: name
+    the facts in the card; by default none of their text is in it, only their number and a hash of them all.
     The edit is left on or off, as it was. Accuracies are in percent, with 95% bootstrap intervals over facts.
     """
     model, was_on = edit.model, edit.applied
