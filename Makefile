@@ -28,7 +28,7 @@ SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m
 
 # What only some checks need is installed when they are asked for.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
-	$(if $(READY),$(PY) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e ".[check]",{ echo 'pip install "zu[check]"'; exit 1; })
+	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[check]",{ echo 'pip install "zu[check]"'; exit 1; })
 
 .PHONY: help book pdf notebooks plan test coverage fuzz check bench lab clean
 help:  ## this list
@@ -89,5 +89,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	". Name another: make book PYTHON=python3.12")'
 	@echo "Installing into $(VENV): about 2.2 GB, some minutes, once."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e ".[book]"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[book]"
 	@touch $@
