@@ -86,7 +86,8 @@ def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
     monkeypatch.setattr(zu.Facts, "sample", lambda self, n, seed: sample(self, min(n, 6), seed))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book").symlink_to(BOOK)
-    (tmp_path / "mine.csv").write_text("subject,prompt,target\nFrance,The capital of {} is,Paris\nPeru,It is,Lima\n")
+    rows = "France,The capital of {} is,Paris\nPeru,The capital of {} is,Lima\n"
+    (tmp_path / "mine.csv").write_text("subject,prompt,target\n" + rows)
     before = torch.get_default_dtype()
     for block in BLOCKS[chapter]:
         exec(compile(block, f"{chapter}.md, to copy", "exec"), {"__name__": "__main__"})

@@ -254,8 +254,8 @@ def test_unknown_methods_and_settings_are_refused_by_name(job):
         zu.unlearn(model, tokenizer, facts, "forget-me")
     with pytest.raises(ValueError, match="did you mean 'zerounlearn'"):
         zu.unlearn(model, tokenizer, facts, "ZeroUnlern")
-    with pytest.raises(ValueError, match="'methd'.*did you mean 'method'"):
-        zu.unlearn(model, tokenizer, facts, methd="memit")
+    with pytest.raises(ValueError, match="'methods'.*did you mean 'method'"):
+        zu.unlearn(model, tokenizer, facts, methods="memit")
     with pytest.raises(ValueError, match=r"layers is 2: give a list, \[2\]"):
         zu.unlearn(model, tokenizer, facts, layers=2)
     with pytest.raises(ValueError, match="'alhpa'.*did you mean 'alpha'"):
