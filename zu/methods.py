@@ -272,8 +272,13 @@ def find_targets(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int,
                  goal: str = "eos", **settings) -> Targets:
     """Targets as `unlearn` computes them, to share between methods; settings as in `Settings`."""
     s = Settings(**settings)
-    before = prefixes(model, tokenizer, seed=seed)[:s.n_prefixes + 1]
-    return optimise(model, tokenizer, facts, layer, before, goal=goal, **_search(s))
+    return optimise(model, tokenizer, facts, layer, _before(model, tokenizer, s, seed), goal=goal, **_search(s))
+
+
+def _before(model, tokenizer, s: Settings, seed: int, before: Sequence[str] | None = None) -> Sequence[str]:
+    if before is None:
+        before = prefixes(model, tokenizer, seed=seed) if s.n_prefixes else ("",)
+    return before[:s.n_prefixes + 1]
 
 
 def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DEFAULT, *,
@@ -320,7 +325,7 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
             for layer, weight in new.items():
                 edit.set(weight_name(model, layer), weight)
         else:
-            before = (prefixes(model, tokenizer, seed=seed) if before is None else before)[:s.n_prefixes + 1]
+            before = _before(model, tokenizer, s, seed, before)
             below = Below(layers[0]) if below is None else below
             if targets is None:
                 targets = optimise(model, tokenizer, facts, layers[-1], before, **_search(s))

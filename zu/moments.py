@@ -22,7 +22,7 @@ from .trace import Batch, forward_until, hooks, write
 #: Windows in a batch, batches summed in float32 before they enter the float64 sum, least seconds between saves.
 ROWS, FLUSH, SAVE = 8, 4, 120
 #: Windows that a model writes at once: a step takes little longer for many than for one.
-WRITTEN = 32
+WRITTEN = 16
 
 
 class CorpusError(ValueError):
