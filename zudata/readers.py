@@ -82,6 +82,8 @@ def _read(name: str, on_error: str, rule: str | None) -> Facts:
                                     f"{', '.join(PUBLISHED)}, a file, hub:DATASET, or a list of zu.Fact")
         rows, stem = _rows(path), name if name in PUBLISHED else path.stem
     rows = list(rows)
+    if not rows:
+        raise FactError(f"{name} holds no facts: give at least one")
     if fetched and (broken := next((row for _, row in rows if isinstance(row, BrokenFile)), None)):
         path.unlink()  # so that the next call downloads it again
         raise FactError(f"{address}: {broken}; what came was not kept")
