@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from zu.edits import Edit
 from zu.evaluate import bootstrap, evaluate, perplexity
-from zu.models import fingerprint
+from zu.models import decoder, fingerprint, resolve_layers, weight_name
+from zu.trace import Below
 from zudata.cache import write_whole
 from zudata.facts import Fact
 
@@ -31,17 +33,19 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
     The edit is left on or off, as it was. Accuracies are in percent, with 95% bootstrap intervals over facts.
     """
     model, was_on = edit.model, edit.applied
-    measured = {}
+    measured, first = {}, min(resolve_layers(model))
+    above = {weight_name(model, i) for i in range(first, len(decoder(model).layers))}
+    below = Below(first) if above >= set(edit.parts) else None  # read once, for before and after
     try:
-        for state in ("before", "after"):
+        for state in tqdm(("before", "after"), desc="card", leave=False):
             edit.restore() if state == "before" else edit.apply()
             if state == "before":
                 mark = fingerprint(model)
-            scores = evaluate(model, tokenizer, facts)
+            scores = evaluate(model, tokenizer, facts, below=below)
             measured[state] = {key: [getattr(scores, key), *getattr(scores, f"interval_{key}")] for key in MEASURES}
-            measured[state]["ppl"] = perplexity(model, tokenizer, tokens=ppl_tokens)
+            measured[state]["ppl"] = perplexity(model, tokenizer, tokens=ppl_tokens, below=below)
             if others:
-                hits = robustness(model, tokenizer, facts, others, weights=list(edit.parts))
+                hits = robustness(model, tokenizer, facts, others, weights=list(edit.parts), below=below)
                 measured[state]["robustness"] = {name: summary(x) for name, x in hits.items()}
     finally:
         edit.apply() if was_on else edit.restore()
