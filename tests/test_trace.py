@@ -1,4 +1,6 @@
 """Keys, values and hidden states are read at the subject's last token, however prompts are batched."""
+import copy
+
 import pytest
 import torch
 
@@ -115,11 +117,29 @@ def test_hooks_are_gone_after_an_error(tiny, facts):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_prefixes_are_the_same_for_a_seed_and_hold_no_braces(tiny):
+def test_prefixes_are_the_same_for_a_seed_and_hold_no_braces(tiny, tmp_path, monkeypatch):
     model, tokenizer = tiny
-    first, again = (trace.prefixes(model, tokenizer, seed=3) for _ in range(2))
-    assert first == again != trace.prefixes(model, tokenizer, seed=4)
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "one"))
+    first = trace.prefixes(model, tokenizer, seed=3)
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "other"))
+    assert first == trace.prefixes(model, tokenizer, seed=3) != trace.prefixes(model, tokenizer, seed=4)
     assert first[0] == "" and len(first) == 6 and not any("{" in p or "}" in p for p in first)
+
+
+def test_prefixes_are_written_once_a_model_and_again_where_their_file_is_damaged(tiny, tmp_path, monkeypatch):
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path))
+    seen, real = [], trace.write
+    monkeypatch.setattr(trace, "write", lambda *a, **k: seen.append(1) or real(*a, **k))
+    first = trace.prefixes(model, tokenizer)
+    once = len(seen)
+    assert once and trace.prefixes(model, tokenizer) == first and len(seen) == once
+    (file,) = (tmp_path / "prefixes").iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    assert trace.prefixes(model, tokenizer) == first and len(seen) == 2 * once
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(-1)
+    assert trace.prefixes(model, tokenizer) != first and len(seen) == 3 * once
 
 
 def test_mean_keys_weigh_the_bare_prompt_by_one_half(tiny, facts):

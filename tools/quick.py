@@ -19,4 +19,5 @@ def end_with(parent):
 
 threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 sys.modules["rfc3987_syntax"] = None
+sys.modules["pyarrow"] = None  # papermill has it for files in Hadoop
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

@@ -22,7 +22,7 @@ from .trace import Batch, forward_until, hooks, write
 #: Windows in a batch, batches summed in float32 before they enter the float64 sum, least seconds between saves.
 ROWS, FLUSH, SAVE = 8, 4, 120
 #: Windows that a model writes at once: a step takes little longer for many than for one.
-WRITTEN = 16
+WRITTEN = 32
 
 
 class CorpusError(ValueError):
@@ -98,16 +98,16 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 @torch.no_grad()
-def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0) -> Iterator[torch.Tensor]:
+def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0, rows: int = WRITTEN) -> Iterator[torch.Tensor]:
     """Windows that the model writes itself, token by token at temperature 1, without end; always the same ones.
 
-    skip: how many to leave out: each batch of `WRITTEN` has a seed of its own.
+    skip: how many to leave out: each batch of so many `rows` has a seed of its own.
     """
     start = next(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if t is not None)
-    for seed in count(skip // WRITTEN):
+    for seed in count(skip // rows):
         generator = torch.Generator(model.device).manual_seed(seed)
-        ids = torch.full((WRITTEN, 1), start, device=model.device)
-        yield from write(model, tokenizer, ids, window, generator)[max(skip - seed * WRITTEN, 0):, 1:].cpu()
+        ids = torch.full((rows, 1), start, device=model.device)
+        yield from write(model, tokenizer, ids, window, generator)[max(skip - seed * rows, 0):, 1:].cpu()
 
 
 def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | str | Path | None = None, *,

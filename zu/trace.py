@@ -1,6 +1,7 @@
 """Read a transformer's memory: keys, values and hidden states at the subject's last token."""
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from zudata.cache import cache_dir, read_tensors, write_tensors
 from zudata.facts import Fact, FactError
 
-from .models import decoder, down_proj
+from .models import decoder, down_proj, fingerprint
 
 #: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other contexts too.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -265,16 +267,22 @@ def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, s
     """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
 
     Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its own. As in
-    MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other contexts too.
+    MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other contexts too. What was drawn is
+    kept under `zu.cache_dir`, by model and settings.
     """
-    generator = torch.Generator().manual_seed(seed)
     starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
+    alike = {size: [i for i, s in enumerate(starts) if len(s) == size] for size in sorted(set(map(len, starts)))}
+    about = [fingerprint(model), model.device.type, starts, sorted(set(tokenizer.all_special_ids)), length, top_k, seed]
+    path = cache_dir() / "prefixes" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.safetensors"
+    drawn = read_tensors(path, *map(str, alike))
+    if drawn is None:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {str(size): write(model, tokenizer, torch.tensor([starts[i] for i in rows], device=model.device),
+                                  length, generator, top_k=top_k).cpu() for size, rows in alike.items()}
+        write_tensors(path, drawn)
     found = {}
-    for size in sorted({len(s) for s in starts}):  # one batch where the openings have as many tokens, as is usual
-        rows = [i for i, s in enumerate(starts) if len(s) == size]
-        ids = write(model, tokenizer, torch.tensor([starts[i] for i in rows], device=model.device), length, generator,
-                    top_k=top_k)
-        found |= dict(zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
+    for size, rows in alike.items():  # one batch where the openings have as many tokens, as is usual
+        found |= dict(zip(rows, tokenizer.batch_decode(drawn[str(size)], skip_special_tokens=True), strict=True))
     plain = (found[i].replace("{", " ").replace("}", " ").split() for i in range(len(starts)))
     return ("", *(" ".join(words) + ". " for words in plain))
 
