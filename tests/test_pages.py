@@ -19,6 +19,17 @@ def test_no_word_is_misspelt():
     assert run.returncode == 0, run.stdout
 
 
+def test_every_cell_of_every_chapter_is_python():
+    import jupytext
+
+    chapters = sorted((ROOT / "book").glob("*.md"))
+    assert len(chapters) > 25
+    for chapter in chapters:
+        for cell in jupytext.read(chapter).cells:
+            if cell.cell_type == "code":
+                compile(cell.source, f"{chapter}: {cell.source[:60]!r}", "exec")
+
+
 def test_zu_is_read_in_an_evening_and_imports_run_one_way():
     lines = [line for path in (ROOT / "zu").glob("*.py") for line in path.read_text().splitlines() if line.strip()]
     assert len(lines) < 2000
