@@ -143,6 +143,7 @@ rule notebook:
 # Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
 rule embedded_model:
     output: touch("build/embedded-model")
+    priority: 4  # beside it run the chapters that need no model
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
