@@ -128,7 +128,7 @@ def test_a_bad_file_is_refused_with_file_row_and_field_and_none_of_its_text(tmp_
     path = save(tmp_path, text)
     with pytest.raises(FactError, match=message) as caught:
         load_facts(path)
-    assert str(caught.value).startswith(str(path)) or "'facts' holds no facts" in str(caught.value)
+    assert str(caught.value).startswith(str(path))
     assert not any(word in str(caught.value) for word in ("France", "Peru", "Paris", "Lyon"))
 
 
@@ -291,7 +291,7 @@ def test_whatever_a_file_holds_the_only_error_is_the_documented_one(tmp_path, da
     try:
         assert len(load_facts(tmp_path / name, on_error=on_error)) > 0
     except FactError as error:
-        assert name in str(error) or "'a' holds no facts" in str(error)
+        assert name in str(error)
 
 
 SAMPLES = os.environ.get("ZU_SAMPLES")
