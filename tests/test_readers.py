@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import zu
 from zudata import readers
@@ -274,24 +272,6 @@ def test_the_hub_is_read_by_the_same_schemas(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(OSError, match="is the network up"):
         load_facts("hub:me/facts")
-
-
-@given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass")),
-                 st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=4)
-                              | st.dictionaries(st.sampled_from(["subject", "prompt", "target", "requested_rewrite",
-                                                "src", "answers", "loc", "ground_truth", "attribute", "neighbors",
-                                                "paraphrases", "single_hops", "questions", "case_id", "str"]),
-                                                x, max_size=6), max_leaves=12)
-                 .map(lambda x: json.dumps([x, x]).encode())),
-       st.sampled_from(["a.json", "a.jsonl", "a.csv"]), st.sampled_from(["raise", "skip"]))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_whatever_a_file_holds_the_only_error_is_the_documented_one(tmp_path, data, name, on_error):
-    (tmp_path / name).write_bytes(data)
-    try:
-        assert len(load_facts(tmp_path / name, on_error=on_error)) > 0
-    except FactError as error:
-        assert name in str(error)
 
 
 SAMPLES = os.environ.get("ZU_SAMPLES")
