@@ -144,6 +144,18 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
         experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})
 
 
+def test_fewer_neighbours_are_the_same_ones_each_time_and_nothing_else_changes():
+    facts = zu.load_facts("world-cloze")[:40]
+    facts = zu.Facts(facts, "some", "tokens")
+    two = experiment.fewer(facts, 2)
+    assert (two.name, two.rule) == ("some", "tokens") and two.hash == experiment.fewer(facts, 2).hash != facts.hash
+    for old, new in zip(facts, two, strict=True):
+        assert len(new.neighbors) == min(2, len(old.neighbors)) and set(new.neighbors) <= set(old.neighbors)
+        assert (new.text, new.target, new.paraphrases, new.id) == (old.text, old.target, old.paraphrases, old.id)
+    assert max(len(f.neighbors) for f in facts) > 2
+    assert experiment.fewer(facts, 0) is facts and experiment.fewer(facts, 99).hash == facts.hash
+
+
 def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
     seen, real = [], experiment.prefixes

@@ -1,7 +1,7 @@
 """Whatever is put in, every reader and parser ends with a result or with its own documented error.
 
-`ZU_EXAMPLES=20000 python -m pytest tests/test_fuzz.py` (`make fuzz`) tries that many inputs on each of them, other ones each
-time; without it they are the same each time, so that a change and not chance decides whether the tests pass.
+`ZU_EXAMPLES=20000 python -m pytest tests/test_fuzz.py` (`make fuzz`) tries that many inputs on each of them, other
+ones each time; without it they are the same each time, so that a change and not chance decides whether tests pass.
 """
 import json
 import os

@@ -155,3 +155,12 @@ def test_mean_keys_weigh_the_bare_prompt_by_one_half(tiny, facts):
 def _args(tokenizer, fact, prefix):
     ids, position = trace.encode(tokenizer, fact, prefix)
     return ids, 1, position
+
+
+def test_rows_that_begin_alike_are_continued_as_each_alone(tiny):
+    model, tokenizer = tiny
+    ids = torch.tensor([tokenizer("The people of this country")["input_ids"]])
+    one, alike, mixed = (trace.write(model, tokenizer, x, 8, torch.Generator(), top_k=1)
+                         for x in (ids, ids.expand(3, -1), torch.cat([ids, ids.flip(1), ids])))
+    assert one.shape == (1, ids.shape[1] + 8)
+    assert torch.equal(alike, one.expand(3, -1)) and torch.equal(mixed[[0, 2]], alike[:2])

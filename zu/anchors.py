@@ -14,7 +14,7 @@ from zudata.facts import Fact
 from .trace import write
 
 #: How a list of subjects is put to the model for it to go on, how often, and for how many tokens.
-LIST, ROWS, LENGTH = "A list of names of the same kind, without repetition: {}, ", 16, 48
+LIST, ROWS, LENGTH = "A list of names of the same kind, without repetition: {}, ", 16, 32
 
 
 def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *, per_prompt: int = 20,

@@ -252,10 +252,15 @@ def write(model: nn.Module, tokenizer, ids: torch.Tensor, length: int, generator
     At temperature 1, from the whole distribution or the `top_k` likeliest tokens, by `generator` on its device.
     """
     banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long, device=generator.device)
-    new, past = ids, DynamicCache()
-    for _ in range(length):
+    alike = len(ids) > 1 and bool((ids == ids[0]).all())
+    new, past = ids[:1] if alike else ids, DynamicCache()  # what all rows begin with is read once
+    for step in range(length):
         out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-        best = out.logits[:, -1].float().to(generator.device).index_fill(1, banned, -torch.inf)
+        said = out.logits[:, -1]
+        if step == 0 and alike:
+            past.batch_repeat_interleave(len(ids))
+            said = said.expand(len(ids), -1)
+        best = said.float().to(generator.device).index_fill(1, banned, -torch.inf)
         likely = best.topk(top_k) if top_k else None
         new = torch.multinomial((likely.values if top_k else best).softmax(1), 1, generator=generator)
         new = (likely.indices.gather(1, new) if top_k else new).to(ids.device)

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import platform
+import random
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -181,6 +183,14 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                 record = write_record(path, record)
             found.append(record)
     return found
+
+
+def fewer(facts: Facts, neighbors: int) -> Facts:
+    """The facts, each with no more than so many of its neighbours, drawn by its text; 0: with all of them."""
+    if not neighbors:
+        return facts
+    return facts.of(replace(f, neighbors=tuple(random.Random(f.text).sample(f.neighbors, neighbors)))
+                    if neighbors < len(f.neighbors) else f for f in facts)
 
 
 @contextmanager
