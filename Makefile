@@ -18,12 +18,13 @@ else
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
+# Snakemake looks anew for jobs each second, and once more for each job that has ended, unless the timespan is longer.
 # Where make is ended, so is Snakemake (END_WITH_PARENT). Snakemake's own messages go to a log. What failed in a chapter or a page is said by its rule; any other end is shown,
 # without the places in Snakemake's files.
 LOG := build/logs/snakemake.log
 SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
-	--quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
+	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
 	{ grep -q 'a job execution failed' $(LOG) || sed '/^WorkflowError in file/d; /^  File /d' $(LOG); exit 1; }; }; run
 
 # What only some checks need is installed when they are asked for.
