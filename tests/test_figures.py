@@ -92,6 +92,9 @@ def test_a_caption_names_the_ends_and_every_method_that_shares_one():
     rows = records() + [dict(r, method="exact") for r in records() if r["method"] == "memit"]
     assert figures.extremes(figures.metrics_frame(rows), names) == (
         "Eff is lowest with MEMIT and exact, 2.0 (Base 30.0); Spe is highest with MEMIT and exact, 25.0 (Base 20.0).")
+    rows += [dict(r, method="rome") for r in records() if r["method"] == "memit"]
+    assert figures.extremes(figures.metrics_frame(rows), names | {"rome": "ROME"}).startswith(
+        "Eff is lowest with MEMIT, exact and ROME, 2.0 ")
     assert figures.extremes(figures.metrics_frame(records()[:2]), names) == ""
 
 

@@ -96,8 +96,9 @@ def extremes(frame, names: dict[str, str]) -> str:
         if len(edits):
             end = pick(edits)
             base = f" (Base {mean[metric]['base']:.1f})" if "base" in mean.index else ""
-            said.append(f"{metric} is {word} with {' and '.join(names[m] for m in edits.index[edits == end])}, "
-                        f"{end:.1f}{base}")
+            *others, last = [names[m] for m in edits.index[edits == end]]
+            best = f"{', '.join(others)} and {last}" if others else last
+            said.append(f"{metric} is {word} with {best}, {end:.1f}{base}")
     return "; ".join(said) + "." if said else ""
 
 
