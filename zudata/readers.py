@@ -100,10 +100,8 @@ def _reader(read: Callable[[dict], list[Fact]], where: str, row: dict | FactErro
             raise row
         if not isinstance(row, dict):
             raise FactError(f"a {type(row).__name__}, not an object with fields: see zu.load_facts for what is read")
-        if not (facts := read(row)):
-            raise FactError("field 'requested_rewrite' is empty: give at least one fact, or leave the row out")
         number = where.rsplit(" ", 1)[-1]
-        return [fact if fact.id else replace(fact, id=number) for fact in facts]
+        return [fact if fact.id else replace(fact, id=number) for fact in read(row)]
 
     return make
 

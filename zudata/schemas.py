@@ -77,6 +77,8 @@ def _mquake(row: dict) -> list[Fact]:
         fact = Fact(subject, _cloze(hop, "prompt", subject), _at(hop, "target_true.str"),
                     relation=_at(hop, "relation_id", ""), id=f"{row.get('case_id', '?')}-{i}")
         facts.append(replace(fact, hops=(whole,)) if (fact.text, fact.target) in steps else fact)
+    if not facts:
+        raise FactError("field 'requested_rewrite' is empty: give at least one fact, or leave the row out")
     return facts
 
 
