@@ -22,6 +22,8 @@ endif
 # Where make is ended, so is Snakemake (END_WITH_PARENT). Snakemake's own messages go to a log. What failed in a chapter or a page is said by its rule; any other end is shown,
 # without the places in Snakemake's files.
 LOG := build/logs/snakemake.log
+# Of 20,000 modules that are installed a fifth is ever imported: the first import compiles them, and keeps that.
+unexport PYTHONDONTWRITEBYTECODE
 SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
 	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
@@ -29,7 +31,7 @@ SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m
 
 # What only some checks need is installed when they are asked for.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
-	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[check]",{ echo 'pip install "zu[check]"'; exit 1; })
+	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(2)]",{ echo 'pip install "zu[$(2)]"'; exit 1; })
 
 .PHONY: help book pdf notebooks plan test coverage fuzz check bench lab clean
 help:  ## this list
@@ -56,7 +58,7 @@ test: $(READY)  ## ruff and pytest
 	@$(PY) -m pytest
 
 coverage: $(READY)  ## the same, and which lines of zu no test reaches; less than 95% of them reached is a failure
-	@$(call EXTRA,coverage)
+	@$(call EXTRA,coverage,check)
 	@$(PY) -m coverage run -m pytest
 	@$(PY) -m coverage report
 
@@ -64,7 +66,7 @@ fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000
 	@ZU_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/test_fuzz.py
 
 check: $(READY)  ## axe-core on the rendered pages, and links to other sites (needs Chrome or Chromium, and the network)
-	@$(call EXTRA,axe_playwright_python)
+	@$(call EXTRA,axe_playwright_python,check)
 	@$(PY) tools/check_pages.py build/html
 	@$(patsubst %python,%jupyter-book,$(PY)) build build/site --path-output build/linkcheck --builder linkcheck > build/logs/linkcheck.log 2>&1 || \
 	{ grep -E '\(.*\) (broken|timeout)' build/logs/linkcheck.log || tail -n 20 build/logs/linkcheck.log; exit 1; }
@@ -75,6 +77,7 @@ bench: $(READY)  ## the solves at the size of a 3B model; targets and moments ag
 
 # A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
 lab: $(READY)  ## JupyterLab with the chapters as paired notebooks
+	@$(call EXTRA,jupyterlab,lab)
 	@$(PY) -c 'import json, os, pathlib as p, sys; d = p.Path("build/jupyter/kernels/python3"); \
 	d.mkdir(parents=True, exist_ok=True); (d / "kernel.json").write_text(json.dumps({ \
 	"display_name": "Python 3 (zu)", "language": "python", "argv": [sys.executable, "-m", "ipykernel_launcher", \
@@ -91,5 +94,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2.2 GB, some minutes, once."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[book]"
-	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true  # as pip does, but with all cores
 	@touch $@
