@@ -3,6 +3,7 @@ import ast
 import difflib
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -30,10 +31,25 @@ def end_with(parent):
 if os.environ.pop("END_WITH_PARENT", None):
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
-# Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine. The kernel is IPython's, but
-# looks for garbage less often: among the 3,000 modules that a chapter imports there is none, and looking takes a second.
+# Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 os.environ["JUPYTER_PATH"] = str(Path("tools", "jupyter").resolve())
+# glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them.
+os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+# What chapters import is imported once, in a process that their kernels are forked from; it ends with Snakemake.
+onstart:
+    if sys.platform == "linux":
+        Path("build").mkdir(exist_ok=True)
+        for left in Path("build").glob(".kernels-*"):
+            left.unlink()
+        os.environ["ZU_KERNELS"] = f"build/.kernels-{os.getpid()}"
+        threads = str(max(workflow.cores // 2, 1))
+        serve = ["tools/warm_ipykernel.py", "serve", f"{os.environ['ZU_KERNELS']}-{threads}", str(os.getpid())]
+        subprocess.Popen([sys.executable, *serve], env=os.environ | {"OMP_NUM_THREADS": threads}, start_new_session=True,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
 
 PROFILE = config.get("profile", "smol")
 toc = yaml.safe_load(Path("_toc.yml").read_text())
@@ -198,8 +214,6 @@ rule execute:
         exec 2>&1; start=$SECONDS; again=; out={output}; name=$(basename $out .ipynb)
         rm -f $(dirname $out)/.$name.*; partial=$(dirname $out)/.$name.$$.ipynb; said=$SECONDS
         echo "  $name ..."
-        # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them
-        export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
         run() {{
             OMP_NUM_THREADS={threads} exec python tools/quick.py papermill --kernel python3 --no-progress-bar \
                 -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null

@@ -17,6 +17,7 @@ from zubook import experiment
 from zubook.experiment import read_records, run_grid
 
 ROOT = Path(__file__).parents[1]
+KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
 from zubook.experiment import run_grid
@@ -216,8 +217,8 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    for name in ("Snakefile", "tools/quick.py"):
-        (project / name).parent.mkdir(exist_ok=True)
+    for name in ("Snakefile", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
     for room in ("zudata", "zu", "zubook"):
         (project / room).symlink_to(ROOT / room)
@@ -300,8 +301,8 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
-    for name in ("Makefile", "Snakefile", "tools/quick.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("Makefile", "Snakefile", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     for room in ("book", "profiles"):
         (tmp_path / room).mkdir()

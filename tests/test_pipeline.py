@@ -78,12 +78,11 @@ def stamps(project):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     project = tmp_path_factory.mktemp("built")
-    for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md",
-                 "tools/links.py", "tools/quick.py"):
+    for name in ("Makefile", "Snakefile", "_config.yml", "references.bib", "book/references.md"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)
-    for room in ("_static", "_ext"):
-        shutil.copytree(ROOT / "book" / room, project / "book" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("tools", "book/_static", "book/_ext"):
+        shutil.copytree(ROOT / room, project / room, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "book/stand_in.md").write_text(CHAPTER)
     (project / "book/other.md").write_text(OTHER)
     (project / "book/glossary.md").write_text(GLOSSARY)

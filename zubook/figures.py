@@ -1,7 +1,7 @@
 """Records into tables and figures: one palette and one style for the whole book."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: One colour per meaning, through the whole book (Okabe and Ito's colour-blind-safe set).
 PALETTE = {
@@ -88,6 +88,12 @@ def data_link(frame, name: str):
                 f'The data of {name} (CSV, {len(frame)} rows)</a></p>')
 
 
+def listed(words: Iterable[str]) -> str:
+    """a, b and c; of nothing, "none"."""
+    *others, last = [*words] or ["none"]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def extremes(frame, names: dict[str, str]) -> str:
     """For captions: which methods have the lowest Eff and the highest Spe, in the mean of a `metrics_frame`."""
     mean, said = frame.groupby(["method", "metric"]).value.mean().unstack(), []
@@ -96,8 +102,7 @@ def extremes(frame, names: dict[str, str]) -> str:
         if len(edits):
             end = pick(edits)
             base = f" (Base {mean[metric]['base']:.1f})" if "base" in mean.index else ""
-            *others, last = [names[m] for m in edits.index[edits == end]]
-            best = f"{', '.join(others)} and {last}" if others else last
+            best = listed(names[m] for m in edits.index[edits == end])
             said.append(f"{metric} is {word} with {best}, {end:.1f}{base}")
     return "; ".join(said) + "." if said else ""
 
