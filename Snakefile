@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -41,12 +42,9 @@ os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 # What chapters import is imported once, in a process that their kernels are forked from; it ends with Snakemake.
 onstart:
     if sys.platform == "linux":
-        Path("build").mkdir(exist_ok=True)
-        for left in Path("build").glob(".kernels-*"):
-            left.unlink()
-        os.environ["ZU_KERNELS"] = f"build/.kernels-{os.getpid()}"
+        os.environ["ZU_KERNELS"] = tempfile.mkdtemp(prefix="zu-kernels-")  # for this user alone
         threads = str(max(workflow.cores // 2, 1))
-        serve = ["tools/warm_ipykernel.py", "serve", f"{os.environ['ZU_KERNELS']}-{threads}", str(os.getpid())]
+        serve = ["tools/warm_ipykernel.py", "serve", os.environ["ZU_KERNELS"], str(os.getpid())]
         subprocess.Popen([sys.executable, *serve], env=os.environ | {"OMP_NUM_THREADS": threads}, start_new_session=True,
                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

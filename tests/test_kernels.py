@@ -22,11 +22,11 @@ print(json.dumps({"warm": "transformers" in sys.modules, "parent": os.getppid(),
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", str(ROOT / "tools/jupyter"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("ZU_KERNELS", str(tmp_path / "kernels"))
-    serve = ["tools/warm_ipykernel.py", "serve", str(tmp_path / "kernels-1"), str(os.getpid())]
+    monkeypatch.setenv("ZU_KERNELS", str(tmp_path))
+    serve = ["tools/warm_ipykernel.py", "serve", str(tmp_path), str(os.getpid())]
     run = subprocess.Popen([sys.executable, *serve], cwd=ROOT)
     began = time.monotonic()
-    while not (tmp_path / "kernels-1").exists():
+    while not (tmp_path / "1").exists():
         assert time.monotonic() - began < 60 and run.poll() is None
         time.sleep(0.05)
     yield run
@@ -121,11 +121,16 @@ def test_a_kernel_without_a_server_imports_for_itself(server, why):
 
 
 def test_the_server_ends_with_the_process_that_started_it(tmp_path):
+    (tmp_path / "k").mkdir()
     start = ("import os, subprocess, sys, time; p = subprocess.Popen([sys.executable, 'tools/warm_ipykernel.py', "
-             f"'serve', {str(tmp_path / 'k-1')!r}, str(os.getpid())]); print(p.pid, flush=True); time.sleep(100)")
-    run = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+             f"'serve', {str(tmp_path / 'k')!r}, str(os.getpid())]); print(p.pid, flush=True); time.sleep(100)")
+    run = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     pid = int(run.stdout.readline())
-    assert psutil.pid_exists(pid)
+    began = time.monotonic()
+    while not (tmp_path / "k/1").exists():
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
     run.kill()
     run.wait()
-    assert gone(pid)
+    assert gone(pid) and not (tmp_path / "k").exists()

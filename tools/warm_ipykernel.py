@@ -1,18 +1,19 @@
 """The chapters' kernels: IPython's, forked from one process that has imported what chapters import.
 
 Each of the book's thirty kernels would import the same 3,000 modules, for ten seconds and more on a slow core. The
-server (`python tools/warm_ipykernel.py serve SOCKET PID`) does that once, when the first kernel is asked for, and ends
+server (`python tools/warm_ipykernel.py serve FOLDER PID`) does that once, when the first kernel is asked for, and ends
 with process PID. What Jupyter starts as a kernel asks it to fork, waits, and passes interrupts on; when it is gone, its
-fork ends. Where there is no server for the kernel's number of threads (its socket is $ZU_KERNELS-$OMP_NUM_THREADS), the
-kernel imports for itself.
+fork ends. Where there is no server in $ZU_KERNELS for the kernel's number of threads, the kernel imports for itself.
 """
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 
 
 def launch():
@@ -45,31 +46,33 @@ def load():
     gc.freeze()
 
 
-def serve(path, parent):
+def serve(folder, parent):
+    own = os.getpid()
     door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o077)  # nobody else may ask
-    door.bind(path)
-    os.umask(before)
+    door.bind(f"{folder}/{os.environ['OMP_NUM_THREADS']}")
     door.listen(64)
     door.settimeout(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-    while os.getppid() == parent:
-        try:
-            caller, _ = door.accept()
-        except TimeoutError:
-            continue
-        if "torch" not in sys.modules:
-            load()
-        message, files, *_ = socket.recv_fds(caller, 2**20, 3)
-        if child := os.fork():
-            caller.send(str(child).encode())
+    try:
+        while os.getppid() == parent:
+            try:
+                caller, _ = door.accept()
+            except TimeoutError:
+                continue
+            if "torch" not in sys.modules:
+                load()
+            message, files, *_ = socket.recv_fds(caller, 2**20, 3)
+            if not (child := os.fork()):
+                door.close()
+                return become(caller, files, **json.loads(message))
+            with suppress(OSError):  # who asked may be gone, and its fork ends as well
+                caller.send(str(child).encode())
             caller.close()
             for file in files:
                 os.close(file)
-        else:
-            door.close()
-            return become(caller, files, **json.loads(message))
-    os.unlink(path)
+    finally:
+        if os.getpid() == own:
+            shutil.rmtree(folder)
 
 
 def become(caller, files, argv, folder, environment):
@@ -98,7 +101,7 @@ def ask():
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         try:
-            server.connect(f"{os.environ['ZU_KERNELS']}-{os.environ['OMP_NUM_THREADS']}")
+            server.connect(f"{os.environ['ZU_KERNELS']}/{os.environ['OMP_NUM_THREADS']}")
             what = {"argv": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
             socket.send_fds(server, [json.dumps(what).encode()], [0, 1, 2])
             child = int(server.recv(64))
