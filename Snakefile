@@ -153,13 +153,14 @@ rule notebooks:
 rule notebook:
     input: "book/{page}.md"
     output: "build/notebooks/{page}.ipynb"
+    priority: 4  # before any chapter: one without its notebook is not among those of which the first in line is taken
     shell: "python tools/quick.py jupytext --quiet --to ipynb --output {output} {input} 2>&1"
 
 
 # Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
 rule embedded_model:
     output: touch("build/embedded-model")
-    priority: 4  # beside it run the chapters that need no model
+    priority: 5  # beside it run the chapters that need no model
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
