@@ -65,18 +65,19 @@ READS = {page: ["build/results"] for page in CHAPTERS if "\"results" in SOURCE[p
 READS["downstream"] = sorted(map(str, Path("book/tasks").glob("*.*")))
 
 
-def lost(page):
-    """Whether a record is gone that this chapter had left when it was executed."""
-    made = Path("build/executed", f"{page}.records")
+def lost(made):
+    """Whether a file is gone that a list names, which was made when all of them were there."""
     return made.exists() and not all(map(os.path.exists, made.read_text().splitlines()))
 
 
 # Records are the chapters' own affair: one that is gone makes its chapter run again, which redoes that record alone.
-for page in filter(lost, CHAPTERS):
-    Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
-# Snakemake makes what is gone in the middle again only for an end that is gone too. A chapter that failed is another matter:
-# the page of the last run that succeeded stays.
-if any(not Path("build/executed", f"{p}.ipynb").exists() and not Path("build/logs", f"{p}.ipynb").exists() for p in CHAPTERS):
+for page in CHAPTERS:
+    if lost(Path("build/executed", f"{page}.records")):
+        Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
+# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows nothing of the figures beside
+# that end. A chapter that failed is another matter: the page of the last run that succeeded stays.
+if lost(Path("build/html.files")) or any(
+        not Path("build/executed", f"{p}.ipynb").exists() and not Path("build/logs", f"{p}.ipynb").exists() for p in CHAPTERS):
     Path("build/html/index.html").unlink(missing_ok=True)
 
 
@@ -307,6 +308,7 @@ rule html:
         fi
         python tools/links.py build/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
         mv build/_build/html build/html
+        find build/html -type f > build/html.files
         echo "  html done in $((SECONDS - start)) s"
         """
 

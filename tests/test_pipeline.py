@@ -186,6 +186,11 @@ def test_a_record_or_figure_that_is_deleted_is_made_again_and_nothing_else(proje
     assert make(project, "book").returncode == 0
     last = stamps(project)
     assert {name for name in last if last[name] != after[name]} == {"stand_in", "index"}
+    (figure,) = (project / "build/html/_images").iterdir()
+    figure.unlink()
+    assert make(project, "book").returncode == 0 and figure.exists()
+    end = stamps(project)
+    assert {name for name in end if end[name] != last[name]} == {"index"}
 
 
 def test_a_failing_chapter_fails_the_build_and_spares_the_others(project):
