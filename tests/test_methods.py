@@ -168,6 +168,11 @@ def test_every_method_refuses_what_it_does_not_know(job):
             zu.unlearn(*job[:3], name, lr=float("inf"))
 
 
+def test_a_function_in_place_of_a_name_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match="method is a function: give one of the names ga, ft.*own="):
+        zu.methods.settings_for(lambda model, tokenizer, facts: None)
+
+
 def test_methods_in_one_process_give_what_each_gives_alone(job):
     forth = {name: change(job, name)[0] for name in zu.METHODS}
     back = {name: change(job, name)[0] for name in reversed(zu.METHODS)}

@@ -189,6 +189,7 @@ def test_a_cell_of_a_csv_that_is_no_list_is_an_error_that_names_the_field_never_
     with pytest.raises(FactError, match=f"cells.csv, line 2: field '{field}' is no JSON list") as caught:
         load_facts(path)
     assert "Lima" not in str(caught.value)
+    assert ("[[" in str(caught.value)) == (field != "paraphrases")  # pairs are written as pairs
 
 
 @pytest.mark.parametrize("value", [{}, 0, False])

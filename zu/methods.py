@@ -251,7 +251,11 @@ DEFAULT = "zerounlearn"
 
 
 def settings_for(method: str, **settings) -> Strict:
-    """The validated settings of a method. Raises `ValueError` naming what is unknown or ill-typed."""
+    """The validated settings of a method. Raises `ValueError` naming what is unknown or ill-typed,
+    `TypeError` for no string."""
+    if not isinstance(method, str):
+        raise TypeError(f"method is a {type(method).__name__}: give one of the names {', '.join(METHODS)}; a method of "
+                        "your own is called itself, or given to run_grid as own=")
     if method not in METHODS:
         close = difflib.get_close_matches(method.lower(), METHODS, 1)
         hint = f"did you mean '{close[0]}'? " if close else ""

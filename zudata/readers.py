@@ -264,7 +264,8 @@ def _cell(field: str, text: str) -> list:
     except FactError:
         value, end = None, 0
     if not isinstance(value, list) or end != len(text):
-        raise FactError(f"field '{field}' is no JSON list: write [\"{{}} lies in\", \"...\"] into the cell, with "
+        like = '["{} lies in", "..."]' if field == "paraphrases" else '[["Peru lies in", "..."]]'
+        raise FactError(f"field '{field}' is no JSON list: write {like} into the cell, with "
                         "quotation marks around the whole and those within it doubled")
     return value
 
