@@ -8,13 +8,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from jupyter_client.manager import start_new_kernel
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="no kernel is forked here")
 ROOT = Path(__file__).parents[1]
 ABOUT = """
 import json, os, sys
 print(json.dumps({"warm": "transformers" in sys.modules, "parent": os.getppid(), "pid": os.getpid(),
-                  "folder": os.getcwd(), "tools": any("tools" in p for p in sys.path), "mine": os.environ.get("MINE")}))
+                  "folder": os.getcwd(), "mine": os.environ.get("MINE"),
+                  "tools": any(p.endswith("/tools") for p in sys.path)}))
 """
 
 
@@ -107,12 +110,14 @@ def test_a_forked_kernel_is_interrupted_and_dies_with_the_one_that_asked_for_it(
     kernel.manager.cleanup_resources()
 
 
-@pytest.mark.parametrize("why", ["no server any more", "another number of threads"])
-def test_a_kernel_without_a_server_imports_for_itself(server, why):
+@pytest.mark.parametrize("why", ["no server any more", "another number of threads", "never a server"])
+def test_a_kernel_without_a_server_imports_for_itself(server, monkeypatch, why):
+    if why.startswith("never"):
+        monkeypatch.delenv("ZU_KERNELS")
     if why.startswith("no"):
         server.kill()
         server.wait()
-    kernel = Kernel(OMP_NUM_THREADS="1" if why.startswith("no") else "2")
+    kernel = Kernel(OMP_NUM_THREADS="2" if why.startswith("another") else "1")
     try:
         said = kernel.about()
         assert not said["warm"] and said["pid"] == kernel.manager.provisioner.process.pid and not said["tools"]

@@ -120,5 +120,6 @@ def ask():
 if sys.argv[1:2] == ["serve"]:
     serve(sys.argv[2], int(sys.argv[3]))
 else:
-    ask()
+    if "ZU_KERNELS" in os.environ:  # never where there is no such kind of socket
+        ask()
     launch()
