@@ -57,6 +57,7 @@ for page, path in SOURCE.items():
     if not path.exists():
         raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
+COUNT = len(CHAPTERS)
 # A chapter that reads another chapter's records runs after it, and one that finds its targets in the cache.
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
 AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
@@ -165,7 +166,7 @@ rule embedded_model:
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
-        python -c 'from zudata.embedded import embedded_model; embedded_model()' 2>&1
+        python -c 'from zudata.embedded import embedded_model; embedded_model()' 2>&1 | sed -u 's/.*\\r//'  # of a bar, the end
         """
 
 
@@ -237,7 +238,7 @@ rule execute:
             find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort > ${{out%.ipynb}}.records
             rm -f build/logs/$name.ipynb
             mv $partial $out
-            echo "  $name done in $((SECONDS - start)) s"
+            echo "  $name done in $((SECONDS - start)) s; $(ls build/executed | grep -c 'ipynb$') of {COUNT} chapters are there"
         else
             mv -f $partial build/logs/$name.ipynb 2> /dev/null || true
             echo "  $name FAILED after $((SECONDS - start)) s; from {log}:"

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 import zu
 from zu import models
@@ -75,6 +76,12 @@ def test_layers_are_found_by_index_share_and_default(tiny):
     assert models.resolve_layers(model, [3, 1, 1]) == (1, 3)
     assert models.resolve_layers(model, [0.5]) == (2,)
     assert len(models.resolve_layers(model)) == 3
+    assert models.default_layers(28, 3072) == (16, 17, 18)  # the paper's, for Llama-3.2-3B
+    assert models.default_layers(28, 1024) == (15, 16, 17)  # three from 0.55 of the depth on
+    assert models.default_layers(2, 64) == (0, 1)
+    settings = dict(num_hidden_layers=30, hidden_size=576, intermediate_size=8, num_attention_heads=2, vocab_size=8)
+    copy = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+    assert models.resolve_layers(copy) == (15, 16, 17)  # SmolLM2-135M's, whatever a copy's folder is called
     with pytest.raises(IndexError, match="layers 0 to 4"):
         models.resolve_layers(model, [5])
     with pytest.raises(ValueError, match="empty"):

@@ -33,7 +33,7 @@ def test_moments_come_from_the_cache_and_a_damaged_file_is_made_again(tiny, text
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["zu.moments"], "_sum", lambda *a: pytest.fail("computed again"))
         again = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32)
-    assert all(torch.equal(first[i], again[i]) for i in (1, 2))
+    assert all(torch.equal(first[i], again[i]) for i in (1, 2)) and first.tokens == again.tokens == 128
     files[0].write_bytes(files[0].read_bytes()[:100])
     mended = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32)
     assert all(torch.equal(first[i], mended[i]) for i in (1, 2))
@@ -91,6 +91,9 @@ def test_texts_come_from_a_file_a_data_set_or_a_list_alike(tiny, texts, tmp_path
     expected = zu.moments(model, tokenizer, (2,), plain, tokens=320, window=32)[2]
     for source in (tmp_path / "a.txt", folder / "train.jsonl", f"hub:{folder}"):
         assert torch.equal(zu.moments(model, tokenizer, (2,), source, tokens=320, window=32)[2], expected)
+    few = zu.moments(model, tokenizer, (2,), tmp_path / "a.txt", tokens=100_000, window=32)
+    whole = sum(len(tokenizer(t + "\n", add_special_tokens=False)["input_ids"]) for t in plain)
+    assert few.tokens == whole // 32 * 32 < 100_000  # what was read, not what was asked for
 
 
 def test_a_hub_corpus_passes_on_its_config_and_split(monkeypatch):

@@ -162,6 +162,15 @@ def test_bytes_that_are_not_utf8_are_an_error_of_their_row_alone(tmp_path):
         load_facts(path)
 
 
+def test_a_paraphrase_without_its_subject_is_told_of_and_none_of_its_text(tmp_path, recwarn):
+    rows = [ROWS[0] | {"paraphrases": ["Its capital is"]}, ROWS[0] | {"subject": "Peru", "paraphrases": ["In {} lies", "PERU has"]}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 of 2 facts have a paraphrase in which the subject does not stand") as told:
+        assert len(load_facts(path)) == 2
+    assert not any(word in str(told[0].message) for word in ("France", "Its capital"))
+
+
 def test_a_line_of_100_mb_and_a_file_that_is_too_large_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "long.jsonl"
     with path.open("w", encoding="utf-8") as file:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from zu.methods import METHODS, settings_for  # noqa: E402
-from zu.models import LAYERS  # noqa: E402
+from zu.models import default_layers  # noqa: E402
 from zubook.experiment import parse_method  # noqa: E402
 from zudata.cache import cache_dir  # noqa: E402
 from zudata.readers import PUBLISHED  # noqa: E402
@@ -86,8 +86,7 @@ def edited(model: Model, layers) -> tuple[int, ...]:
     """The layers that would be edited, as `zu.models.resolve_layers` picks them."""
     if layers:
         return tuple(int(x * model.depth) if isinstance(x, float) else x for x in layers)
-    start = min(round(0.55 * model.depth), max(model.depth - 4, 0))
-    return next((v for k, v in LAYERS.items() if k in model.name.lower()), tuple(range(start, start + 3)))
+    return default_layers(model.depth, model.d)
 
 
 def targets(model: Model, L: int, facts: int, steps: int, suffix: float, prefixes: int = PREFIXES) -> float:

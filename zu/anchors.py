@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +27,7 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
     The anchors' targets are never read: what is kept is the model's own output, whatever it is.
 
     Left out are the subjects to forget, and every subject that a neighbour's prompt names: an edit that has seen what
-    specificity is measured on would be measured on what it was fitted to.
+    specificity is measured on would be measured on what it was fitted to. Of subjects by name a warning says how many.
     Raises `ValueError` when no anchor is found for a prompt, or source is None and there is no model.
     """
     if source is None and (model is None or tokenizer is None):
@@ -37,6 +38,11 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
         groups.setdefault((fact.relation, fact.prompt), []).append(fact)
     reserved = " \n ".join({prompt for fact in facts for prompt, _ in fact.neighbors}).casefold()
     forget = {fact.subject.casefold() for fact in facts}
+    allowed = lambda name: name.casefold() not in forget and not re.search(  # noqa: E731
+        rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reserved)
+    if out := sum(isinstance(x, str) and not allowed(x) for x in source or ()):
+        warnings.warn(f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of neighbours, "
+                      "on which Spe is measured", stacklevel=2)
     found = []
     for (relation, prompt), group in groups.items():
         if source is None:
@@ -45,10 +51,9 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
             names = [x if isinstance(x, str) else x.subject for x in source
                      if isinstance(x, str) or (x.relation == relation if relation else x.prompt == prompt)]
             names = random.Random(seed).sample(names, len(names))
-        free = [name for name in dict.fromkeys(names) if name.casefold() not in forget
-                and not re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reserved)]
+        free = list(filter(allowed, dict.fromkeys(names)))
         if not free:
-            raise ValueError(f"no anchor for the prompt of fact '{group[0].id or '?'}': "
+            raise ValueError(f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a file without ids): "
                              f"{'the model' if source is None else 'source'} names no subject of its kind that is "
                              "neither to be forgotten nor a neighbour; give other facts or names")
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:per_prompt]]

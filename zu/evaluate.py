@@ -23,7 +23,8 @@ class Scores:
     eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
     one of two steps; NaN where there are none.
     prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
-    interval_eff, ...: 95% bootstrap interval over facts, in percent. n_eff, ...: how many prompts were asked.
+    interval_eff, ...: 95% bootstrap interval over facts, in percent, as if these were independent: where they share
+    their neighbours, that of spe is too narrow. n_eff, ...: how many prompts were asked.
     """
 
     eff: float

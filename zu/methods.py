@@ -335,6 +335,8 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
                 targets = optimise(model, tokenizer, facts, layers[-1], before, **_search(s))
             if moments is None:
                 moments = read_moments(model, tokenizer, layers)
+            if tokens := getattr(moments, "tokens", None):  # a plain dictionary does not say
+                edit.settings["moment_tokens"] = tokens
             weights = torch.full((len(facts),), getattr(s, "weight", 1.0), dtype=torch.float64)
             for left in range(getattr(s, "rounds", 0), -1, -1):
                 _locate(edit, kind, s, tokenizer, facts, layers, before, targets, moments, earlier, anchors, below,

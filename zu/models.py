@@ -12,11 +12,9 @@ from torch import nn
 
 from zudata.embedded import embedded_model
 
-#: Layers that the paper edits (its Section 6.2), and ours for the embedded model, by a part of the name.
-LAYERS = {
-    "llama-3.2-3b": (16, 17, 18), "llama-3.1-8b": (19, 20, 21), "qwen3-4b": (9, 10, 11),
-    "smollm2": (15, 16, 17),
-}
+#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M, by
+#: depth and width: a copy under another name gets the same.
+LAYERS = {(28, 3072): (16, 17, 18), (32, 4096): (19, 20, 21), (36, 2560): (9, 10, 11), (30, 576): (15, 16, 17)}
 
 
 def load_model(name: str | Path = "smollm2", *, device: str | None = None,
@@ -103,20 +101,22 @@ def logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
     return torch.tanh(out / cap) * cap if cap else out
 
 
-def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None) -> tuple[int, ...]:
-    """Layer numbers from indices, from shares of the depth (floats below 1), or the model's own default.
+def default_layers(depth: int, width: int) -> tuple[int, ...]:
+    """Layers to edit in a model of so many layers and hidden units: from `LAYERS`, or three from 0.55 of the depth on."""
+    start = min(round(0.55 * depth), max(depth - 4, 0))
+    return LAYERS.get((depth, width), tuple(range(start, min(start + 3, depth))))
 
-    The default is the paper's for its three models, and three layers from 0.55 of the depth on for others.
+
+def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None) -> tuple[int, ...]:
+    """Layer numbers from indices, from shares of the depth (floats below 1), or `default_layers`.
+
     Raises `TypeError` for a model whose layers cannot be edited.
     """
     depth = len(decoder(model).layers)
     if isinstance(layers, int | float):
         raise ValueError(f"layers is {layers}: give a list, [{layers}]")
     if layers is None:
-        name = str(getattr(model, "name", "")).lower()
-        known = [value for part, value in LAYERS.items() if part in name and max(value) < depth]
-        start = min(round(0.55 * depth), max(depth - 4, 0))
-        layers = known[0] if known else range(start, min(start + 3, depth))
+        layers = default_layers(depth, model.config.get_text_config().hidden_size)
     chosen = tuple(sorted({int(x * depth) if isinstance(x, float) else int(x) for x in layers}))
     for layer in chosen:
         down_proj(model, layer)

@@ -29,6 +29,14 @@ class CorpusError(ValueError):
     """A text corpus that cannot be read; the message says which and what to do."""
 
 
+class Moments(dict[int, torch.Tensor]):
+    """C_0 by layer, (m, m) float64, and how many tokens it is the mean of."""
+
+    def __init__(self, found: dict[int, torch.Tensor], tokens: int) -> None:
+        super().__init__(found)
+        self.tokens = tokens
+
+
 def stream(tokenizer, texts: Iterable[str], window: int) -> Iterator[torch.Tensor]:
     """The texts' tokens, one text after the other, in windows of exactly `window`; what is left over is dropped."""
     ids: list[int] = []
@@ -111,7 +119,7 @@ def own_samples(model: nn.Module, tokenizer, window: int, skip: int = 0, rows: i
 
 
 def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[str] | str | Path | None = None, *,
-            tokens: int = 100_000, window: int = 512, cache: bool = True) -> dict[int, torch.Tensor]:
+            tokens: int = 100_000, window: int = 512, cache: bool = True) -> Moments:
     """C_0 = K_0 K_0ᵀ / N for each layer, (m, m) float64 on the CPU; the paper's Sections 4.3 and 5.
 
     texts: ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file or
@@ -120,6 +128,7 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
     cache: keep the result under `zu.cache_dir`, by model, text, size and layer, and what is done so far
     at least two minutes apart, so that an interrupted call goes on where it stopped and ends bit for bit alike. No
     text is stored.
+    What comes back has the number of tokens that were read as `tokens`: fewer than asked for where the text ends.
     Raises `CorpusError`, and `ValueError` where there is less text than a window.
     """
     size = max(tokens // window, 1)
@@ -137,17 +146,17 @@ def moments(model: nn.Module, tokenizer, layers: Sequence[int], texts: Sequence[
         label, read = hashlib.sha256(packed.numpy().tobytes()).hexdigest(), lambda skip: iter(packed[skip:])
     label = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)} {label} {window} {size}"
     files = {layer: _file(f"{label} {layer}") for layer in layers}
-    done = {layer: kept["C0"] for layer, path in files.items() if cache and (kept := read_tensors(path, "C0"))}
+    done = {layer: kept for layer, path in files.items() if cache and (kept := read_tensors(path, "C0", "tokens"))}
     missing = [layer for layer in layers if layer not in done]
     if missing:
         part = _file(f"{label} {missing}") if cache else None
         done |= (fresh := _sum(model, read, size, window, missing, part))
         if part:
-            for layer, c in fresh.items():
-                write_tensors(files[layer], {"C0": c})
+            for layer, kept in fresh.items():
+                write_tensors(files[layer], kept)
             with suppress(OSError):  # of a cache that cannot be written
                 part.unlink()
-    return {layer: done[layer] for layer in layers}
+    return Moments({i: done[i]["C0"] for i in layers}, min((int(done[i]["tokens"]) for i in layers), default=0))
 
 
 def _file(label: str) -> Path:
@@ -156,8 +165,9 @@ def _file(label: str) -> Path:
 
 @torch.no_grad()
 def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window: int, layers: Sequence[int],
-         part: Path | None) -> dict[int, torch.Tensor]:
-    """Mean outer products over `size` windows: products in float32, `FLUSH` batches of them, then float64."""
+         part: Path | None) -> dict[int, dict[str, torch.Tensor]]:
+    """Mean outer products over `size` windows, or as many as there are: products in float32, `FLUSH` batches of them,
+    then float64; and the tokens in them."""
     weights = {layer: down_proj(model, layer).weight for layer in layers}
     total = {layer: torch.zeros(w.shape[1], w.shape[1], dtype=torch.float64) for layer, w in weights.items()}
     recent = {i: torch.zeros(len(x), len(x), device=weights[i].device, dtype=torch.float32) for i, x in total.items()}
@@ -195,4 +205,5 @@ def _sum(model, read: Callable[[int], Iterator[torch.Tensor]], size: int, window
     flush()
     if not seen:
         raise ValueError(f"the texts hold fewer tokens than one window of {window}: give more text")
-    return {layer: x / (seen * window) for layer, x in total.items()}
+    tokens = seen * window
+    return {layer: {"C0": x / tokens, "tokens": torch.tensor(tokens)} for layer, x in total.items()}

@@ -107,12 +107,12 @@ def extremes(frame, names: dict[str, str]) -> str:
     return "; ".join(said) + "." if said else ""
 
 
-def mean_std(values) -> str:
-    """"mean ± std" over seeds with the sample's n − 1; the mean alone where there is one."""
+def mean_std(values, metric: str) -> str:
+    """"mean ± std" over seeds with the sample's n − 1; the mean alone where there is one, a percentage then to a tenth."""
     values = values.dropna()
-    if not len(values):
-        return "–"
-    return f"{values.mean():.2f}" + (f" ±\u00a0{values.std(ddof=1):.2f}" if len(values) > 1 else "")
+    if len(values) > 1:
+        return f"{values.mean():.2f} ±\u00a0{values.std(ddof=1):.2f}"
+    return "–" if not len(values) else f"{values.mean():.{2 if metric == 'PPL' else 1}f}"
 
 
 def with_interval(metrics: dict, key: str) -> str:
@@ -135,7 +135,7 @@ def table(frame, paper, names: dict[str, str]):
         if not len(ours):
             continue
         theirs = paper[paper.method == label].set_index("metric")
-        rows[label] = {("this run", k): mean_std(ours[ours.metric == k].value) for k in metrics}
+        rows[label] = {("this run", k): mean_std(ours[ours.metric == k].value, k) for k in metrics}
         rows[label] |= {("the paper", k): _printed(theirs, k) for k in metrics if k != "Hop"}
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.columns = pd.MultiIndex.from_tuples(out.columns)

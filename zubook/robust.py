@@ -38,7 +38,8 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
     """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
 
     others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
-    edited weights, those that are rounded. questions, reverse: facts with the same ids as those that they belong to.
+    edited weights, those that are rounded. questions, reverse: the facts in these forms, with the same ids; what is not
+    given is None.
     layers: whose down_proj relearning may change, by default all from the lowest edited one on; steps: after which
     the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
     relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn

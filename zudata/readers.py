@@ -140,7 +140,12 @@ def _collect(rows: Iterable[tuple[str, Callable[[], list[Fact]]]], name: str, ru
         raise FactError(f"'{name}' holds no facts: give at least one")
     if skipped:
         warnings.warn(f"'{name}': {len(skipped)} of {number} rows left out; Facts.skipped says why", stacklevel=4)
-    return Facts((fact for _, fact in found.values()), name, rule, skipped)
+    facts = Facts((fact for _, fact in found.values()), name, rule, skipped)
+    odd = sum(any(f.subject.casefold() not in text.casefold() for text in f.paraphrase_texts) for f in facts)
+    if odd:
+        warnings.warn(f"'{name}': {odd} of {len(facts)} facts have a paraphrase in which the subject does not stand, nor "
+                      "{} for it: it is asked as it is", stacklevel=4)
+    return facts
 
 
 def _download(address: str) -> Path:

@@ -46,7 +46,7 @@ def last_run(notebook) -> str:
     when, took = datetime.fromisoformat(mill["start_time"]), mill.get("duration") or 0
     took = f"{took / 60:.0f} min" if took >= 90 else f"{took:.0f} s"
     given = ", ".join(f"{name} = {value}" for name, value in mill.get("parameters", {}).items() if name != "records")
-    return f"last run {when.day} {when:%B %Y}, {took}, {'with ' + given if given else 'with its defaults'}"
+    return f"last run {when.day} {when:%B %Y}, {took}, {'with ' + given if given else 'no parameter set from outside'}"
 
 
 def under_title(app, doctree):
