@@ -162,8 +162,9 @@ def test_bytes_that_are_not_utf8_are_an_error_of_their_row_alone(tmp_path):
         load_facts(path)
 
 
-def test_a_paraphrase_without_its_subject_is_told_of_and_none_of_its_text(tmp_path, recwarn):
-    rows = [ROWS[0] | {"paraphrases": ["Its capital is"]}, ROWS[0] | {"subject": "Peru", "paraphrases": ["In {} lies", "PERU has"]}]
+def test_a_paraphrase_without_its_subject_is_told_of_and_none_of_its_text(tmp_path):
+    rows = [ROWS[0] | {"paraphrases": ["Its capital is"]},
+            ROWS[0] | {"subject": "Peru", "paraphrases": ["In {} lies", "PERU has"]}]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.warns(UserWarning, match="1 of 2 facts have a paraphrase in which the subject does not stand") as told:

@@ -41,8 +41,8 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
     allowed = lambda name: name.casefold() not in forget and not re.search(  # noqa: E731
         rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reserved)
     if out := sum(isinstance(x, str) and not allowed(x) for x in source or ()):
-        warnings.warn(f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of neighbours, "
-                      "on which Spe is measured", stacklevel=2)
+        warnings.warn(f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of "
+                      "neighbours, on which Spe is measured", stacklevel=2)
     found = []
     for (relation, prompt), group in groups.items():
         if source is None:
@@ -53,9 +53,10 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
             names = random.Random(seed).sample(names, len(names))
         free = list(filter(allowed, dict.fromkeys(names)))
         if not free:
-            raise ValueError(f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a file without ids): "
-                             f"{'the model' if source is None else 'source'} names no subject of its kind that is "
-                             "neither to be forgotten nor a neighbour; give other facts or names")
+            who = "the model" if source is None else "source"
+            raise ValueError(f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a file "
+                             f"without ids): {who} names no subject of its kind that is neither to be forgotten nor a "
+                             "neighbour; give other facts or names")
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:per_prompt]]
     return found
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from zudata.embedded import embedded_model
 
-#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M, by
-#: depth and width: a copy under another name gets the same.
+#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M,
+#: by depth and width: a copy under another name gets the same.
 LAYERS = {(28, 3072): (16, 17, 18), (32, 4096): (19, 20, 21), (36, 2560): (9, 10, 11), (30, 576): (15, 16, 17)}
 
 
@@ -102,7 +102,7 @@ def logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
 
 def default_layers(depth: int, width: int) -> tuple[int, ...]:
-    """Layers to edit in a model of so many layers and hidden units: from `LAYERS`, or three from 0.55 of the depth on."""
+    """Layers to edit in a model of so many layers and hidden units: `LAYERS`, or three from 0.55 of the depth on."""
     start = min(round(0.55 * depth), max(depth - 4, 0))
     return LAYERS.get((depth, width), tuple(range(start, min(start + 3, depth))))
 

@@ -108,7 +108,7 @@ def extremes(frame, names: dict[str, str]) -> str:
 
 
 def mean_std(values, metric: str) -> str:
-    """"mean ± std" over seeds with the sample's n − 1; the mean alone where there is one, a percentage then to a tenth."""
+    """"mean ± std" over seeds with the sample's n − 1; of one seed the value alone, percentages to a tenth."""
     values = values.dropna()
     if len(values) > 1:
         return f"{values.mean():.2f} ±\u00a0{values.std(ddof=1):.2f}"

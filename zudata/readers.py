@@ -143,8 +143,8 @@ def _collect(rows: Iterable[tuple[str, Callable[[], list[Fact]]]], name: str, ru
     facts = Facts((fact for _, fact in found.values()), name, rule, skipped)
     odd = sum(any(f.subject.casefold() not in text.casefold() for text in f.paraphrase_texts) for f in facts)
     if odd:
-        warnings.warn(f"'{name}': {odd} of {len(facts)} facts have a paraphrase in which the subject does not stand, nor "
-                      "{} for it: it is asked as it is", stacklevel=4)
+        warnings.warn(f"'{name}': {odd} of {len(facts)} facts have a paraphrase in which the subject does not stand, "
+                      "nor {} for it: it is asked as it is", stacklevel=4)
     return facts
 
 
