@@ -23,6 +23,8 @@ def test_no_anchor_is_to_be_forgotten_or_what_specificity_is_measured_on():
     with pytest.warns(UserWarning, match="4 of the 7 names are left out") as told:
         assert {f.subject for f in zu.anchors(FORGET, names)} == {"Per", "Côte d'Ivoire", "Italy"}
     assert not any(name.casefold() in str(told[0].message).casefold() for name in names)  # a forget set is private
+    names = [f"Town {i}" for i in range(50)]  # all that are named, or as many as are asked for
+    assert [len(zu.anchors(FORGET, names, **more)) for more in ({}, {"per_prompt": 3})] == [50, 3]
     with pytest.warns(UserWarning, match="2 of the 2"), pytest.raises(
             ValueError, match="no anchor for the prompt of the fact with id 'f' .*give other facts or names"):
         zu.anchors([replace(f, id="f") for f in FORGET[:1]], ["Peru", "France"])

@@ -87,6 +87,9 @@ def test_an_edit_for_other_weights_or_a_strange_file_is_refused(job, tmp_path):
     with pytest.raises(zu.EditError, match="not what the edit was made for"):
         zu.Edit.load(tmp_path / "edit.safetensors", model)  # it is on already
     edit.restore()
+    with pytest.raises(zu.EditError, match="with dtype=torch.float32, not torch.bfloat16"):
+        zu.Edit.load(tmp_path / "edit.safetensors", model.to(torch.bfloat16))
+    model.to(torch.float32).load_state_dict(zu.load_model(model.config._name_or_path, device="cpu")[0].state_dict())
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "edit.safetensors").read_bytes()[:-7])
     with pytest.raises(zu.EditError, match="not readable"):
         zu.Edit.load(tmp_path / "cut.safetensors", model)

@@ -119,6 +119,22 @@ def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny):
         none.sample(2, seed=0)
 
 
+def test_facts_that_ask_the_very_same_neighbours_are_not_counted_as_independent(tiny, facts, monkeypatch):
+    right = {"Lima": 1.0, "Paris": 1.0, "Tokyo": 1.0, "Chad": 0.0}
+    monkeypatch.setattr(sys.modules["zu.evaluate"], "score",
+                        lambda model, tokenizer, pairs, **more: np.array([[right.get(a, 0.0)] * 3 for _, a in pairs]))
+    asked = [((f"{name} is", name),) for name in right]
+
+    def spe(groups):
+        return zu.evaluate(*tiny, [replace(facts[0], id=str(i), neighbors=g) for i, g in enumerate(groups)])
+
+    assert spe(asked).interval_spe == bootstrap(np.array([100.0, 100, 100, 0]))  # each its own: facts are drawn
+    one = spe([sum(asked, ())] * 3)  # all the same: the prompts are drawn
+    assert one.spe == 75 and one.interval_spe == spe(asked).interval_spe
+    some = spe([asked[0]] * 3 + [asked[3]])  # three of four the same: as often as one fact, with their weight
+    assert some.spe == 75 and some.interval_spe == (0.0, 100.0)
+
+
 def test_the_bootstrap_interval_covers_and_shrinks():
     values = np.array([0.0, 100.0] * 10)
     low, high = bootstrap(values)

@@ -173,6 +173,14 @@ def test_a_function_in_place_of_a_name_is_told_where_it_belongs():
         zu.methods.settings_for(lambda model, tokenizer, facts: None)
 
 
+def test_what_is_no_moments_is_refused_and_anchored_without_anchors_says_so(job):
+    model, tokenizer, facts, settings = job
+    with pytest.raises(TypeError, match="moments is a int: give what zu.moments returns"):
+        zu.unlearn(model, tokenizer, facts, moments=1)
+    with pytest.warns(UserWarning, match="anchored without anchors spares no other subjects"):
+        zu.unlearn(model, tokenizer, facts, "anchored", layers=[LAYER], **settings).restore()
+
+
 def test_methods_in_one_process_give_what_each_gives_alone(job):
     forth = {name: change(job, name)[0] for name in zu.METHODS}
     back = {name: change(job, name)[0] for name in reversed(zu.METHODS)}

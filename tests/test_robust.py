@@ -146,6 +146,12 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
     before = weights_of(model)
     edit = zu.unlearn(model, tokenizer, known[:3], "ga", layers=[2], steps=10, lr=0.05)
     edited = weights_of(model)
+    with pytest.raises(FileNotFoundError, match="save it first"):
+        card(edit, tokenizer, known[:3], tmp_path / "new" / "e.safetensors")
+    assert not list(tmp_path.iterdir())
+    edit.save(tmp_path / "e.safetensors")
+    with pytest.raises(ValueError, match="the edit is of 3 facts, but 2 are given"):
+        card(edit, tokenizer, known[:2], tmp_path / "e.safetensors")
     about = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:], ppl_tokens=64)
     assert edit.applied and same(model, edited)
     measures = about["measures"]
@@ -153,7 +159,7 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
     assert measures["before"]["ppl"] != measures["after"]["ppl"] and set(measures["after"]["robustness"]) == set(TESTS)
     assert measures["after"]["robustness"]["asked"][0] == measures["after"]["eff"][0]
     files = [tmp_path / "e.card.json", tmp_path / "e.card.md"]
-    assert json.loads(files[0].read_text()) == about and sorted(tmp_path.iterdir()) == files
+    assert json.loads(files[0].read_text()) == about and sorted(tmp_path.glob("*.card.*")) == files
     for file in files:
         assert not any(f.subject in file.read_text() or f.prompt in file.read_text() for f in known)
     edit.restore()

@@ -18,9 +18,11 @@ from .trace import write
 LIST, ROWS, LENGTH = "A list of names of the same kind, without repetition: {}, ", 16, 32
 
 
-def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *, per_prompt: int = 20,
+def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *, per_prompt: int | None = None,
             model: nn.Module | None = None, tokenizer=None, seed: int = 0) -> list[Fact]:
     """Each forget prompt with up to `per_prompt` other subjects of the same kind, for `unlearn`'s anchors.
+
+    per_prompt: by default all that are given by name, 20 of other facts or of the model's own.
 
     source: other facts, of which those count that share a forget fact's relation (or its prompt, where it names no
     relation); or subjects by name; or None: the model is asked to go on with a list of the forget set's subjects.
@@ -43,6 +45,7 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
     if out := sum(isinstance(x, str) and not allowed(x) for x in source or ()):
         warnings.warn(f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of "
                       "neighbours, on which Spe is measured", stacklevel=2)
+    limit = per_prompt or (None if source and all(isinstance(x, str) for x in source) else 20)
     found = []
     for (relation, prompt), group in groups.items():
         if source is None:
@@ -57,7 +60,7 @@ def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *
             raise ValueError(f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a file "
                              f"without ids): {who} names no subject of its kind that is neither to be forgotten nor a "
                              "neighbour; give other facts or names")
-        found += [Fact(name, prompt, "-", relation=relation) for name in free[:per_prompt]]
+        found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
     return found
 
 

@@ -61,7 +61,10 @@ class Edit:
 
     @torch.no_grad()
     def apply(self) -> Edit:
-        """Put the edit on; nothing happens where it is on already. Returns itself."""
+        """Put the edit on; nothing happens where it is on already. Returns itself.
+
+        The change is added to what the weights are now, so that edits made for the same weights stack.
+        """
         for name in self.parts:
             if name not in self._original:
                 self._put(name)
@@ -122,7 +125,7 @@ class Edit:
 
         about = {"format": FORMAT, "method": self.method, "settings": json.dumps(self.settings),
                  "facts": str(self.facts), "model": str(getattr(self.model, "name", "")),
-                 "before": json.dumps(self._before)}
+                 "dtype": str(self.model.dtype), "before": json.dumps(self._before)}
         tensors = {f"keys/{layer}": x for layer, x in self.keys.items()}
         for name, parts in self.parts.items():
             tensors |= {f"{kind}/{name}": x for kind, x in zip(_KINDS[len(parts)], parts, strict=True)}
@@ -152,7 +155,9 @@ class Edit:
             edit.keys = {int(k[5:]): tensors.pop(k) for k in sorted(tensors) if k.startswith("keys/")}
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise EditError(f"{path}: what it says about itself is damaged ({error!r}); make the edit again") from None
-        made_for = f"it was made for the model '{about.get('model')}'; load that one afresh, unedited"
+        dtype = about.get("dtype", str(model.dtype))
+        made_for = f"it was made for the model '{about.get('model')}'; load that one afresh, unedited" + (
+            f", and with dtype={dtype}, not {model.dtype}" if dtype != str(model.dtype) else "")
         for name in sorted({key.partition("/")[2] for key in tensors}):
             try:
                 weight = edit._parameter(name)

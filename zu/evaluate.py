@@ -1,6 +1,7 @@
 """Has it been forgotten, and what else changed: efficacy, generality, specificity, perplexity."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from zudata.facts import Fact, Facts
 
@@ -23,8 +25,8 @@ class Scores:
     eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
     one of two steps; NaN where there are none.
     prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
-    interval_eff, ...: 95% bootstrap interval over facts, in percent, as if these were independent: where they share
-    their neighbours, that of spe is too narrow. n_eff, ...: how many prompts were asked.
+    interval_eff, ...: 95% bootstrap interval over facts, in percent; facts that ask the very same prompts are drawn
+    together, and where all do, the prompts are drawn. n_eff, ...: how many prompts were asked.
     """
 
     eff: float
@@ -112,13 +114,17 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(pair for _, _, pair in flat))
     asked = dict(zip(unique, score(model, tokenizer, unique, tokens=tokens, below=below), strict=True))
-    out = {}
+    out, which = {}, 0 if rule == "exact" else 1
     for kind, groups in kinds.items():
         means = np.array([np.mean([asked[pair] for pair in g], 0) for g in groups if g]).reshape(-1, 3)
-        column = means[:, 0 if rule == "exact" else 1] * 100
+        column = means[:, which] * 100
         out[kind] = float(column.mean()) if len(column) else float("nan")
         out[f"prob_{kind}"] = float(means[:, 2].mean()) if len(column) else float("nan")
-        out[f"interval_{kind}"] = bootstrap(column)
+        sets = Counter(tuple(g) for g in groups if g)
+        shared = len(sets) == 1 < len(column)
+        units = [(pair,) for g in sets for pair in g] if shared else list(sets)
+        values = np.array([np.mean([asked[pair] for pair in unit], 0) for unit in units]).reshape(-1, 3)[:, which] * 100
+        out[f"interval_{kind}"] = bootstrap(values, None if shared else np.array([*sets.values()]))
         out[f"n_{kind}"] = sum(map(len, groups))
     return Scores(**out)
 
@@ -132,12 +138,15 @@ def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> F
     return Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
 
 
-def bootstrap(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, by resampling `values`; NaN for none."""
+def bootstrap(values: np.ndarray, weights: np.ndarray | None = None, *, draws: int = 2000,
+              seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean, by resampling `values`, of these weights where they differ; NaN for none."""
     if not len(values):
         return float("nan"), float("nan")
     rows = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
+    even = weights is None or len(set(weights)) == 1
+    means = values[rows].mean(1) if even else (values * weights)[rows].sum(1) / weights[rows].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -162,7 +171,7 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     ids = pack(tokenizer, texts, tokens, min(tokens, window)).flatten()
     starts = range(0, max(len(ids) - window, 0) + 1, stride)
     total, count = 0.0, 0
-    for batch in torch.tensor(list(starts)).split(8):
+    for batch in tqdm(torch.tensor(list(starts)).split(8), desc="perplexity", leave=False):
         rows = torch.stack([ids[s:s + window] for s in batch.tolist()]).to(model.device)
         states = last_states(model, Batch(rows, None, None), below)
         for start, row, state in zip(batch.tolist(), rows, states, strict=True):

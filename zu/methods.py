@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -314,6 +315,11 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
                                (retain is not None, "text to retain", method == "graddiff")):
         if given and not takes:
             raise ValueError(f"{method} takes no {name}")
+    if method == "anchored" and not anchors and s.anchor:
+        warnings.warn("anchored without anchors spares no other subjects: give anchors=zu.anchors(...), or anchor=0",
+                      stacklevel=2)
+    if not isinstance(moments, dict | None):
+        raise TypeError(f"moments is a {type(moments).__name__}: give what zu.moments returns, C_0 by layer")
     layers = resolve_layers(model, layers)
     if kind.middle and len(layers) > 1:
         layers, targets = layers[len(layers) // 2:][:1], None
@@ -335,8 +341,8 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
                 targets = optimise(model, tokenizer, facts, layers[-1], before, **_search(s))
             if moments is None:
                 moments = read_moments(model, tokenizer, layers)
-            if tokens := getattr(moments, "tokens", None):  # a plain dictionary does not say
-                edit.settings["moment_tokens"] = tokens
+            told = {"moment_tokens": getattr(moments, "tokens", None), "anchors": len(anchors)}
+            edit.settings |= {name: count for name, count in told.items() if count}  # a plain dictionary has no tokens
             weights = torch.full((len(facts),), getattr(s, "weight", 1.0), dtype=torch.float64)
             for left in range(getattr(s, "rounds", 0), -1, -1):
                 _locate(edit, kind, s, tokenizer, facts, layers, before, targets, moments, earlier, anchors, below,

@@ -31,7 +31,13 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
     same relations that are not to be forgotten; with them the card has `zubook.robustness`'s tests. show_facts: name
     the facts in the card; by default none of their text is in it, only their number and a hash of them all.
     The edit is left on or off, as it was. Accuracies are in percent, with 95% bootstrap intervals over facts.
+    Raises `FileNotFoundError` for an edit that is not saved yet, `ValueError` for another number of facts than its
+    own.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is written beside it")
+    if edit.facts and edit.facts != len(facts):
+        raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give those that it is of")
     model, was_on = edit.model, edit.applied
     measured, first = {}, min(resolve_layers(model))
     above = {weight_name(model, i) for i in range(first, len(decoder(model).layers))}
@@ -73,7 +79,8 @@ def _markdown(about: dict) -> str:
 
     before, after = (about["measures"][state] for state in ("before", "after"))
     rows = [(words, cell(before[key]), cell(after[key])) for key, words in MEASURES.items()]
-    rows.append(("Perplexity on held-out prose", f"{before['ppl']:.2f}", f"{after['ppl']:.2f}"))
+    rows.append((f"Perplexity on {about['ppl_tokens']:,} tokens of held-out prose", f"{before['ppl']:.2f}",
+                 f"{after['ppl']:.2f}"))
     rows += [(f"{name}: {TESTS[name]}", cell(before["robustness"][name]), cell(x))
              for name, x in after.get("robustness", {}).items()]
     settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())

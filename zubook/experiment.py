@@ -143,8 +143,9 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
-                     "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)} | given
-            inputs = about | ({"before": list(before)} if given else {})
+                     "ppl_tokens": ppl_tokens, "dtype": str(model.dtype)}
+            about |= {} if name in own else given  # what a method of one's own puts before a prompt is its own affair
+            inputs = about | ({"before": list(before)} if given and name not in own else {})
             inputs |= {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
             takes = {"anchors": spare} if spare and name in METHODS and METHODS[name].spares else {}
             if takes:

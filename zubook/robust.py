@@ -22,10 +22,11 @@ TESTS = {
     "questions": "the same as a question",
     "context": "the prompt behind three other facts of its relation with their answers",
     "lens": "the answer's first token is among the ten likeliest after some layer, by the logit lens",
-    "probe": "a linear probe of some layer, fitted on other facts, picks the answer among those of the relation",
+    "probe": "a linear probe, fitted on other facts, picks the answer among those of the relation; after the layer "
+             "where it is best on the other facts, each left out in turn",
     "8 bits": "the edited weights rounded to 8 bits",
     "4 bits": "the edited weights rounded to 4 bits",
-    "relearn": "after a few steps of Adam on the forgotten facts themselves, mean over the steps",
+    "relearn": "after steps of Adam on the forgotten facts themselves (1, 2 and 4 unless named), mean over these",
     "relearn others": "the same on as many other facts of their relations, which do not say it",
     "reverse": "the question the other way round, from the answer to the subject",
 }

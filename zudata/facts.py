@@ -52,6 +52,8 @@ class Fact:
             if isinstance(rows, str) or pairs and any(isinstance(r, str) or len(r) != 2 for r in rows):
                 raise FactError(f"field '{field}' is no list of {'(prompt, answer) pairs' if pairs else 'texts'}")
             rows = tuple(tuple(_text(x, field) for x in r) if pairs else _text(r, field) for r in rows)
+            if pairs and any("{}" in prompt for prompt, _ in rows):
+                raise FactError(f"field '{field}' holds a prompt with {{}}: write its own subject out")
             object.__setattr__(self, field, rows)
 
     @property
