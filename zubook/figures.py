@@ -39,7 +39,7 @@ def use_style() -> None:
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
         "grid.linewidth": 0.6, "lines.linewidth": 1.6, "legend.frameon": False,
     })
-    set_matplotlib_formats("svg")
+    set_matplotlib_formats("svg", metadata={"Date": None})  # the same figure is the same file
 
 
 def metrics_frame(records: list[dict]):
