@@ -38,7 +38,7 @@ def test_a_models_and_data_sets_own_rows_of_the_paper_are_found(model, dataset, 
 
 
 def test_percentages_carry_their_interval():
-    assert figures.with_interval({"eff": 20.0, "interval_eff": [0.0, 50.0]}, "eff") == "20.0 [0, 50]"
+    assert figures.with_interval({"eff": 20.0, "interval_eff": [0.0, 50.0]}, "eff") == "20.0 [0,\u00a050]"
     assert figures.with_interval({"hop": None, "interval_hop": [None, None]}, "hop") == "–"
 
 

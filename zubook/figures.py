@@ -116,9 +116,9 @@ def mean_std(values, metric: str) -> str:
 
 
 def with_interval(metrics: dict, key: str) -> str:
-    """A record's percentage with its 95% interval over facts: "20.0 [0, 50]"."""
+    """A record's percentage with its 95% interval over facts: "20.0 [0, 50]", which breaks only before the bracket."""
     low, high = metrics[f"interval_{key}"]
-    return "–" if metrics[key] is None else f"{metrics[key]:.1f} [{low:.0f}, {high:.0f}]"
+    return "–" if metrics[key] is None else f"{metrics[key]:.1f} [{low:.0f},\u00a0{high:.0f}]"
 
 
 def table(frame, paper, names: dict[str, str]):
