@@ -31,7 +31,7 @@ SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m
 
 # What only some checks need is installed when they are asked for.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
-	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(2)]",{ echo 'pip install "zu[$(2)]"'; exit 1; })
+	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
 
 .PHONY: help book pdf notebooks plan test coverage fuzz check bench lab clean
 help:  ## this list

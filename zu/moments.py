@@ -75,7 +75,7 @@ def _hub(name: str, config: str | None = None, split: str = "train") -> Iterator
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise CorpusError(f'"hub:{name}" needs the datasets package: pip install "zu[hub]"') from error
+        raise CorpusError(f'"hub:{name}" needs the datasets package: in the clone, pip install -e ".[hub]"') from error
     try:
         for row in load_dataset(name, config, split=split, streaming=True):
             yield row["text"]

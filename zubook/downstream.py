@@ -40,7 +40,8 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict]:
     try:
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('the tasks need the lm-evaluation-harness: pip install "zu[eval]"') from error
+        raise ModuleNotFoundError('the tasks need the lm-evaluation-harness: in the clone, '
+                                  'pip install -e ".[eval]"') from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     here, hub, found = sorted(p.stem for p in Path(folder).glob("*.yaml")), None, {}

@@ -167,7 +167,7 @@ def _hub(name: str, config: str | None = None) -> Iterator[Row]:
 
         splits = load_dataset(name, config)
     except ImportError as error:
-        raise OSError(f'"hub:{name}" needs the datasets package: pip install "zu[hub]"') from error
+        raise OSError(f'"hub:{name}" needs the datasets package: in the clone, pip install -e ".[hub]"') from error
     except (OSError, ValueError) as error:
         raise OSError(f'"hub:{name}" could not be read ({str(error).splitlines()[0]}): is the network up, and is the '
                       "name right? A path needs no network") from error

