@@ -136,7 +136,7 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
     arguments |= {"methods": ["base", "zeroed"], "own": {"zeroed": zeroed}}
     rows = experiment.run_grid(model, tokenizer, facts, **arguments)
     told = experiment.run_grid(model, tokenizer, facts, **arguments | {"before": [""]})
-    assert {(r["method"], r.get("n_prefixes")) for r in told} == {("base", 0), ("zeroed", None)}  # nobody told it of them
+    assert {(r["method"], r.get("n_prefixes")) for r in told} == {("base", 0), ("zeroed", None)}  # its own affair
     ppl = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(ppl["zeroed", seed] != ppl["base", seed] for seed in (1, 2))
     with zeroed(model, tokenizer, facts):
