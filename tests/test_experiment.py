@@ -1,5 +1,6 @@
 """A grid resumes from its records, and a chapter's parameters are checked."""
 import json
+from pathlib import Path
 
 import pytest
 
@@ -34,8 +35,9 @@ def test_unknown_and_ill_typed_parameters_end_with_a_clear_error(wrong, message)
 
 def test_a_label_holds_a_method_and_its_settings():
     assert experiment.parse_method("zerounlearn:V_f=optimised,beta=10") == (
-        "zerounlearn", {"V_f": "optimised", "beta": 10})
-    assert experiment.parse_method("base") == ("base", {})
+        "zerounlearn", {"V_f": "optimised", "beta": 10}, False)
+    assert experiment.parse_method("memit+anchors:anchor=2") == ("memit", {"anchor": 2}, True)
+    assert experiment.parse_method("base") == ("base", {}, False)
 
 
 @pytest.fixture
@@ -99,27 +101,78 @@ def test_a_wrong_method_is_refused_before_anything_runs(grid):
     assert zu.METHODS
 
 
-def test_a_grid_hands_each_draw_its_anchors_and_only_to_methods_that_take_them(grid, monkeypatch):
+def spare_some(facts):
+    """Anchors of a grid: as many of the other subjects as the draw's seed says."""
+    return lambda forget, seed: [f for f in facts if f.subject not in {g.subject for g in forget}][:seed]
+
+
+def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
     seen, real = [], experiment.unlearn
 
     def watched(*args, **given):
-        seen.append((args[3], [a.subject for a in given.get("anchors", ())]))
+        seen.append((args[3], len(given.get("anchors", ()))))
         return real(*args, **given)
 
     monkeypatch.setattr(experiment, "unlearn", watched)
+    labels = ["base", "ga", "memit", "memit+anchors", "zerounlearn", "anchored+anchors:weight=0.5"]
+    arguments |= {"methods": labels, "experiment": "spared"}
+    rows = experiment.run_grid(model, tokenizer, facts, anchors=spare_some(facts), **arguments)
+    names = ["ga", "memit", "memit", "zerounlearn", "anchored"]
+    assert seen == [*zip(names, [0, 0, 1, 0, 1]), *zip(names, [0, 0, 2, 0, 2])]
+    assert {(r["method"], r["seed"], r.get("anchors")) for r in rows} == {
+        (label, seed, seed if "+anchors" in label else None) for label in labels for seed in (1, 2)}
+    plain = [label for label in labels if "+" not in label]
+    alone = experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": plain, "experiment": "alone"})
+    told = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
+    assert all(r["metrics"]["ppl"] == told[r["method"], r["seed"]] for r in alone)
+    assert all(told["memit", seed] != told["memit+anchors", seed] for seed in (1, 2))
 
-    def anchors(forget, seed):
-        return [f for f in facts if f.subject not in {g.subject for g in forget}][:seed]
 
-    arguments |= {"methods": ["base", "ga", "memit", "memit:anchor=0"], "experiment": "spared"}
-    first = experiment.run_grid(model, tokenizer, facts, anchors=anchors, **arguments)
-    assert [(m, len(a)) for m, a in seen] == [x for k in (1, 2) for x in (("ga", 0), ("memit", k), ("memit", k))]
-    by = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in first}
-    plain = experiment.run_grid(model, tokenizer, facts, **arguments)
-    for r in plain:
-        same = r["metrics"]["ppl"] == by[r["method"], r["seed"]]
-        assert same == (r["method"] != "memit")
+@pytest.mark.parametrize("label, given, message", [
+    ("ga+anchors", True, "'ga.anchors': ga takes no anchors"),
+    ("memit+anchors", False, "asks for anchors, and none are given"),
+    ("memit:anchor=2", True, r"weighs anchors that it is not given: write 'memit\+anchors:anchor=2'"),
+    ("anchored:anchor=0", True, "weighs anchors"), ("memit+anchor", True, r"'\+anchor' is unknown"),
+    ("base+anchors", True, "base is the unedited model"), ("base:beta=1", True, "base is the unedited model"),
+])
+def test_a_label_that_does_not_say_what_would_run_is_refused_before_anything_runs(grid, label, given, message):
+    model, tokenizer, facts, arguments = grid
+    with pytest.raises(ValueError, match=message):
+        experiment.run_grid(model, tokenizer, facts, anchors=spare_some(facts) if given else None,
+                            **arguments | {"methods": ["base", label]})
+    assert not arguments["records"].exists()
+
+
+def test_what_a_method_of_ones_own_gave_its_edits_stands_in_its_record(grid):
+    model, tokenizer, facts, arguments = grid
+
+    def told(model, tokenizer, forget):
+        return zu.unlearn(model, tokenizer, forget, "memit", layers=[1, 2], anchors=spare_some(facts)(forget, 2),
+                          n_prefixes=0, steps=2)
+
+    rows = experiment.run_grid(model, tokenizer, facts, own={"told": told}, **arguments | {"methods": ["told"]})
+    assert {r["anchors"] for r in rows} == {2}
+
+
+def kept_records():
+    """The records that the book shows from elsewhere, each with its file's name."""
+    return [(str(path), record) for path in sorted(Path("results").rglob("*.json"))
+            if (record := experiment.read_record(path)) and "method" in record]
+
+
+def test_the_label_of_every_kept_record_says_what_it_was_given():
+    kept, wrong = kept_records(), []
+    assert len(kept) > 400
+    for name, record in kept:
+        label, _, own = record["method"].partition(", ")
+        row = experiment.parse_method(label)
+        known = row.method in {*zu.METHODS, "base"}
+        if known and row.anchors != bool(record.get("anchors")) or not own and row.settings != record["settings"]:
+            wrong.append(name)
+        if known and row.method != "base":
+            experiment.check_row(label, anchors=True)
+    assert not wrong
 
 
 @pytest.mark.parametrize("layer", [0, 2])  # below the layers of the grid, and among them

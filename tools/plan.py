@@ -100,7 +100,7 @@ def targets(model: Model, L: int, facts: int, steps: int, suffix: float, prefixe
 def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...], ppl_tokens: int,
          prefixes: int = PREFIXES) -> dict[str, float]:
     """Operations of one run by stage. Targets are shared between the methods that set them after the same layer."""
-    name, given = parse_method(method)
+    name, given, _ = parse_method(method)
     prompts, tokens, suffix = PROMPTS.get(dataset.split(":")[0], PROMPTS["mcf"])
     forward = 2 * model.depth * model.layer
     cost = {"evaluate": n * prompts * (tokens * forward + 2 * model.d * model.vocabulary)
@@ -137,7 +137,7 @@ def parameters(page: str) -> dict:
 
 def runs_at(n: int, method: str, values: dict) -> bool:
     """Whether a chapter runs a method on so many facts: some end at `most_searching`, descent runs only there."""
-    name, most = method.partition(":")[0], values.get("most_searching")
+    name, most = parse_method(method).method, values.get("most_searching")
     if name == "zerounlearn-gd" and most and n != max((x for x in values["counts"] if x <= most), default=n):
         return False
     return n <= (most or n) or name not in values.get("searching", ())

@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import ConfigDict, ValidationError, create_model
@@ -80,9 +81,25 @@ def _injected(cells: Sequence[str]) -> list[str]:
     return names
 
 
-def parse_method(label: str) -> tuple[str, dict]:
-    """A label of a table's row, as (method, settings): ``"zerounlearn:V_f=optimised,beta=10"``."""
-    name, _, rest = label.partition(":")
+class Row(NamedTuple):
+    """What a row of a table runs: a method, its settings, and whether it is given anchors."""
+
+    method: str
+    settings: dict
+    anchors: bool
+
+
+def parse_method(label: str) -> Row:
+    """Read a row's label, ``METHOD[+anchors][:SETTING=VALUE,...]``.
+
+    ``"zerounlearn"`` is the method as published, ``"zerounlearn+anchors"`` the same told of other
+    subjects to spare, ``"zerounlearn:V_f=optimised,beta=10"`` has settings of its own.
+    Raises `ValueError` for anything but ``anchors`` behind a plus sign.
+    """
+    head, _, rest = label.partition(":")
+    name, plus, extra = head.partition("+")
+    if plus and extra != "anchors":
+        raise ValueError(f"row '{label}': '+{extra}' is unknown; '+anchors' gives a method anchors")
     settings = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
@@ -90,7 +107,29 @@ def parse_method(label: str) -> tuple[str, dict]:
             settings[key] = json.loads(value)
         except (ValueError, RecursionError):
             settings[key] = value
-    return name, settings
+    return Row(name, settings, bool(plus))
+
+
+def check_row(label: str, *, anchors: bool) -> Row:
+    """Read a label and refuse what would not run as it says; anchors: whether there are any to give.
+
+    Raises `ValueError` for an unknown method or setting, for anchors that the method cannot take or
+    that are not there, and for a weight of anchors in a row that is given none.
+    """
+    row = parse_method(label)
+    if row.method == "base" and (row.settings or row.anchors):
+        raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
+    if row.method == "base":
+        return row
+    settings_for(row.method, **row.settings)
+    if row.anchors and not METHODS[row.method].spares:
+        raise ValueError(f"row '{label}': {row.method} takes no anchors")
+    if row.anchors and not anchors:
+        raise ValueError(f"row '{label}' asks for anchors, and none are given: pass anchors=")
+    if not row.anchors and "anchor" in row.settings:
+        raise ValueError(f"row '{label}' weighs anchors that it is not given: write "
+                         f"'{label.replace(row.method, row.method + '+anchors', 1)}', or leave anchor out")
+    return row
 
 
 def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: Sequence[int], n: int,
@@ -109,17 +148,15 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
     measure: what to record in place of Eff, Gen, Spe and perplexity: called with (model, tokenizer, facts, edit) while
     the edit is on (None for "base"), it returns a dict of plain values. Its source and `about_measure`, whatever else
     it depends on as plain values, decide with the rest whether a record still holds. extend: record it beside them.
-    anchors: called with the facts to forget and the seed, what the methods that take anchors shall spare; a method
-    with the setting ``anchor=0`` is run without. own: methods that are not zu's, by label: called with (model,
+    anchors: called with the facts to forget and the seed, what rows labelled ``METHOD+anchors`` are told to spare; no
+    other row is given any. own: methods that are not zu's, by label: called with (model,
     tokenizer, facts), such a method returns the `Edit` that it has put on; its source decides with the rest.
     before: texts to put before a prompt, by default all of `zu.trace.prefixes`. below: to share between grids of the
     same layers what is read below them, see `zu.trace.Below`.
     """
     layers, own = resolve_layers(model, layers or None), own or {}
-    jobs = {label: (label, {}) if label in own else parse_method(label) for label in methods}
-    for name, settings in jobs.values():
-        if name != "base" and name not in own:
-            settings_for(name, **settings)
+    jobs = {label: Row(label, {}, False) if label in own else check_row(label, anchors=anchors is not None)
+            for label in methods}
     mark, name_of_model = fingerprint(model), getattr(model, "name", "model")
     versions = {package: _version(package) for package in ("torch", "transformers")}
     folder, found = Path(records) / experiment / name_of_model / facts.name, []
@@ -138,8 +175,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
 
     for seed in seeds:
         forget = facts.sample(n, seed)
-        spare = list(anchors(forget, seed)) if anchors else []
-        for label, (name, settings) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
+        spare = list(anchors(forget, seed)) if any(row.anchors for row in jobs.values()) else []
+        for label, (name, settings, spared) in tqdm(jobs.items(), desc=f"{facts.name}, seed {seed}", leave=False):
             about = {"experiment": experiment, "model": name_of_model, "dataset": facts.name,
                      "method": label, "n": n, "seed": seed, "settings": settings, "layers": list(layers),
                      "corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus,
@@ -147,8 +184,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             about |= {} if name in own else given  # what a method of one's own puts before a prompt is its own affair
             inputs = about | ({"before": list(before)} if given and name not in own else {})
             inputs |= {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
-            takes = {"anchors": spare} if spare and name in METHODS and METHODS[name].spares else {}
-            if takes:
+            takes = {"anchors": spare} if spared else {}
+            if spared:
                 about |= {"anchors": len(spare)}
                 inputs |= about | {"anchors_hash": Facts(spare).hash}
             if name in own:
@@ -179,6 +216,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
                 with edit or nullcontext(), _stage(seconds, "evaluate"):
                     metrics = {} if measure and not extend else standard(model, tokenizer, forget, edit)
                     metrics |= measure(model, tokenizer, forget, edit) if measure else {}
+                if name in own and (told := edit.settings.get("anchors")):
+                    about |= {"anchors": told}  # what a method of one's own gave its edits
                 record = about | {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                                   "forget_hash": forget.hash, "fingerprint": print_} | provenance(model)
                 record = write_record(path, record)

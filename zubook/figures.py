@@ -1,6 +1,7 @@
 """Records into tables and figures: one palette and one style for the whole book."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 #: One colour per meaning, through the whole book (Okabe and Ito's colour-blind-safe set).
@@ -53,10 +54,33 @@ def metrics_frame(records: list[dict]):
     return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
+def method_of(label: str) -> str:
+    """The method of a row's label, ``METHOD[+anchors][:SETTINGS]``, or of one ``METHOD, WORDS``."""
+    return re.split("[+:,]", label)[0]
+
+
+def colour_of(label: str) -> str:
+    """The colour that a row's method has through the whole book; grey for what is no method."""
+    return PALETTE.get(method_of(label), PALETTE["base"])
+
+
+def row_name(label: str) -> str:
+    """What a table calls a row without its settings: "ZeroUnlearn", "ZeroUnlearn + anchors", "anchored".
+
+    The method *anchored* is named after its anchors, so that the row without them says so instead.
+    """
+    method, told = method_of(label), "+anchors" in label.partition(":")[0]
+    name = LABELS.get(method, method)
+    if method == "anchored":
+        return name if told else f"{name}, no anchors"
+    return f"{name} + anchors" if told else name
+
+
 def row_names(methods: Sequence[str]) -> dict[str, str]:
-    """What a table calls each method: its settings are shown only where the same method stands there twice."""
-    kinds = [method.partition(":")[0] for method in methods]
-    return {m: LABELS.get(k, k) if m == k or kinds.count(k) == 1 else m for m, k in zip(methods, kinds, strict=True)}
+    """What a table calls each row: settings are shown only where rows would have the same name without."""
+    short = [row_name(method) for method in methods]
+    return {m: name if ":" not in m or short.count(name) == 1 else m
+            for m, name in zip(methods, short, strict=True)}
 
 
 def like(dataset: str) -> str:
@@ -158,7 +182,7 @@ def dots(frame, names: dict[str, str]):
     for axis, metric in zip(axes, ["Eff", "Gen", "Spe", "PPL"], strict=True):
         for row, method in enumerate(order):
             values = frame[(frame.method == method) & (frame.metric == metric)].value
-            colour = PALETTE.get(method.split(":")[0], PALETTE["base"])
+            colour = colour_of(method)
             axis.plot(values, [row] * len(values), "o", ms=5, color=colour, alpha=0.8,
                       mfc=colour if ":" not in method else "none")
             axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, lw=2)
