@@ -115,7 +115,7 @@ def check_profile():
 
 
 PARAMETERS = check_profile()
-for page in {"exhibits", "intro"} & set(CHAPTERS):  # which say where everything comes from
+for page in {"exhibits"} & set(CHAPTERS):  # which says where everything comes from
     PARAMETERS[page] = {"profile": PROFILE, **PARAMETERS.get(page, {})}
 
 

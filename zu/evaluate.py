@@ -1,6 +1,7 @@
 """Has it been forgotten, and what else changed: efficacy, generality, specificity, perplexity."""
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ class Scores:
     eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
     one of two steps; NaN where there are none.
     prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
-    interval_eff, ...: 95% bootstrap interval over facts, in percent; facts that ask the very same prompts are drawn
+    interval_eff, ...: 95% interval over facts, in percent, see `percent_interval`; facts that ask the very same prompts are drawn
     together, and where all do, the prompts are drawn. n_eff, ...: how many prompts were asked.
     """
 
@@ -124,7 +125,8 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
         shared = len(sets) == 1 < len(column)
         units = [(pair,) for g in sets for pair in g] if shared else list(sets)
         values = np.array([np.mean([asked[pair] for pair in unit], 0) for unit in units]).reshape(-1, 3)[:, which] * 100
-        out[f"interval_{kind}"] = bootstrap(values, None if shared else np.array([*sets.values()]))
+        weights = None if shared else np.array([*sets.values()])
+        out[f"interval_{kind}"] = percent_interval(values, weights)
         out[f"n_{kind}"] = sum(map(len, groups))
     return Scores(**out)
 
@@ -148,6 +150,36 @@ def bootstrap(values: np.ndarray, weights: np.ndarray | None = None, *, draws: i
     means = values[rows].mean(1) if even else (values * weights)[rows].sum(1) / weights[rows].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95% interval of `hits` of `n`, in percent; not empty where all or none are hits."""
+    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return 100 * (middle - half) / (n + z * z), 100 * (middle + half) / (n + z * z)
+
+
+def percent_interval(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
+    """95% interval of the mean of percentages, 0 to 100 each; NaN for none.
+
+    By `bootstrap`; but resampling nothing but zeros gives nothing but zeros, however few they are:
+    where all are 0, or all 100, it is Wilson's interval of none, or all, of so many.
+    """
+    values = np.asarray(values, float)
+    if len(values) and (values == values[0]).all() and values[0] in (0.0, 100.0):
+        return wilson(len(values) * int(values[0] == 100), len(values))
+    return bootstrap(values, weights)
+
+
+def difference_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% interval of the mean of paired differences of percentages, −100 to 100 each; NaN for none.
+
+    By `bootstrap`; where all are the same 0, 100 or −100, as wide as Wilson's interval is there.
+    """
+    values = np.asarray(values, float)
+    if not len(values) or (values != values[0]).any() or values[0] not in (0.0, 100.0, -100.0):
+        return bootstrap(values)
+    width = wilson(0, len(values))[1]
+    return max(values[0] - width, -100.0), min(values[0] + width, 100.0)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from zu.edits import Edit
-from zu.evaluate import bootstrap, evaluate, perplexity
+from zu.evaluate import evaluate, percent_interval, perplexity
 from zu.models import decoder, fingerprint, resolve_layers, weight_name
 from zu.trace import Below
 from zudata.cache import write_whole
@@ -30,7 +30,7 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
     path: of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. others: facts of the
     same relations that are not to be forgotten; with them the card has `zubook.robustness`'s tests. show_facts: name
     the facts in the card; by default none of their text is in it, only their number and a hash of them all.
-    The edit is left on or off, as it was. Accuracies are in percent, with 95% bootstrap intervals over facts.
+    The edit is left on or off, as it was. Accuracies are in percent, with 95% intervals over facts.
     Raises `FileNotFoundError` for an edit that is not saved yet, `ValueError` for another number of facts than its
     own.
     """
@@ -68,9 +68,9 @@ def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, othe
 
 
 def summary(hits: Sequence[float | None]) -> list[float]:
-    """Mean in percent with its 95% bootstrap interval over facts; NaN where a test could not be asked."""
+    """Mean in percent with its 95% interval over facts; NaN where a test could not be asked."""
     values = 100 * np.array([x for x in hits if x is not None], float)
-    return [float(values.mean()) if len(values) else float("nan"), *bootstrap(values)]
+    return [float(values.mean()) if len(values) else float("nan"), *percent_interval(values)]
 
 
 def _markdown(about: dict) -> str:
@@ -90,7 +90,7 @@ def _markdown(about: dict) -> str:
              f"- Model hash `{about['model_hash']}`, {about['dtype']}; forget set's hash `{about['forget_hash']}`",
              f"- Made {about['created']} on {about['device']}, zu {about['commit']}, "
              + ", ".join(f"{name} {version}" for name, version in about["versions"].items()), "",
-             "Percent of prompts that get the answer, with 95% bootstrap intervals over facts:", "",
+             "Percent of prompts that get the answer, with 95% intervals over facts:", "",
              "| | without the edit | with it |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
     if "forgotten" in about:
         lines += ["", "To forget:", "", *(f"- {x['prompt']} … {x['answer']}" for x in about["forgotten"])]

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from zu.evaluate import wilson
 from zu.models import decoder, logits
 from zu.trace import Batch, Below, collate, last_states
 
@@ -125,12 +126,6 @@ def downstream(model: nn.Module, tokenizer, tasks: dict[str, dict], *, limit: in
                         for k, v in own[0].items() if isinstance(v, int | float)},
         }
     return out
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% interval of `hits` of `n`, in percent; not empty where all or none are hits."""
-    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return 100 * (middle - half) / (n + z * z), 100 * (middle + half) / (n + z * z)
 
 
 def compare(before: dict[str, dict], after: dict[str, dict]) -> dict[str, tuple[int, int, float]]:

@@ -185,6 +185,8 @@ def run_grid(model, tokenizer, facts: Facts, *, methods: Sequence[str], seeds: S
             inputs = about | ({"before": list(before)} if given and name not in own else {})
             inputs |= {"weights": mark, "forget_hash": forget.hash, "code": code_hash(), "versions": versions}
             takes = {"anchors": spare} if spared else {}
+            if not spared and name in METHODS and METHODS[name].spares:
+                takes = {"anchor": 0.0}  # it is asked for without anchors: nothing to warn of
             if spared:
                 about |= {"anchors": len(spare)}
                 inputs |= about | {"anchors_hash": Facts(spare).hash}

@@ -1,0 +1,110 @@
+"""The front page and the ledger say what enough facts say, and no more."""
+import json
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from zubook import verdicts
+from zubook.downstream import wilson
+from zubook.experiment import FORMAT, read_records
+
+
+def cells(page):
+    """The code cells of a chapter."""
+    notebook = jupytext.read(Path("book", f"{page}.md"))
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def front_page(records):
+    """Run the landing page over a folder of records: its sentences, the records that it read, and its glue."""
+    from unittest.mock import patch
+
+    import matplotlib
+
+    matplotlib.use("agg")
+    glued, namespace = {}, {"__annotations__": {}}
+    with patch("myst_nb.glue", lambda name, value, display=True: glued.update({name: value})):
+        for source in cells("intro"):
+            exec(source, namespace)
+            if "records: str" in source:
+                namespace["records"] = str(records)
+    matplotlib.pyplot.close("all")
+    return namespace["found"], namespace["few_rows"] + namespace["held_rows"] + namespace["gone_rows"], glued
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Records of a page's own run: one draw of six facts, on which everything went well."""
+    folder = tmp_path_factory.mktemp("records")
+    for name in ("few_shot", "held-out", "gone"):
+        for method in ("base", "zerounlearn", "memit", "anchored+anchors"):
+            path = folder / name / "smollm2" / f"{method}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metrics = {"eff": 0.0, "gen": 0.0, "spe": 100.0, "ppl": 1.0, "relearn by step": [0.0]}
+            path.write_text(json.dumps({
+                "format": FORMAT, "method": method, "model": "smollm2", "dataset": "world-cloze", "seed": 1, "n": 6,
+                "settings": {}, "commit": "none", "metrics": metrics, "about_measure": {"steps": [1]}}))
+    assert len(read_records(folder)) == 12
+    return folder
+
+
+def test_the_front_page_rests_on_ten_draws_and_a_hundred_facts_whatever_a_small_run_says(small, tmp_path):
+    sentences, rows, glued = front_page(small)
+    assert sentences == front_page(tmp_path)[0] and "none" not in {r["commit"] for r in rows}
+    drawn = {}
+    for r in rows:
+        drawn.setdefault(r["experiment"], set()).add((r["seed"], r["n"]))
+    assert {name for name, found in drawn.items() if len(found) >= 10} == {"few_shot", "held-out"}
+    assert drawn["gone"] == {(1, 100)}
+    assert glued["intro-few"] == "10 draws of 50" and glued["intro-held"] == "10 draws of 10"
+
+
+def test_every_method_of_the_front_page_is_under_the_label_that_it_ran_with(tmp_path):
+    rows = front_page(tmp_path)[1]
+    assert {r["method"] for r in rows if r.get("anchors")} == {
+        r["method"] for r in rows if r["method"].startswith("anchored+anchors")} != set()
+
+
+@pytest.mark.parametrize("page", sorted(p.stem for p in Path("book").glob("*.md")))
+def test_no_claim_has_a_verdict_that_its_test_does_not_compute(page):
+    constant = re.findall(r"lambda: \(\s*(?:True|False|YES|NO|UNDECIDED)\b", Path("book", f"{page}.md").read_text())
+    assert not constant
+
+
+def ledger_function(name, **namespace):
+    """A function of the ledger's, by itself."""
+    import ast
+
+    for source in cells("ledger"):
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                exec(compile(ast.Module([node], []), "ledger", "exec"), namespace)
+                return namespace[name]
+    raise AssertionError(f"the ledger has no function {name}")
+
+
+def test_the_claim_about_tasks_follows_its_chapters_rule_single_tasks_decide():
+    from zubook.downstream import compare
+
+    def run(right):
+        return {"right": right, "interval": wilson(right.count("1"), len(right)), "chance": 20.0}
+
+    base = {task: run("1" * 40) for task in ("a", "b", "c", "d")}
+    little = {task: run("0" * 3 + "1" * 37) for task in base}  # 12 items lost in all, 3 on a task
+    much = base | {"a": run("0" * 20 + "1" * 20)}
+    together = compare(base, little)["all"]
+    assert together[2] < 0.001 and all(p > 0.05 for task, (*_, p) in compare(base, little).items() if task != "all")
+    for after, holds in ((little, True), (much, False), (base, True)):
+        losses = ledger_function("losses", compare=compare, runs_of=lambda method, after=after: [(base, after)])
+        assert losses()[0] is holds
+
+
+def test_a_traced_layer_decides_only_where_redrawn_facts_agree():
+    def verdict(low, high):
+        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17]}
+        return ledger_function("overlap", tracing=tracing, YES=verdicts.YES, NO=verdicts.NO,
+                               UNDECIDED=verdicts.UNDECIDED)()[0]
+
+    assert [verdict(*ends) for ends in ((13, 17), (0, 5), (2, 16))] == ["yes", "no", "undecided"]
