@@ -59,12 +59,13 @@ def test_memit_spreads_what_is_missing_over_the_layers_that_are_left(job):
     before, seen = trace.prefixes(model, tokenizer), []
     edit = zu.unlearn(model, tokenizer, facts, "memit", layers=LAYERS, moments=moments, targets=targets, alpha=2.0)
     for layer, missing, delta in stepwise(job, edit):
-        keys = []
+        mean = []
         for fact in facts:
             each = [read(model, tokenizer, fact, prefix, layer)[0] for prefix in before]
-            keys.append(0.5 * each[0] + 0.1 * sum(each[1:]))
+            mean.append(0.5 * each[0] + 0.1 * sum(each[1:]))
+        keys = torch.stack(mean).T  # (m, n)
 
-        def loss(x, keys=torch.stack(keys).T, missing=missing, layer=layer):
+        def loss(x, keys=keys, missing=missing, layer=layer):
             return (x @ keys - missing.T).square().sum() + 2 * torch.trace(x @ moments[layer] @ x.T)
 
         at, start = slopes(loss, delta)

@@ -65,7 +65,8 @@ def test_over_several_draws_a_contrast_is_paired_and_over_data_sets_it_is_the_me
 
 
 def test_none_in_every_draw_is_none_of_so_many_facts():
-    rows = [record(m, seed, value, n=10) for seed in range(1, 11) for m, value in (("mine", 0.0), ("base", 30.0 + seed))]
+    rows = [record(m, seed, value, n=10) for seed in range(1, 11)
+            for m, value in (("mine", 0.0), ("base", 30.0 + seed))]
     of_100 = verdicts.wilson(0, 100)
     assert Measured(rows).contrast({"mine": 1}, "eff") == pytest.approx((0, *of_100))
     assert verdicts.at_most(Measured(rows).contrast({"mine": 1}, "eff"), 2) == UNDECIDED

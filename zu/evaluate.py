@@ -26,8 +26,8 @@ class Scores:
     eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
     one of two steps; NaN where there are none.
     prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
-    interval_eff, ...: 95% interval over facts, in percent, see `percent_interval`; facts that ask the very same prompts are drawn
-    together, and where all do, the prompts are drawn. n_eff, ...: how many prompts were asked.
+    interval_eff, ...: 95% interval over facts, in percent, see `percent_interval`; facts that ask the very same prompts
+    are drawn together, and where all do, the prompts are drawn. n_eff, ...: how many prompts were asked.
     """
 
     eff: float

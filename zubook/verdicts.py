@@ -143,14 +143,19 @@ class Measured:
         return over_draws([np.mean([self.by[method, seed, d]["metrics"]["ppl"] for d in sets])
                            for seed, sets in draws.items()])
 
+    def log_ppls(self, method: str) -> dict[int, list[float]]:
+        """The logarithm of a method's perplexity against Base's, by draw, for each data set."""
+        draws = self._keys([method, "base"], lambda r: r["metrics"].get("ppl") is not None)
+        read = lambda m, seed, d: self.by[m, seed, d]["metrics"]["ppl"]  # noqa: E731
+        return {seed: [math.log(read(method, seed, d) / read("base", seed, d)) for d in sets]
+                for seed, sets in draws.items()}
+
     def log_ppl(self, method: str, spread: float) -> Estimate:
         """The logarithm of a method's perplexity against Base's.
 
         spread: half the width of the interval where there is only one draw, see `ppl_spread`.
         """
-        draws = self._keys([method, "base"], lambda r: r["metrics"].get("ppl") is not None)
-        logs = [np.mean([math.log(self.by[method, seed, d]["metrics"]["ppl"] / self.by["base", seed, d]["metrics"]["ppl"])
-                         for d in sets]) for seed, sets in draws.items()]
+        logs = [np.mean(some) for some in self.log_ppls(method).values()]
         if len(logs) > 1:
             return over_draws(logs)
         return Estimate(float(logs[0]), float(logs[0]) - spread, float(logs[0]) + spread)
@@ -174,9 +179,7 @@ def ppl_spread(records: Sequence[dict]) -> float:
 
     measured, widest = Measured(records), 0.0
     for method in measured.methods - {"base"}:
-        draws = measured._keys([method, "base"], lambda r: r["metrics"].get("ppl") is not None)
-        logs = [math.log(measured.by[method, s, d]["metrics"]["ppl"] / measured.by["base", s, d]["metrics"]["ppl"])
-                for s, sets in draws.items() for d in sets]
+        logs = [x for some in measured.log_ppls(method).values() for x in some]
         k = len(logs)
         if k > 1:
             widest = max(widest, t.ppf(0.975, k - 1) * float(np.std(logs, ddof=1)) * math.sqrt(1 + 1 / k))
