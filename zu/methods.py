@@ -48,10 +48,11 @@ class Settings(Strict):
 class Rome(Settings):
     """ROME (Meng et al. 2022): one fact after the other, each with its own key, into the middle layer.
 
-    δ moves the hidden state, up to clamp · ‖h‖. In the released comparison it moves down_proj's output,
-    up to 0.75 of that output's length, which in the embedded model is several times shorter than h; the
-    layer is the last of the three on Llama, and 8 on Qwen, with a bound of 4, a rate of 0.5 and no C_0⁻¹.
-    first_only: edit the first fact and no other; of that comparison's choices the only setting here.
+    δ moves the hidden state, up to clamp · ‖h‖. In the released comparison it moves down_proj's
+    output, up to 0.75 of that output's length, which in the embedded model is several times shorter
+    than h; the layer is the last of the three on Llama, and 8 on Qwen, with a bound of 4, a rate of
+    0.5 and no C_0⁻¹.
+    first_only: edit the first fact and no other, which that comparison does as well.
     """
 
     first_only: bool = False
@@ -84,12 +85,12 @@ class AlphaEdit(Sparing):
 class ZeroUnlearn(Sparing):
     """ZeroUnlearn, Lemma 4.1: weights alpha on C_0, beta on the forget term, lam on the size of the change.
 
-    V_f: the knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised" takes
-    W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the model says the
-    true answer, behind every prefix. This is not the released V_f: there δ is a change of down_proj's own
-    output, up to 0.75 times its length, for the bare prompt. eps: what the projector leaves, 0 in the
-    paper. The released code sets eps = 0.01 together with its optimised V_f, so no setting here is
-    its method. project: whether to project at all, that is, the zero term.
+    V_f: the knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised"
+    takes W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the model
+    says the true answer, behind every prefix. This is not the released V_f: there δ is a change of
+    down_proj's own output, up to 0.75 times its length, for the bare prompt. eps: what the
+    projector leaves, 0 in the paper. The released code sets eps = 0.01 together with its optimised
+    V_f, so no setting here is its method. project: whether to project, that is, the zero term.
     """
 
     alpha: float = Field(15_000.0, ge=0)
@@ -101,10 +102,11 @@ class ZeroUnlearn(Sparing):
 
 
 class Exact(AlphaEdit):
-    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12, with V_f orthonormalised.
+    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12.
 
-    The weights 1, 100 and 0.1 are hard-coded in the released code; the β = 10 that its settings hold
-    for ZeroUnlearn-GD is never read. It optimises V_f for that method too, see `ZeroUnlearn`.
+    V_f is orthonormalised. The weights 1, 100 and 0.1 are hard-coded in the released code; the
+    β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f for that method
+    too, see `ZeroUnlearn`.
     """
 
     zero: float = Field(1.0, ge=0)
@@ -141,8 +143,8 @@ class Anchored(Sparing):
 class Ascent(Strict):
     """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer.
 
-    A step sees all facts. The released code takes 25 epochs in batches of 64, which is 25 steps for 50
-    facts and 400 for 1,000, in the last of the three layers on Llama and in layer 8 on Qwen.
+    A step sees all facts. The released code takes 25 epochs in batches of 64, which is 25 steps for
+    50 facts and 400 for 1,000, in the last of the three layers on Llama and in layer 8 on Qwen.
     """
 
     steps: int = Field(25, ge=1)
@@ -150,9 +152,10 @@ class Ascent(Strict):
 
 
 class FineTune(Ascent):
-    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place, always for all its steps.
+    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place.
 
-    The released code's differs as its GA does, and stops where the loss falls under 0.01.
+    It takes all its steps. The released code's FT differs as its GA does, and stops where the loss
+    falls under 0.01.
     """
 
     lr: float = Field(5e-4, gt=0)
