@@ -187,10 +187,12 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
                window: int = 1024, stride: int = 512, below: Below | None = None) -> float:
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
-    texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
-    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read. Each window of `window`
-    scores its last `stride` (the first one all), so that a token sees at least window − stride before it. below: as in
-    `evaluate`.
+    texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus`
+    takes it, such as ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens`
+    tokens are read. Each window of `window` scores its last `stride` (the first one all), so that a
+    token sees at least window − stride before it. below: as in `evaluate`. The paper's numbers are
+    of another kind: the released code reads the first 100 tokens of the Wikipedia dump that C_0 is
+    drawn from, and takes the exponent 1/N where N − 1 are predicted.
     """
     if texts is None:
         from zudata import world

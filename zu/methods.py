@@ -30,7 +30,11 @@ class Strict(BaseModel):
 
 
 class Settings(Strict):
-    """What every method of the locate-and-edit kind can be told: how its targets are found."""
+    """What every method of the locate-and-edit kind can be told: how its targets are found.
+
+    The released code takes an absolute rate, 0.1 in the residual stream's own unit, and a tolerance
+    of 0.05; its KL term is another one too, see `zu.targets.optimise`.
+    """
 
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
@@ -44,7 +48,11 @@ class Settings(Strict):
 class Rome(Settings):
     """ROME (Meng et al. 2022): one fact after the other, each with its own key, into the middle layer.
 
-    first_only: edit the first fact and no other, as the released comparison does.
+    δ moves the hidden state, up to clamp · ‖h‖. In the released comparison it moves down_proj's
+    output, up to 0.75 of that output's length, which in the embedded model is several times shorter
+    than h; the layer is the last of the three on Llama, and 8 on Qwen, with a bound of 4, a rate of
+    0.5 and no C_0⁻¹.
+    first_only: edit the first fact and no other, which that comparison does as well.
     """
 
     first_only: bool = False
@@ -77,9 +85,12 @@ class AlphaEdit(Sparing):
 class ZeroUnlearn(Sparing):
     """ZeroUnlearn, Lemma 4.1: weights alpha on C_0, beta on the forget term, lam on the size of the change.
 
-    V_f: the knowledge to project away; "outputs" takes W K_f, as the paper's text says, "optimised" takes
-    W K_f + δ with δ optimised to produce the true answer, which is how we read the released code. eps: what the
-    projector leaves, 0 in the paper, 0.01 as released. project: whether to project at all, that is, the zero term.
+    V_f: the knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised"
+    takes W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the model
+    says the true answer, behind every prefix. This is not the released V_f: there δ is a change of
+    down_proj's own output, up to 0.75 times its length, for the bare prompt. eps: what the
+    projector leaves, 0 in the paper. The released code sets eps = 0.01 together with its optimised
+    V_f, so no setting here is its method. project: whether to project, that is, the zero term.
     """
 
     alpha: float = Field(15_000.0, ge=0)
@@ -91,7 +102,12 @@ class ZeroUnlearn(Sparing):
 
 
 class Exact(AlphaEdit):
-    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12, with V_f orthonormalised."""
+    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12.
+
+    V_f is orthonormalised. The weights 1, 100 and 0.1 are hard-coded in the released code; the
+    β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f for that method
+    too, see `ZeroUnlearn`.
+    """
 
     zero: float = Field(1.0, ge=0)
     forget: float = Field(100.0, ge=0)
@@ -125,14 +141,22 @@ class Anchored(Sparing):
 
 
 class Ascent(Strict):
-    """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer."""
+    """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer.
+
+    A step sees all facts. The released code takes 25 epochs in batches of 64, which is 25 steps for
+    50 facts and 400 for 1,000, in the last of the three layers on Llama and in layer 8 on Qwen.
+    """
 
     steps: int = Field(25, ge=1)
     lr: float = Field(5e-3, gt=0)
 
 
 class FineTune(Ascent):
-    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place."""
+    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place.
+
+    It takes all its steps. The released code's FT differs as its GA does, and stops where the loss
+    falls under 0.01.
+    """
 
     lr: float = Field(5e-4, gt=0)
 

@@ -58,9 +58,10 @@ def pack(tokenizer, texts: Iterable[str], tokens: int, window: int) -> torch.Ten
 def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
     """A label for cache keys, and the texts, of a corpus by name.
 
-    source: ``"hub:DATASET"``, ``"hub:DATASET:CONFIG"`` or ``"hub:DATASET:CONFIG:SPLIT"``, by default its split
-    "train", read in streaming mode (the paper: ``"hub:wikimedia/wikipedia:20231101.en"``), or a file: JSON Lines
-    with a field "text", else plain text with an empty line between paragraphs. Raises `CorpusError`.
+    source: ``"hub:DATASET"``, ``"hub:DATASET:CONFIG"`` or ``"hub:DATASET:CONFIG:SPLIT"``, by
+    default its split "train", read in streaming mode (``"hub:wikimedia/wikipedia:20231101.en"`` is
+    the paper's kind; the released code reads the dump of 20220301), or a file: JSON Lines with a
+    field "text", else plain text with an empty line between paragraphs. Raises `CorpusError`.
     """
     if str(source).startswith("hub:"):
         return str(source), _hub(*str(source)[4:].split(":", 2))

@@ -148,13 +148,13 @@ def lemma_5_1_kronecker(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam
 def lemma_5_1_gd(W, K_f, V_star, V_f, basis, *, zero=1.0, forget=1.0, lam, steps=500, lr=1e-3, tol=1e-7):
     """`lemma_5_1` by gradient descent on Eq. 12 (ZeroUnlearn-GD, §5.1), starting at Δ = 0.
 
-    With the defaults as published: ``steps`` steps of Adam of size ``lr`` on Δ (d, m), the loss taken at Δ
-    P_0, in W's precision (float32 at least). ``lr=None``: the curvature of Eq. 12 lies between μ =
-    2(forget Γ_min² + lam) and L = 2((zero Σ_max² + forget) Γ_max² + lam), so it steps by 1/L with
-    Nesterov's constant momentum for κ = L/μ and stops where ‖gradient‖ ≤ tol · μ ‖X‖, which proves
-    ‖X − X*‖ ≤ tol ‖X‖, or after ``steps`` (None: as many as the theory asks for, 2 √κ log(5 κ^1.5 / tol);
-    rounding sets a floor of about κ · 1e-16 to the error).
-    Adam ignores ``tol``.
+    ``steps`` steps of Adam of size ``lr`` on Δ (d, m), the loss taken at Δ P_0, in W's precision
+    (float32 at least); 500 and 1e-3 are the released code's, whose weights are 1, 100 and 0.1.
+    ``lr=None``: the curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero
+    Σ_max² + forget) Γ_max² + lam), so it steps by 1/L with Nesterov's constant momentum for κ = L/μ
+    and stops where ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after ``steps``
+    (None: as many as the theory asks for, 2 √κ log(5 κ^1.5 / tol); rounding sets a floor of about κ
+    · 1e-16 to the error). Adam ignores ``tol``.
     """
     w, k_f, v_star, v_f, q = _lemma_5_1_arguments(W, K_f, V_star, V_f, basis, zero, forget, lam)
     _weights(steps=steps or 0, lr=lr or 0.0, tol=tol)

@@ -24,7 +24,8 @@ from zudata.facts import Fact
 from .models import decoder, down_proj, fingerprint, logits
 from .trace import Batch, collate, encode, hooks
 
-#: The prompt whose next-token distribution shall stay as it is (ROME's "essence" term).
+#: The prompt after which the next token's distribution should stay as it is: after ROME's "essence"
+#: term, but not the same one, see `optimise`.
 ESSENCE = "{} is a"
 #: The search for the first so many facts is one piece of work, the next piece ends at twice as many, and so on: larger
 #: sets that begin alike share their first pieces.
@@ -46,7 +47,11 @@ class Targets:
 
 
 def target_ids(tokenizer, fact: Fact, goal: str) -> list[int]:
-    """Tokens to aim at: the tokenizer's end-of-sequence token ("eos"), or the true answer ("truth")."""
+    """Tokens to aim at: the tokenizer's end-of-sequence token ("eos") or the true answer ("truth").
+
+    The released code aims at the text "<|endoftext|>" on zsRE, whatever tokens that is, with or
+    without a space by method; on MCF at a string from a file that was not released.
+    """
     if goal == "eos":
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token to aim at: set tokenizer.eos_token")
@@ -65,13 +70,16 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
     """Find, for every fact, the δ to add after `layer` at the subject's last token (Meng et al. 2022, Eq. 4).
 
     Minimises, per fact: the mean over the prefixes `before` of the target's negative log-likelihood
-    + kl · KL(original ‖ changed) of the next token after "{subject} is a" + weight_decay · ‖δ‖ / ‖h‖², as MEMIT's
-    code does; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the loss is under `tolerance`.
+    + kl · KL(original ‖ changed) of the next token after "{subject} is a"
+    + weight_decay · ‖δ‖ / ‖h‖²; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the
+    loss is under `tolerance`. MEMIT's code and the released one take another second term,
+    KL(changed ‖ original), at the subject's last token.
 
-    lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the model's
-    residual stream (the literature's lr is absolute, 0.1, and its tolerance 0.05: here four times the one and
-    twice the other, which saves steps). Positions before the subject's last token and layers up to `layer` do not
-    depend on δ: they are computed once. Results do not depend on which facts share a batch.
+    lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the
+    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit, which
+    would be lr = 0.1 √d/‖h‖ here; its tolerance is 0.05. Our defaults save steps. Positions before
+    the subject's last token and layers up to `layer` do not depend on δ: they are computed once.
+    Results do not depend on which facts share a batch.
 
     batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under

@@ -68,10 +68,12 @@ class Trace:
 def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -> tuple[list[int], int]:
     """Token ids of ``prefix + prompt`` and the position of the subject's last token.
 
-    The position comes from character offsets: the last token that covers a character of the subject. Where the
-    subject begins with the sequence's very first token, the end-of-text token that parts documents is put in front:
-    the attention sink is a first token, at times with the second, and its key says nothing about the subject.
-    Raises `FactError` naming the fact when no token covers the subject.
+    The position comes from character offsets: the last token that covers a character of the
+    subject. Where the subject begins with the sequence's very first token, the end-of-text token
+    that parts documents is put in front: the attention sink is a first token, at times with the
+    second, and its key says nothing about the subject. The released code puts nothing in front; nor
+    does `zu.evaluate`, which scores the prompt as it is. Raises `FactError` naming the fact when no
+    token covers the subject.
     """
     before, after = (fact.prompt if prompt is None else prompt).split("{}")
     start, text = len(prefix + before), prefix + before + fact.subject + after
@@ -271,9 +273,10 @@ def write(model: nn.Module, tokenizer, ids: torch.Tensor, length: int, generator
 def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, seed: int = 0) -> tuple[str, ...]:
     """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
 
-    Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its own. As in
-    MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other contexts too. What was drawn is
-    kept under `zu.cache_dir`, by model and settings.
+    Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its
+    own. As in MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other
+    contexts too; the released code's have ten tokens in all, their opening included. What was drawn
+    is kept under `zu.cache_dir`, by model and settings.
     """
     starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
     alike = {size: [i for i, s in enumerate(starts) if len(s) == size] for size in sorted(set(map(len, starts)))}
