@@ -24,9 +24,9 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     name: ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local folder.
     device: e.g. ``"cpu"`` or ``"cuda"``; by default CUDA where there is one. device_map: passed to
     transformers instead, for a model spread over several GPUs.
-    Only safetensors are read and no remote code is run.
+    Only safetensors are read, and no code of a folder or of the hub is run.
     Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
-    Raises `OSError` with what to do when the model is neither at hand nor to be had.
+    Raises `OSError` with what to do when the model is neither at hand nor to be had, or needs code of its own.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,12 +36,16 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     try:
         if not Path(source).is_dir():
             _on_hub(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placement)
+        if not (own := own_code(source)):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
     except (OSError, ValueError, SafetensorError) as error:
         raise OSError(f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
                       "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
                       f"model, 'hf auth login' done ({str(error).strip().splitlines()[0]})") from error
+    if own:
+        raise OSError(f"model '{name}' {own}")
     if not tokenizer.is_fast:
         raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the subject")
     model.name = str(name) if str(name) == "smollm2" else Path(str(name)).name
@@ -63,6 +67,29 @@ def _on_hub(name: str) -> None:
             HfApi().model_info(name, timeout=10)
         except Exception as error:  # of the network, the hub or the name: a dozen kinds
             raise OSError(f"no such folder, and the hub says: {error}") from error
+
+
+def own_code(source: str) -> str:
+    """What is wrong with a model, a folder or a hub id, whose classes transformers lacks; else "".
+
+    Where the library has the class, it is taken, whatever ``auto_map`` names beside it.
+    """
+    from transformers import PreTrainedConfig
+    from transformers.models.auto import modeling_auto, tokenization_auto
+
+    config = PreTrainedConfig.get_config_dict(source)[0]
+    words = tokenization_auto.get_tokenizer_config(source)
+    known = config.get("model_type") in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    its = words.get("auto_map") or {}
+    its = its.get("AutoTokenizer") if isinstance(its, dict) else its  # a list, in old files
+    if its and tokenization_auto.tokenizer_class_from_name(words.get("tokenizer_class") or "") is None:
+        what = "tokenizer_config.json"
+    elif config.get("auto_map") and not known:
+        what = "config.json"
+    else:
+        return ""
+    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of a kind "
+            "that transformers itself has (Llama, Qwen3, Mistral and their like), or a copy converted to one")
 
 
 def decoder(model: nn.Module) -> nn.Module:
