@@ -96,6 +96,30 @@ def test_perplexity_by_windows_scores_every_token_once(tiny, texts):
         zu.perplexity(model, tokenizer, texts, window=32, stride=33)
 
 
+@pytest.mark.parametrize("length, window", [(32, 8), (9, 3), (6, 2), (40, 40), (6, 9)])
+def test_perplexity_scores_each_token_but_the_first_once_at_every_stride(tiny, texts, length, window):
+    model, tokenizer = tiny
+    ids = tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"][:length]
+    asked = [0] * length
+    for stride in range(1, window + 1):
+        end, total, scored = min(window, length), 0.0, 1
+        while scored < length:  # one token after the other, each behind what its own window shows of it
+            start = max(end - window, 0)
+            for at in range(scored, end):
+                logp = model(torch.tensor([ids[start:at]])).logits[0, -1].log_softmax(-1)
+                total, asked[at] = total - float(logp[ids[at]]), asked[at] + 1
+            end, scored = min(end + min(stride, window - 1), length), end
+        found = zu.perplexity(model, tokenizer, texts, tokens=length, window=window, stride=stride)
+        assert found == pytest.approx(math.exp(total / (length - 1)), rel=1e-5), stride
+    assert asked == [0] + [window] * (length - 1)
+
+
+@pytest.mark.parametrize("wrong", [dict(tokens=1), dict(window=1, stride=1), dict(tokens=0)])
+def test_perplexity_of_no_token_is_refused(tiny, texts, wrong):
+    with pytest.raises(ValueError, match="give 2 or more"):
+        zu.perplexity(*tiny, texts, **wrong)
+
+
 def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
     plain = [t.strip() for t in texts]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in plain), encoding="utf-8")

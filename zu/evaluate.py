@@ -156,9 +156,11 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
     texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
-    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read. Each window of `window`
-    scores its last `stride` (the first one all), so that a token sees at least window − stride before it. below: as in
-    `evaluate`.
+    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read, as many as
+    fill whole windows. Each window of `window` scores its last `stride` tokens, the first one all but
+    the very first, the last one what is left: a token sees at least window − stride before it, and
+    always one, so that a stride of `window` is one less. below: as in `evaluate`.
+    Raises `ValueError` for another stride, or less than two tokens.
     """
     if texts is None:
         from zudata import world
@@ -168,15 +170,17 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
         texts = corpus(texts)[1]
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
-    ids = pack(tokenizer, texts, tokens, min(tokens, window)).flatten()
-    starts = range(0, max(len(ids) - window, 0) + 1, stride)
-    total, count = 0.0, 0
-    for batch in tqdm(torch.tensor(list(starts)).split(8), desc="perplexity", leave=False):
-        rows = torch.stack([ids[s:s + window] for s in batch.tolist()]).to(model.device)
+    if min(tokens, window) < 2:
+        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, the first is not scored")
+    window = min(tokens, window)
+    ids = pack(tokenizer, texts, tokens, window).flatten()
+    ends = torch.tensor([*range(window, len(ids), min(stride, window - 1)), len(ids)])
+    total, scored = 0.0, 1
+    for batch in tqdm(ends.split(8), desc="perplexity", leave=False):
+        rows = torch.stack([ids[end - window:end] for end in batch.tolist()]).to(model.device)
         states = last_states(model, Batch(rows, None, None), below)
-        for start, row, state in zip(batch.tolist(), rows, states, strict=True):
-            first = 1 if start == 0 else window - stride
+        for end, row, state in zip(batch.tolist(), rows, states, strict=True):
+            first, scored = scored - (end - window), end
             logp = logits(model, state[first - 1:-1]).log_softmax(-1)
             total -= logp.gather(1, row[first:, None]).double().sum().item()
-            count += len(row) - first
-    return float(np.exp(total / count))
+    return float(np.exp(total / (len(ids) - 1)))

@@ -26,7 +26,8 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     transformers instead, for a model spread over several GPUs.
     Only safetensors are read, and no code of a folder or of the hub is run.
     Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
-    Raises `OSError` with what to do when the model is neither at hand nor to be had, or needs code of its own.
+    Raises `OSError` with what to do when the model is neither at hand nor to be had, or needs code
+    of its own.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,7 +71,7 @@ def _on_hub(name: str) -> None:
 
 
 def own_code(source: str) -> str:
-    """What is wrong with a model, a folder or a hub id, whose classes transformers lacks; else "".
+    """What is wrong with a model, a folder or hub id, whose classes transformers lacks; else "".
 
     Where the library has the class, it is taken, whatever ``auto_map`` names beside it.
     """
@@ -82,14 +83,15 @@ def own_code(source: str) -> str:
     known = config.get("model_type") in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     its = words.get("auto_map") or {}
     its = its.get("AutoTokenizer") if isinstance(its, dict) else its  # a list, in old files
-    if its and tokenization_auto.tokenizer_class_from_name(words.get("tokenizer_class") or "") is None:
+    kind = words.get("tokenizer_class") or ""
+    if its and tokenization_auto.tokenizer_class_from_name(kind) is None:
         what = "tokenizer_config.json"
     elif config.get("auto_map") and not known:
         what = "config.json"
     else:
         return ""
-    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of a kind "
-            "that transformers itself has (Llama, Qwen3, Mistral and their like), or a copy converted to one")
+    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of a "
+            "kind that transformers itself has (Llama, Qwen3, Mistral and their like)")
 
 
 def decoder(model: nn.Module) -> nn.Module:
