@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from zu.methods import METHODS, settings_for  # noqa: E402
-from zu.models import default_layers, own_code  # noqa: E402
+from zu.models import default_layers  # noqa: E402
 from zubook.experiment import parse_method  # noqa: E402
 from zudata.cache import cache_dir  # noqa: E402
+from zudata.foreign import own_code  # noqa: E402
 from zudata.readers import PUBLISHED  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:

@@ -73,6 +73,7 @@ def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, toke
 
     Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
     probability of the whole answer. Logits are computed at the answers' positions only. below: see `zu.trace.Below`.
+    Raises `ValueError` for a model whose logits are not finite, as all that asks this does.
     """
     rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
     if not rows:
@@ -103,6 +104,7 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
     rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
     a fact first, then over facts. Batches hold about `tokens` tokens. below: what enters a layer below which no weight
     has changed since, for prompts that are asked again; see `zu.trace.Below`.
+    Raises as `score` does.
     """
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
@@ -133,6 +135,7 @@ def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> F
     """The facts that the model knows: every token of the answer is its first choice after the fact's own prompt.
 
     They may be none. The paper draws the facts to forget without asking this.
+    Raises as `score` does.
     """
     right = score(model, tokenizer, [(f.text, f.target) for f in facts], tokens=tokens)[:, 0]
     return Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
@@ -160,7 +163,7 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     fill whole windows. Each window of `window` scores its last `stride` tokens, the first one all but
     the very first, the last one what is left: a token sees at least window − stride before it, and
     always one, so that a stride of `window` is one less. below: as in `evaluate`.
-    Raises `ValueError` for another stride, or less than two tokens.
+    Raises `ValueError` for another stride, less than two tokens, or logits that are not finite.
     """
     if texts is None:
         from zudata import world

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zudata.embedded import embedded_model
+from zudata.foreign import own_code
 
 #: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M,
 #: by depth and width: a copy under another name gets the same.
@@ -70,30 +71,6 @@ def _on_hub(name: str) -> None:
             raise OSError(f"no such folder, and the hub says: {error}") from error
 
 
-def own_code(source: str) -> str:
-    """What is wrong with a model, a folder or hub id, whose classes transformers lacks; else "".
-
-    Where the library has the class, it is taken, whatever ``auto_map`` names beside it.
-    """
-    from transformers import PreTrainedConfig
-    from transformers.models.auto import modeling_auto, tokenization_auto
-
-    config = PreTrainedConfig.get_config_dict(source)[0]
-    words = tokenization_auto.get_tokenizer_config(source)
-    known = config.get("model_type") in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    its = words.get("auto_map") or {}
-    its = its.get("AutoTokenizer") if isinstance(its, dict) else its  # a list, in old files
-    kind = words.get("tokenizer_class") or ""
-    if its and tokenization_auto.tokenizer_class_from_name(kind) is None:
-        what = "tokenizer_config.json"
-    elif config.get("auto_map") and not known:
-        what = "config.json"
-    else:
-        return ""
-    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of a "
-            "kind that transformers itself has (Llama, Qwen3, Mistral and their like)")
-
-
 def decoder(model: nn.Module) -> nn.Module:
     """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma and their like)."""
     body = model.get_decoder()
@@ -123,9 +100,26 @@ def weight_name(model: nn.Module, layer: int) -> str:
     return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
-def logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """Float32 logits of final hidden states, with the soft cap of the models that have one (Gemma 2)."""
+def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
+    """`values` themselves. Raises `ValueError` where a row has NaN or +∞, or is −∞ all over.
+
+    A single −∞ is no fault: a token that the model rules out.
+    """
+    if not bool(values.detach().amax(-1).isfinite().all()):
+        name = getattr(model, "name", type(model).__name__)
+        raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed from "
+                         "them. Load it with another dtype (dtype=torch.float32), or take off the edit "
+                         "that is on it")
+    return values
+
+
+def logits(model: nn.Module, states: torch.Tensor, check: bool = True) -> torch.Tensor:
+    """Float32 logits of final hidden states, with the soft cap of the models that have one (Gemma 2).
+
+    Raises `ValueError` where they are not finite (see `finite`), unless check is off.
+    """
     out = model.get_output_embeddings()(states).float()
+    out = finite(model, out) if check else out
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return torch.tanh(out / cap) * cap if cap else out
 
