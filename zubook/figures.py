@@ -88,6 +88,14 @@ def data_link(frame, name: str):
                 f'The data of {name} (CSV, {len(frame)} rows)</a></p>')
 
 
+def said(text: str):
+    """Text computed for a page or a caption. Of none the page would show an object's name: it gets a
+    character that takes no room."""
+    from IPython.display import Markdown
+
+    return Markdown(text if text.strip() else "\u200b")
+
+
 def listed(words: Iterable[str]) -> str:
     """a, b and c; of nothing, "none"."""
     *others, last = [*words] or ["none"]
