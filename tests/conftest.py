@@ -94,8 +94,10 @@ def spoil():
 
 
 @pytest.fixture(params=[
-    pytest.param((float("nan"), [399]), id="one NaN"), pytest.param((float("nan"), None), id="all NaN"),
-    pytest.param((float("inf"), [7]), id="one +inf"), pytest.param((float("-inf"), None), id="all -inf"),
+    pytest.param((float("nan"), [399]), id="one NaN"),
+    pytest.param((float("nan"), None), id="all NaN"),
+    pytest.param((float("inf"), [7]), id="one +inf"),
+    pytest.param((float("-inf"), None), id="all -inf"),
 ])
 def broken(request):
     """What no logits may be, for `spoil`: NaN or +∞ at a token, −∞ at all of them."""

@@ -257,7 +257,7 @@ NOTHING = [("alphaedit", dict(threshold=0.0), torch.float32, "is zero.* more of 
            ("zerounlearn-gd", dict(gd_steps=0), torch.float32, "is zero.* gd_steps"),
            ("zerounlearn", dict(beta=0.0, project=False), torch.float32, "no force.* more of beta"),
            ("ga", dict(lr=1e-30), torch.float32, "more of steps, lr, or other facts"),
-           ("npo", dict(lr=1e-10), torch.bfloat16, "rounding to torch.bfloat16.* more of steps, lr")]
+           ("npo", dict(lr=1e-10), torch.bfloat16, "to torch.bfloat16.* more of steps, lr")]
 
 
 @pytest.mark.parametrize("method, more, dtype, said", NOTHING)

@@ -155,7 +155,7 @@ UNKNOWN = {"model_type": "mine", "architectures": ["Model"]}
 
 @pytest.fixture
 def with_code(folders, tmp_path, monkeypatch):
-    """A function that makes a folder with code of its own, where that leaves a mark, what was asked."""
+    """What makes a folder with code of its own, where that leaves a mark, and what is asked."""
     asked, mark = [], tmp_path / "was-run"
     monkeypatch.setattr(builtins, "input", lambda question="": asked.append(question) or "y")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -196,7 +196,8 @@ def test_a_model_with_code_of_its_own_is_refused_and_nothing_is_asked_or_run(wit
     assert not mark.exists() and not asked
     assert str(folder) in said and where in said
     assert "code of its own" in said and "zu never runs" in said
-    assert "that transformers itself has" in said and "trust_remote_code" not in said and "\n" not in said
+    assert "that transformers itself has" in said
+    assert "trust_remote_code" not in said and "\n" not in said
 
 
 def test_a_known_model_that_carries_code_too_is_the_librarys_own_and_nothing_is_run(with_code,

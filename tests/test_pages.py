@@ -88,22 +88,24 @@ def test_a_text_that_says_nothing_leaves_no_objects_name_on_the_page(tmp_path):
 
     shown = InteractiveShell.instance().display_formatter.format
     texts = {"nothing": "", "blank": " \n ", "plain": "*Some* text."}
-    outputs = [v4.new_output("display_data", shown(said(text))[0], metadata={
-        "scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}) for name, text in texts.items()]
-    for out in outputs:  # as glue(..., display=False) leaves them
-        out.data = {f"application/papermill.record/{mime}": value for mime, value in out.data.items()}
+    prefix, outputs = "application/papermill.record/", []
+    for name, text in texts.items():  # as glue(..., display=False) leaves them
+        data = {prefix + mime: value for mime, value in shown(said(text))[0].items()}
+        outputs.append(v4.new_output("display_data", data, metadata={
+            "scrapbook": {"name": name, "mime_prefix": prefix}}))
     last = v4.new_output("execute_result", shown(said(""))[0], execution_count=1)
     words = " ".join(f"{name}[{{glue:}}`{name}`]" for name in texts)
     figure = "```{figure} a.png\n:name: fig-a\n\nA caption.{glue:}`nothing`\n```"
     note = v4.new_notebook(cells=[
         v4.new_markdown_cell(f"# Title\n\n{words}\n\n{figure}"),
-        v4.new_code_cell("said('')", outputs=[*outputs, last], execution_count=1)])
-    note.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        v4.new_code_cell("said('')", outputs=[*outputs, last], execution_count=1)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "P", "language": "python"}})
     (tmp_path / "page.ipynb").write_text(v4.writes(note))
-    (tmp_path / "conf.py").write_text("extensions = ['myst_nb']; nb_execution_mode = 'off'; root_doc = 'page'")
-    out = tmp_path / "out"
-    app.Sphinx(tmp_path, tmp_path, out, tmp_path / "trees", "html", status=None, warning=None).build()
-    page = re.sub("<[^>]+>", "", (out / "page.html").read_text())
+    settings = "extensions = ['myst_nb']; nb_execution_mode = 'off'; root_doc = 'page'"
+    (tmp_path / "conf.py").write_text(settings)
+    rooms = (tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees")
+    app.Sphinx(*rooms, "html", status=None, warning=None).build()
+    page = re.sub("<[^>]+>", "", (tmp_path / "out/page.html").read_text())
     assert "object" not in page and "nothing[\u200b] blank[\u200b] plain[Some text.]" in page
     assert "A caption.\u200b" in page
 
@@ -122,7 +124,7 @@ def never_empty(node):
     return False
 
 
-@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda x: x.stem)
 def test_no_text_that_may_be_empty_is_shown_but_by_said(chapter):
     import jupytext
 
@@ -130,8 +132,9 @@ def test_no_text_that_may_be_empty_is_shown_but_by_said(chapter):
         for call in ast.walk(ast.parse(cell.source if cell.cell_type == "code" else "")):
             name = isinstance(call, ast.Call) and getattr(call.func, "id", "")
             inner = [x for x in ast.walk(call) if isinstance(x, ast.Name) and x.id == "Markdown"]
-            assert not (name == "glue" and inner), f"{chapter.name}: {ast.unparse(call)[:60]}: use figures.said"
-            assert name != "Markdown" or never_empty(call.args[0]), f"{chapter.name}: {ast.unparse(call)[:60]}"
+            where = f"{chapter.name}: use figures.said in {ast.unparse(call)[:60]}"
+            assert name != "glue" or not inner, where
+            assert name != "Markdown" or never_empty(call.args[0]), where
 
 
 @pytest.fixture(scope="module")

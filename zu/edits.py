@@ -90,7 +90,7 @@ class Edit:
 
     @property
     def changed(self) -> list[str]:
-        """Names of the weights that are others while the edit is on, after rounding to their dtype."""
+        """Names of the weights that are others while the edit is on, as rounded to their dtype."""
         return [x for x, old in self._original.items() if not torch.equal(old, self._edited[x])]
 
     @property

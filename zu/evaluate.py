@@ -159,10 +159,10 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
     texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus` takes it, such as
-    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read, as many as
-    fill whole windows. Each window of `window` scores its last `stride` tokens, the first one all but
-    the very first, the last one what is left: a token sees at least window − stride before it, and
-    always one, so that a stride of `window` is one less. below: as in `evaluate`.
+    ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens are read,
+    as many as fill whole windows. Each window of `window` scores its last `stride` tokens, the first
+    one all but the very first, the last one what is left: a token sees at least window − stride
+    before it, and always one, so that a stride of `window` is one less. below: as in `evaluate`.
     Raises `ValueError` for another stride, less than two tokens, or logits that are not finite.
     """
     if texts is None:
@@ -174,7 +174,8 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
     if min(tokens, window) < 2:
-        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, the first is not scored")
+        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first token "
+                         "is not scored")
     window = min(tokens, window)
     ids = pack(tokenizer, texts, tokens, window).flatten()
     ends = torch.tensor([*range(window, len(ids), min(stride, window - 1)), len(ids)])

@@ -362,7 +362,7 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
 def _in_vain(method: str, s: Strict, edit: Edit) -> str:
     """What to say, and to try, of an edit after which every weight is what it was."""
     cut = "share" if getattr(s, "threshold", None) is None else "threshold"
-    most = f"{cut} beta weight clamp gd_steps gd_lr steps lr" if METHODS[method].solve else "steps lr"
+    most = (f"{cut} beta weight clamp gd_steps gd_lr " if METHODS[method].solve else "") + "steps lr"
     more, less = (", ".join(name for name in names.split() if hasattr(s, name))
                   for names in (most, "lam alpha tolerance"))
     size, dtype = max(map(edit.relative_size, edit.parts)), edit.model.dtype

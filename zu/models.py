@@ -107,14 +107,14 @@ def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torc
     """
     if not bool(values.detach().amax(-1).isfinite().all()):
         name = getattr(model, "name", type(model).__name__)
-        raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed from "
-                         "them. Load it with another dtype (dtype=torch.float32), or take off the edit "
-                         "that is on it")
+        raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed "
+                         "from them. Load it with another dtype (dtype=torch.float32), or take off "
+                         "the edit that is on it")
     return values
 
 
 def logits(model: nn.Module, states: torch.Tensor, check: bool = True) -> torch.Tensor:
-    """Float32 logits of final hidden states, with the soft cap of the models that have one (Gemma 2).
+    """Float32 logits of final hidden states, with the soft cap of models that have one (Gemma 2).
 
     Raises `ValueError` where they are not finite (see `finite`), unless check is off.
     """

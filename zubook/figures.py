@@ -89,8 +89,10 @@ def data_link(frame, name: str):
 
 
 def said(text: str):
-    """Text computed for a page or a caption. Of none the page would show an object's name: it gets a
-    character that takes no room."""
+    """Computed text for a page or a caption, as Markdown.
+
+    For an empty one a page shows the object's name: it becomes a character that takes no room.
+    """
     from IPython.display import Markdown
 
     return Markdown(text if text.strip() else "\u200b")

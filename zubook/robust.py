@@ -45,8 +45,8 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
     the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
     relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
     others by step"). below: as in `zu.evaluate`, of a layer not above the lowest edited one. The model is unchanged
-    afterwards, bit for bit. Raises `ValueError` without others, and for a model that puts out NaN or
-    infinity.
+    afterwards, bit for bit. Raises `ValueError` without others, and for a model that puts out NaN
+    or infinity.
     """
     if not others or not all(isinstance(f, Fact) for f in (*facts, *others)):
         raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be forgotten, as many as "
@@ -90,7 +90,7 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
 
 def last_states(model, tokenizer, facts: Sequence[Fact],
                 below: Below | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states at the prompts' last tokens, (layers, facts, d), and the answers' first tokens, (facts,).
+    """Hidden states at the prompts' last tokens, (layers, facts, d), the answers' first tokens, (facts,).
 
     Raises `ValueError` where a state is not finite.
     """

@@ -22,5 +22,5 @@ def own_code(source: str) -> str:
         what = "config.json"
     else:
         return ""
-    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of a "
-            "kind that transformers itself has (Llama, Qwen3, Mistral and their like)")
+    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of "
+            "a kind that transformers itself has (Llama, Qwen3, Mistral and their like)")
