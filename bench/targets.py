@@ -61,7 +61,7 @@ def load(options) -> tuple[nn.Module, object, tuple[str, ...]]:
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     torch.manual_seed(0)
     with torch.device(options.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.name = options.random_shape
     return model.eval().requires_grad_(False), tokenizer, prefixes(small, tokenizer)
 

@@ -81,6 +81,30 @@ def gemma(request, folders):
 
 
 @pytest.fixture
+def spoil():
+    """A function that puts a value into a model's logits: for these tokens, or for all of them."""
+    def put(model, value, tokens=None):
+        def fill(module, args, out):
+            every = range(out.shape[-1]) if tokens is None else tokens
+            return out.index_fill(-1, torch.tensor([*every], device=out.device), value)
+
+        return model.get_output_embeddings().register_forward_hook(fill)
+
+    return put
+
+
+@pytest.fixture(params=[
+    pytest.param((float("nan"), [399]), id="one NaN"),
+    pytest.param((float("nan"), None), id="all NaN"),
+    pytest.param((float("inf"), [7]), id="one +inf"),
+    pytest.param((float("-inf"), None), id="all -inf"),
+])
+def broken(request):
+    """What no logits may be, for `spoil`: NaN or +∞ at a token, −∞ at all of them."""
+    return request.param
+
+
+@pytest.fixture
 def facts():
     """A few facts with subjects at the start, in the middle, with accents, CJK and an emoji."""
     return zu.Facts([

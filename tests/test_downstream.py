@@ -279,3 +279,18 @@ def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, fa
     assert len(calls) == 2
     run_grid(model, tokenizer, facts, about_measure={"suite": "another"}, **grid)
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("longest", [None, 12])  # the second: prompts are cut, which HFLM does
+def test_no_accuracy_is_told_of_logits_that_are_not_finite(tiny, own, offline, spoil, broken,
+                                                           longest):
+    model, tokenizer = tiny
+    if longest:
+        model.config.max_position_embeddings = longest
+    tasks = load_tasks(["cities"], own)
+    hook = spoil(model, float("-inf"), [3, 5])  # ruled out: no fault
+    assert downstream(model, tokenizer, tasks)["cities"]["n"] == len(SENTENCES)
+    hook.remove()
+    spoil(model, *broken)
+    with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
+        downstream(model, tokenizer, tasks)

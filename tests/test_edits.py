@@ -220,6 +220,71 @@ def test_an_exploding_edit_raises_and_leaves_the_model_as_it_was(job, monkeypatc
     assert same(model, before)
 
 
+@pytest.mark.parametrize("method", list(zu.METHODS))
+def test_no_edit_is_computed_from_logits_that_are_not_finite(job, spoil, broken, method):
+    model, tokenizer, facts, settings = job
+    before = snapshot(model)
+    hook = spoil(model, *broken)
+    for more in ({}, {"n_prefixes": 0}) if zu.METHODS[method].solve else ({},):
+        with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
+            zu.unlearn(model, tokenizer, facts, method, **settings | more)
+    with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
+        zu.find_targets(model, tokenizer, facts, 2, steps=2, n_prefixes=0)
+    assert same(model, before)
+    hook.remove()
+    zu.unlearn(model, tokenizer, facts, method, **settings).restore()
+
+
+@pytest.mark.parametrize("method", ["memit", "zerounlearn", "ga"])
+def test_a_model_that_rules_tokens_out_is_edited_all_the_same(job, spoil, method):
+    model, tokenizer, facts, settings = job
+    spoil(model, float("-inf"), [5, 399])
+    aims = zu.find_targets(model, tokenizer, facts, 3, steps=5)
+    assert torch.isfinite(aims.loss).all() and (aims.loss[-1] < aims.loss[0]).all()
+    assert ((aims.z - aims.h).norm(dim=1) > 0.1 * aims.h.norm(dim=1)).all()
+    with zu.unlearn(model, tokenizer, facts, method, **settings) as edit:
+        assert set(edit.changed) == set(edit.parts) and edit.changed
+
+
+NOTHING = [("alphaedit", dict(threshold=0.0), torch.float32, "is zero.* more of threshold, "),
+           ("exact", dict(threshold=0.0), torch.float32, "is zero.* more of threshold, "),
+           ("zerounlearn-gd", dict(threshold=0.0), torch.float32, "is zero.* more of threshold, "),
+           ("alphaedit", dict(lam=1e30), torch.float32, "is zero.* more of share, .* less of lam"),
+           ("exact", dict(lam=1e30), torch.float32, "no force.* less of lam"),
+           ("memit", dict(alpha=1e30), torch.float32, "no force.* less of alpha"),
+           ("memit", dict(alpha=1e15), torch.float32, "lost in the rounding to torch.float32"),
+           ("memit", dict(alpha=1e9), torch.bfloat16, "lost in the rounding to torch.bfloat16"),
+           ("zerounlearn-gd", dict(gd_steps=0), torch.float32, "is zero.* gd_steps"),
+           ("zerounlearn", dict(beta=0.0, project=False), torch.float32, "no force.* more of beta"),
+           ("ga", dict(lr=1e-30), torch.float32, "more of steps, lr, or other facts"),
+           ("npo", dict(lr=1e-10), torch.bfloat16, "to torch.bfloat16.* more of steps, lr")]
+
+
+@pytest.mark.parametrize("method, more, dtype, said", NOTHING)
+def test_an_edit_that_changes_nothing_is_an_error_and_leaves_the_model_as_it_was(job, method, more,
+                                                                                 dtype, said):
+    model, tokenizer, facts, settings = job
+    model.to(dtype)
+    much = 1e-3 * torch.eye(80, dtype=torch.float64)  # so that no eigenvalue is zero
+    C0 = {layer: C + much for layer, C in settings["moments"].items()}
+    before = snapshot(model)
+    with pytest.raises(zu.EditError, match=f"^{method} changes nothing: .*{said}"):
+        zu.unlearn(model, tokenizer, facts, method, **settings | {"moments": C0} | more)
+    assert same(model, before)
+    with zu.unlearn(model, tokenizer, facts, method, **settings) as edit:
+        assert edit.changed
+
+
+def test_a_layer_that_stays_what_it_was_is_no_error_in_an_edit_of_three(job):
+    model, tokenizer, facts, settings = job
+    above = torch.eye(80, dtype=torch.float64)  # every eigenvalue is above the threshold
+    C0 = dict(settings["moments"]) | {2: above}
+    settings |= {"moments": C0, "threshold": 0.05}
+    with zu.unlearn(model, tokenizer, facts, "alphaedit", **settings) as edit:
+        assert edit.changed == [models.weight_name(model, layer) for layer in (1, 3)]
+        assert len(edit.parts) == 3
+
+
 def test_two_edits_in_either_order_give_what_each_gives_alone(job):
     model, tokenizer, facts, settings = job
 

@@ -96,6 +96,31 @@ def test_perplexity_by_windows_scores_every_token_once(tiny, texts):
         zu.perplexity(model, tokenizer, texts, window=32, stride=33)
 
 
+@pytest.mark.parametrize("length, window", [(32, 8), (9, 3), (6, 2), (12, 12), (6, 9)])
+def test_perplexity_scores_each_token_but_the_first_once_at_every_stride(tiny, texts, length,
+                                                                         window):
+    model, tokenizer = tiny
+    ids = tokenizer(texts[0] + "\n", add_special_tokens=False)["input_ids"][:length]
+    asked = [0] * length
+    for stride in range(1, window + 1):
+        end, total, scored = min(window, length), 0.0, 1
+        while scored < length:  # token by token, each behind what its own window shows of it
+            start = max(end - window, 0)
+            for at in range(scored, end):
+                logp = model(torch.tensor([ids[start:at]])).logits[0, -1].log_softmax(-1)
+                total, asked[at] = total - float(logp[ids[at]]), asked[at] + 1
+            end, scored = min(end + min(stride, window - 1), length), end
+        found = zu.perplexity(model, tokenizer, texts, tokens=length, window=window, stride=stride)
+        assert found == pytest.approx(math.exp(total / (length - 1)), rel=1e-5), stride
+    assert asked == [0] + [window] * (length - 1)
+
+
+@pytest.mark.parametrize("wrong", [dict(tokens=1), dict(window=1, stride=1), dict(tokens=0)])
+def test_perplexity_of_no_token_is_refused(tiny, texts, wrong):
+    with pytest.raises(ValueError, match="give 2 or more"):
+        zu.perplexity(*tiny, texts, **wrong)
+
+
 def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
     plain = [t.strip() for t in texts]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in plain), encoding="utf-8")
@@ -196,3 +221,52 @@ def test_scores_say_what_was_asked_and_how_probable_it_was():
     said = str(Scores(**some))
     assert said == "Eff 12.5% (p 0.012, 8 asked)  Gen nan% (p nan, 0 asked)  Spe 50.0% (p 0.25, 80 asked)"
     assert str(Scores(**some, hop=1.0, n_hop=3)).endswith("Hop 1.0% (p nan, 3 asked)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nothing_is_scored_by_logits_that_are_not_finite(tiny, facts, texts, spoil, broken, dtype):
+    model, tokenizer = tiny
+    model.to(dtype)
+    asks = [lambda: score(model, tokenizer, PAIRS), lambda: zu.evaluate(model, tokenizer, facts),
+            lambda: zu.known(model, tokenizer, facts),
+            lambda: zu.perplexity(model, tokenizer, texts, tokens=64, window=32, stride=16)]
+    good = [ask() for ask in asks]
+    hook = spoil(model, *broken)
+    for ask in asks:
+        with pytest.raises(ValueError, match="logits of model '.*' are NaN or infinite.*dtype"):
+            ask()
+    hook.remove()
+    assert [str(ask()) for ask in asks] == [str(x) for x in good]
+
+
+def test_a_soft_cap_hides_no_infinity(gemma, spoil, broken):
+    model, tokenizer = gemma
+    score(model, tokenizer, PAIRS)
+    spoil(model, *broken)
+    with pytest.raises(ValueError, match="take off the edit"):
+        score(model, tokenizer, PAIRS)
+
+
+def test_an_edit_that_overflows_is_no_forgetting(tiny, facts):
+    model, tokenizer = tiny
+    with torch.no_grad():
+        model.get_decoder().layers[4].mlp.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match="are NaN or infinite"):
+        zu.evaluate(model, tokenizer, facts)
+
+
+def test_tokens_that_a_model_rules_out_are_no_fault(tiny, texts, spoil):
+    model, tokenizer = tiny
+    some = dict(tokens=64, window=32, stride=16)
+    plain = zu.perplexity(model, tokenizer, texts, **some)
+    ids = tokenizer(" Paris", add_special_tokens=False)["input_ids"]
+    others = sorted(set(range(400)) - set(tokenizer("".join(texts))["input_ids"]) - set(ids))
+    spoil(model, float("-inf"), others[:9])
+    now = zu.perplexity(model, tokenizer, texts, **some)
+    assert 0 < now < plain  # the same logits share the probability of those that are gone
+    pairs = [p for p in PAIRS if not set(others[:9]) & set(split_answer(tokenizer, *p)[0])]
+    expected = np.array([alone(model, tokenizer, *pair) for pair in pairs])
+    assert len(pairs) > 1
+    np.testing.assert_allclose(score(model, tokenizer, pairs), expected, rtol=1e-4, atol=1e-7)
+    spoil(model, float("-inf"), ids)  # the answer itself: of probability 0, and not said
+    assert score(model, tokenizer, [("The capital of France is", "Paris")])[0, 2] == 0

@@ -1,6 +1,12 @@
 """A model is found by name or folder, and its memory is found in it."""
+import ast
+import builtins
 import http.server
+import json
+import shutil
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +132,107 @@ def test_a_name_that_is_no_models_is_said_at_once(name, said, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)  # which would try for a minute
     with pytest.raises(OSError, match=f"model '{name}' could not be loaded: .*{said}"):
         zu.load_model(name)
+
+
+#: A model's own code: it leaves a mark where it is run, and works where it is trusted.
+OWN = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+Path({mark!r}).touch()
+class Config(LlamaConfig):
+    model_type = "mine"
+class Model(LlamaForCausalLM):
+    config_class = Config
+class Tokenizer(PreTrainedTokenizerFast):
+    pass
+def generate(model, **kwargs):
+    return model
+"""
+CLASSES = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+WORDS = {"AutoTokenizer": [None, "own.Tokenizer"]}
+UNKNOWN = {"model_type": "mine", "architectures": ["Model"]}
+
+
+@pytest.fixture
+def with_code(folders, tmp_path, monkeypatch):
+    """What makes a folder with code of its own, where that leaves a mark, and what is asked."""
+    asked, mark = [], tmp_path / "was-run"
+    monkeypatch.setattr(builtins, "input", lambda question="": asked.append(question) or "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    copies = "transformers.dynamic_module_utils.HF_MODULES_CACHE"
+    monkeypatch.setattr(copies, str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def make(config, words):
+        folder = tmp_path / "theirs"
+        shutil.copytree(folders["llama"], folder)
+        (folder / "custom_generate").mkdir()
+        for name in ("own.py", "custom_generate/generate.py"):
+            (folder / name).write_text(OWN.format(mark=str(mark)))
+        for name, more in (("config.json", config), ("tokenizer_config.json", words)):
+            told = json.loads((folder / name).read_text()) | more
+            (folder / name).write_text(json.dumps({k: v for k, v in told.items() if v is not None}))
+        return folder
+
+    return make, mark, asked
+
+
+@pytest.mark.parametrize("config, words, where", [
+    (UNKNOWN | {"auto_map": CLASSES}, {}, "config.json"),
+    (UNKNOWN | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}, {}, "config.json"),
+    ({"model_type": "vit", "auto_map": CLASSES}, {}, "config.json"),  # known, but no language model
+    (UNKNOWN | {"auto_map": CLASSES}, {"tokenizer_class": "Tokenizer", "auto_map": WORDS},
+     "tokenizer_config.json"),
+    ({}, {"tokenizer_class": "Tokenizer", "auto_map": WORDS}, "tokenizer_config.json"),
+    ({}, {"tokenizer_class": None, "auto_map": ["own.Tokenizer", None]}, "tokenizer_config.json"),
+])
+def test_a_model_with_code_of_its_own_is_refused_and_nothing_is_asked_or_run(with_code, config,
+                                                                             words, where):
+    make, mark, asked = with_code
+    folder = make(config, words)
+    with pytest.raises(OSError) as caught:
+        zu.load_model(folder, device="cpu")
+    said = str(caught.value)
+    assert not mark.exists() and not asked
+    assert str(folder) in said and where in said
+    assert "code of its own" in said and "zu never runs" in said
+    assert "that transformers itself has" in said
+    assert "trust_remote_code" not in said and "\n" not in said
+
+
+def test_a_known_model_that_carries_code_too_is_the_librarys_own_and_nothing_is_run(with_code,
+                                                                                    folders):
+    make, mark, asked = with_code
+    model, tokenizer = zu.load_model(make({"auto_map": CLASSES}, {"auto_map": WORDS}), device="cpu")
+    plain, words = zu.load_model(folders["llama"], device="cpu")
+    assert type(model) is transformers.LlamaForCausalLM and type(tokenizer) is type(words)
+    assert models.fingerprint(model) == models.fingerprint(plain)
+    ids = tokenizer("The capital of Peru is", return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, words("The capital of Peru is", return_tensors="pt")["input_ids"])
+    model.generate(ids, max_new_tokens=1)
+    assert not mark.exists() and not asked
+
+
+def test_the_plan_of_a_model_with_code_of_its_own_refuses_it_too(with_code, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    import plan
+
+    make, mark, asked = with_code
+    with pytest.raises(SystemExit, match="theirs' needs code of its own"):
+        plan.find_model(str(make(UNKNOWN | {"auto_map": CLASSES}, {})))
+    assert not mark.exists() and not asked
+
+
+def test_wherever_transformers_loads_something_it_is_told_to_run_no_code():
+    root, calls = Path(__file__).parents[1], []
+    rooms = ("zu", "zudata", "zubook", "tools", "bench")
+    for path in (p for room in rooms for p in (root / room).rglob("*.py")):
+        calls += [(path.name, node) for node in ast.walk(ast.parse(path.read_text()))
+                  if isinstance(node, ast.Call)
+                  and getattr(node.func, "attr", "") in ("from_pretrained", "from_config")]
+    assert len(calls) > 4
+    for name, call in calls:
+        told = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+        assert told.get("trust_remote_code") is False, f"{name}, line {call.lineno}"
+    for chapter in (root / "book").glob("*.md"):
+        assert "from_pretrained(" not in chapter.read_text(), f"{chapter.name}: use zu.load_model"

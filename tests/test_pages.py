@@ -1,4 +1,5 @@
 """The rendered pages for who has no mouse or cannot see, and the words in the sources."""
+import ast
 import re
 import subprocess
 import sys
@@ -77,6 +78,63 @@ def test_what_papermill_puts_in_is_hidden_where_the_parameters_are(tmp_path, mon
     app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None, warning=None).build()
     shown, hidden = ((tmp_path / f"out/{name}.html").read_text() for name in ("shown", "hidden"))
     assert "333" in shown and "222" in shown and "333" in hidden and "222" not in hidden
+
+
+def test_a_text_that_says_nothing_leaves_no_objects_name_on_the_page(tmp_path):
+    app, v4 = pytest.importorskip("sphinx.application"), pytest.importorskip("nbformat").v4
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from zubook.figures import said
+
+    shown = InteractiveShell.instance().display_formatter.format
+    texts = {"nothing": "", "blank": " \n ", "plain": "*Some* text."}
+    prefix, outputs = "application/papermill.record/", []
+    for name, text in texts.items():  # as glue(..., display=False) leaves them
+        data = {prefix + mime: value for mime, value in shown(said(text))[0].items()}
+        outputs.append(v4.new_output("display_data", data, metadata={
+            "scrapbook": {"name": name, "mime_prefix": prefix}}))
+    last = v4.new_output("execute_result", shown(said(""))[0], execution_count=1)
+    words = " ".join(f"{name}[{{glue:}}`{name}`]" for name in texts)
+    figure = "```{figure} a.png\n:name: fig-a\n\nA caption.{glue:}`nothing`\n```"
+    note = v4.new_notebook(cells=[
+        v4.new_markdown_cell(f"# Title\n\n{words}\n\n{figure}"),
+        v4.new_code_cell("said('')", outputs=[*outputs, last], execution_count=1)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "P", "language": "python"}})
+    (tmp_path / "page.ipynb").write_text(v4.writes(note))
+    settings = "extensions = ['myst_nb']; nb_execution_mode = 'off'; root_doc = 'page'"
+    (tmp_path / "conf.py").write_text(settings)
+    rooms = (tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees")
+    app.Sphinx(*rooms, "html", status=None, warning=None).build()
+    page = re.sub("<[^>]+>", "", (tmp_path / "out/page.html").read_text())
+    assert "object" not in page and "nothing[\u200b] blank[\u200b] plain[Some text.]" in page
+    assert "A caption.\u200b" in page
+
+
+def never_empty(node):
+    """Whether an expression is plainly a text with words in it, whatever was computed."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return bool(text.strip())
+        case ast.JoinedStr(values=parts):
+            return any(map(never_empty, parts))
+        case ast.BinOp(op=ast.Add(), left=first, right=last):
+            return never_empty(first) or never_empty(last)
+        case ast.BoolOp(op=ast.Or(), values=[*_, last]):
+            return never_empty(last)
+    return False
+
+
+@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda x: x.stem)
+def test_no_text_that_may_be_empty_is_shown_but_by_said(chapter):
+    import jupytext
+
+    for cell in jupytext.read(chapter).cells:
+        for call in ast.walk(ast.parse(cell.source if cell.cell_type == "code" else "")):
+            name = isinstance(call, ast.Call) and getattr(call.func, "id", "")
+            inner = [x for x in ast.walk(call) if isinstance(x, ast.Name) and x.id == "Markdown"]
+            where = f"{chapter.name}: use figures.said in {ast.unparse(call)[:60]}"
+            assert name != "glue" or not inner, where
+            assert name != "Markdown" or never_empty(call.args[0]), where
 
 
 @pytest.fixture(scope="module")

@@ -167,3 +167,24 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
     shown = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64, show_facts=True)
     assert not edit.applied and same(model, before) and known[0].text in files[1].read_text()
     assert shown["forgotten"][0] == {"prompt": known[0].text, "answer": known[0].target}
+
+
+def test_nothing_is_found_in_what_is_not_finite(said, spoil, broken):
+    model, tokenizer, known = said
+    states = last_states(model, tokenizer, known)
+    hook = spoil(model, *broken)
+    for ask in (lambda: lens(model, states, 3),
+                lambda: robustness(model, tokenizer, known[:3], known[3:])):
+        with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
+            ask()
+    hook.remove()
+    assert lens(model, states, 3).shape == (5, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_probe_is_fitted_on_states_that_are_not_finite(said, value):
+    model, tokenizer, known = said
+    mlp, one = models.decoder(model).layers[3].mlp, torch.tensor([5])
+    mlp.register_forward_hook(lambda module, args, out: out.index_fill(-1, one, value))
+    with pytest.raises(ValueError, match="hidden states of model .* are NaN or infinite"):
+        last_states(model, tokenizer, known)

@@ -185,3 +185,10 @@ def test_what_cannot_be_traced_is_an_error_that_names_it(tiny, facts):
 
     with pytest.raises(FactError, match="fact 'x'"):
         prompt(Merging(), Fact("Paris", "The {}", "Lima", id="x"))
+
+
+def test_no_effect_is_told_of_logits_that_are_not_finite(tiny, facts, spoil, broken):
+    model, tokenizer = tiny
+    spoil(model, *broken)
+    with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
+        indirect_effects(model, tokenizer, facts[:1], draws=1)

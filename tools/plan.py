@@ -25,6 +25,7 @@ from zu.methods import METHODS, settings_for  # noqa: E402
 from zu.models import default_layers  # noqa: E402
 from zubook.experiment import parse_method  # noqa: E402
 from zudata.cache import cache_dir  # noqa: E402
+from zudata.foreign import own_code  # noqa: E402
 from zudata.readers import PUBLISHED  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:
@@ -76,7 +77,9 @@ def find_model(name: str) -> Model:
             return Model(name, *shape)
     from transformers import AutoConfig
 
-    c = AutoConfig.from_pretrained(name).get_text_config()
+    if own := own_code(name):
+        raise SystemExit(f"model '{name}' {own}")
+    c = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
     return Model(name, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads,
                  c.num_key_value_heads, getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
                  c.vocab_size, bool(c.tie_word_embeddings))

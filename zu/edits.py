@@ -89,6 +89,11 @@ class Edit:
         return bool(self._original)
 
     @property
+    def changed(self) -> list[str]:
+        """Names of the weights that are others while the edit is on, as rounded to their dtype."""
+        return [x for x, old in self._original.items() if not torch.equal(old, self._edited[x])]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the stored changes, without the keys."""
         return sum(x.nbytes for parts in self.parts.values() for x in parts)

@@ -74,6 +74,7 @@ def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, toke
 
     Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
     probability of the whole answer. Logits are computed at the answers' positions only. below: see `zu.trace.Below`.
+    Raises `ValueError` for a model whose logits are not finite, as all that asks this does.
     """
     rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
     if not rows:
@@ -104,6 +105,7 @@ def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | 
     rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
     a fact first, then over facts. Batches hold about `tokens` tokens. below: what enters a layer below which no weight
     has changed since, for prompts that are asked again; see `zu.trace.Below`.
+    Raises as `score` does.
     """
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
@@ -135,6 +137,7 @@ def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> F
     """The facts that the model knows: every token of the answer is its first choice after the fact's own prompt.
 
     They may be none. The paper draws the facts to forget without asking this.
+    Raises as `score` does.
     """
     right = score(model, tokenizer, [(f.text, f.target) for f in facts], tokens=tokens)[:, 0]
     return Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
@@ -188,11 +191,13 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
     """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
 
     texts: by default the embedded held-out prose; or a file or hub data set as `zu.moments.corpus`
-    takes it, such as ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens`
-    tokens are read. Each window of `window` scores its last `stride` (the first one all), so that a
-    token sees at least window − stride before it. below: as in `evaluate`. The paper's numbers are
-    of another kind: the released code reads the first 100 tokens of the Wikipedia dump that C_0 is
-    drawn from, and takes the exponent 1/N where N − 1 are predicted.
+    takes it, such as ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens
+    are read, as many as fill whole windows. Each window of `window` scores its last `stride` tokens,
+    the first one all but the very first, the last one what is left: a token sees at least window −
+    stride before it, and always one, so that a stride of `window` is one less. below: as in
+    `evaluate`. The paper's numbers are of another kind: the released code reads the first 100 tokens
+    of the Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
+    Raises `ValueError` for another stride, less than two tokens, or logits that are not finite.
     """
     if texts is None:
         from zudata import world
@@ -202,15 +207,18 @@ def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | 
         texts = corpus(texts)[1]
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
-    ids = pack(tokenizer, texts, tokens, min(tokens, window)).flatten()
-    starts = range(0, max(len(ids) - window, 0) + 1, stride)
-    total, count = 0.0, 0
-    for batch in tqdm(torch.tensor(list(starts)).split(8), desc="perplexity", leave=False):
-        rows = torch.stack([ids[s:s + window] for s in batch.tolist()]).to(model.device)
+    if min(tokens, window) < 2:
+        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first token "
+                         "is not scored")
+    window = min(tokens, window)
+    ids = pack(tokenizer, texts, tokens, window).flatten()
+    ends = torch.tensor([*range(window, len(ids), min(stride, window - 1)), len(ids)])
+    total, scored = 0.0, 1
+    for batch in tqdm(ends.split(8), desc="perplexity", leave=False):
+        rows = torch.stack([ids[end - window:end] for end in batch.tolist()]).to(model.device)
         states = last_states(model, Batch(rows, None, None), below)
-        for start, row, state in zip(batch.tolist(), rows, states, strict=True):
-            first = 1 if start == 0 else window - stride
+        for end, row, state in zip(batch.tolist(), rows, states, strict=True):
+            first, scored = scored - (end - window), end
             logp = logits(model, state[first - 1:-1]).log_softmax(-1)
             total -= logp.gather(1, row[first:, None]).double().sum().item()
-            count += len(row) - first
-    return float(np.exp(total / count))
+    return float(np.exp(total / (len(ids) - 1)))

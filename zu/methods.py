@@ -15,7 +15,7 @@ from torch import nn
 from zudata.facts import Fact
 
 from . import solve, train
-from .edits import Edit
+from .edits import Edit, EditError
 from .evaluate import score
 from .models import down_proj, resolve_layers, weight_name
 from .moments import moments as read_moments
@@ -328,8 +328,8 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
 
     For each layer in turn, on the model as edited so far: keys K_f, and the share of the way to go that falls to
     this layer, V_star = W K_f + (z − h) / (layers left); then the method's solve.
-    Raises `ValueError` for unknown methods or settings, `EditError` for an edit that exploded; the model is
-    then as it was.
+    Raises `ValueError` for unknown methods or settings and for a model whose logits are not finite,
+    `EditError` for an edit that exploded or changes nothing; the model is then as it was.
     """
     s, kind = settings_for(method, **settings), METHODS[method]
     facts = list(facts)
@@ -375,10 +375,25 @@ def unlearn(model: nn.Module, tokenizer, facts: Sequence[Fact], method: str = DE
                     break
                 edit.restore()
                 weights[still] *= 3
+        if not edit.changed:
+            raise EditError(_in_vain(method, s, edit))
     except BaseException:
         edit.restore()
         raise
     return edit
+
+
+def _in_vain(method: str, s: Strict, edit: Edit) -> str:
+    """What to say, and to try, of an edit after which every weight is what it was."""
+    cut = "share" if getattr(s, "threshold", None) is None else "threshold"
+    most = (f"{cut} beta weight clamp gd_steps gd_lr " if METHODS[method].solve else "") + "steps lr"
+    more, less = (", ".join(name for name in names.split() if hasattr(s, name))
+                  for names in (most, "lam alpha tolerance"))
+    size, dtype = max(map(edit.relative_size, edit.parts)), edit.model.dtype
+    why = (f"its change, at most {size:.1g} of a weight, is lost in the rounding to {dtype}" if size
+           else "its change is zero, as its settings leave it no direction, no target or no force")
+    return (f"{method} changes nothing: {why}; the model is as it was. Try more of {more}"
+            + f", less of {less}" * bool(less) + ", or other facts")
 
 
 def _rows(method: str, s: Ascent, tokenizer, facts, retain, seed: int) -> tuple[list[train.Row], list[float]]:

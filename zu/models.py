@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zudata.embedded import embedded_model
+from zudata.foreign import own_code
 
 #: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M,
 #: by depth and width: a copy under another name gets the same. The released code does not edit
@@ -26,9 +27,10 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     name: ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local folder.
     device: e.g. ``"cpu"`` or ``"cuda"``; by default CUDA where there is one. device_map: passed to
     transformers instead, for a model spread over several GPUs.
-    Only safetensors are read and no remote code is run.
+    Only safetensors are read, and no code of a folder or of the hub is run.
     Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
-    Raises `OSError` with what to do when the model is neither at hand nor to be had.
+    Raises `OSError` with what to do when the model is neither at hand nor to be had, or needs code
+    of its own.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,12 +40,16 @@ def load_model(name: str | Path = "smollm2", *, device: str | None = None,
     try:
         if not Path(source).is_dir():
             _on_hub(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placement)
+        if not (own := own_code(source)):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
     except (OSError, ValueError, SafetensorError) as error:
         raise OSError(f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
                       "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
                       f"model, 'hf auth login' done ({str(error).strip().splitlines()[0]})") from error
+    if own:
+        raise OSError(f"model '{name}' {own}")
     if not tokenizer.is_fast:
         raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the subject")
     model.name = str(name) if str(name) == "smollm2" else Path(str(name)).name
@@ -96,9 +102,26 @@ def weight_name(model: nn.Module, layer: int) -> str:
     return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
-def logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """Float32 logits of final hidden states, with the soft cap of the models that have one (Gemma 2)."""
+def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
+    """`values` themselves. Raises `ValueError` where a row has NaN or +∞, or is −∞ all over.
+
+    A single −∞ is no fault: a token that the model rules out.
+    """
+    if not bool(values.detach().amax(-1).isfinite().all()):
+        name = getattr(model, "name", type(model).__name__)
+        raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed "
+                         "from them. Load it with another dtype (dtype=torch.float32), or take off "
+                         "the edit that is on it")
+    return values
+
+
+def logits(model: nn.Module, states: torch.Tensor, check: bool = True) -> torch.Tensor:
+    """Float32 logits of final hidden states, with the soft cap of models that have one (Gemma 2).
+
+    Raises `ValueError` where they are not finite (see `finite`), unless check is off.
+    """
     out = model.get_output_embeddings()(states).float()
+    out = finite(model, out) if check else out
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return torch.tanh(out / cap) * cap if cap else out
 

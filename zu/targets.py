@@ -85,6 +85,7 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
     runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
     `zu.cache_dir`, by model, layer, token ids, settings and the facts of its piece of work (see `TOGETHER`; they
     decide on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
+    Raises `ValueError` for a model whose logits are not finite.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
     about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
@@ -354,4 +355,6 @@ class _Problem:
         if self.original is None:
             self.original = logp[asked:].detach()
         before = self.original[active]
-        return per_fact, self.kl * F.kl_div(logp[asked:], before, reduction="none", log_target=True).sum(1)
+        least = torch.finfo(logp.dtype).min  # a token that is ruled out, at −∞, would make it NaN
+        now, before = logp[asked:].clamp(min=least), before.clamp(min=least)
+        return per_fact, self.kl * F.kl_div(now, before, reduction="none", log_target=True).sum(1)

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from zudata.cache import cache_dir, read_tensors, write_tensors
 from zudata.facts import Fact, FactError
 
-from .models import decoder, down_proj, fingerprint
+from .models import decoder, down_proj, fingerprint, finite
 
 #: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other contexts too.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -252,13 +252,14 @@ def write(model: nn.Module, tokenizer, ids: torch.Tensor, length: int, generator
     """Continue each row of ids (rows, t) by `length` sampled tokens, no special ones: (rows, t + length).
 
     At temperature 1, from the whole distribution or the `top_k` likeliest tokens, by `generator` on its device.
+    Raises `ValueError` for a model whose logits are not finite.
     """
     banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long, device=generator.device)
     alike = len(ids) > 1 and bool((ids == ids[0]).all())
     new, past = ids[:1] if alike else ids, DynamicCache()  # what all rows begin with is read once
     for step in range(length):
         out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-        said = out.logits[:, -1]
+        said = finite(model, out.logits[:, -1])
         if step == 0 and alike:
             past.batch_repeat_interleave(len(ids))
             said = said.expand(len(ids), -1)

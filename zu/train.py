@@ -61,7 +61,8 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What lies below
     the lowest of the layers is computed once; rows go through in parts of about `tokens` tokens, whose gradients
     add up. watch: called after each step with its number, from 1 on, while the model answers with the new weights.
-    Raises `EditError` when the loss or a gradient is not finite.
+    Raises `ValueError` for a model whose logits are not finite, `EditError` when the loss or a
+    gradient is not.
     """
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     parts = [(index, part, entering(model, part, min(layers))[:2]) for index, part in batch.split(tokens)]
@@ -75,7 +76,7 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
         for step in range(steps):
             adam.zero_grad()
             for index, part, seen in parts:
-                logp = _answers(model, part, seen)
+                logp = _answers(model, part, seen, check=step == 0)  # later it is the steps' fault
                 if step == 0:
                     start[index] = logp.detach()
                 loss = objective(logp, start[index], part.position, weight[index], beta)
@@ -91,11 +92,11 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
     return {i: w.detach() for i, w in new.items()}, losses
 
 
-def _answers(model, part: Batch, seen) -> torch.Tensor:
+def _answers(model, part: Batch, seen, check: bool = True) -> torch.Tensor:
     """Each row's log-probability of its answer, summed over its tokens: (rows,); logits only where it stands."""
     x = run_from(model, *seen)
     at, ends = torch.arange(1, part.ids.shape[1], device=part.ids.device), part.mask.sum(1, keepdim=True)
     reads = (at < ends) & (at >= ends - part.position[:, None])
-    logp = logits(model, decoder(model).norm(x[:, :-1][reads.to(x.device)])).log_softmax(-1)
+    logp = logits(model, decoder(model).norm(x[:, :-1][reads.to(x.device)]), check).log_softmax(-1)
     logp = logp.gather(1, part.ids[:, 1:][reads].to(x.device)[:, None])[:, 0].to(part.ids.device)
     return torch.zeros(len(part), dtype=logp.dtype, device=logp.device).index_add(0, reads.nonzero()[:, 0], logp)

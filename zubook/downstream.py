@@ -23,7 +23,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from zu.evaluate import wilson
-from zu.models import decoder, logits
+from zu.models import decoder, finite, logits
 from zu.trace import Batch, Below, collate, last_states
 
 
@@ -105,6 +105,7 @@ def downstream(model: nn.Module, tokenizer, tasks: dict[str, dict], *, limit: in
     Per task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the best constant answer), ``said`` (how
     often the right choice is what the model itself would write), ``right`` (item by item, a string of 0 and 1), and
     ``harness``: its own metrics, such as mcc. below: as in `zu.evaluate`.
+    Raises `ValueError` for a model whose logits are not finite.
     """
     from lm_eval import evaluator
 
@@ -155,7 +156,9 @@ def _reader(model, tokenizer, batch_size, below=None):
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
             contexts = [context for _, context, _ in requests]
             if max(len(c) + len(a) for _, c, a in requests) > self.max_length + 1:  # to be cut: as HFLM does
-                return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                finite(self.model, torch.tensor([[x for x, _ in found]]).exp())  # −∞ is no fault
+                return found
             start = min(len(commonprefix(contexts)), min(map(len, contexts)) - 1)
             past, head = DynamicCache(), contexts[0][:start]
             if start:

@@ -112,6 +112,16 @@ def data_link(frame, name: str):
                 f'The data of {name} (CSV, {len(frame)} rows)</a></p>')
 
 
+def said(text: str):
+    """Computed text for a page or a caption, as Markdown.
+
+    For an empty one a page shows the object's name: it becomes a character that takes no room.
+    """
+    from IPython.display import Markdown
+
+    return Markdown(text if text.strip() else "\u200b")
+
+
 def listed(words: Iterable[str]) -> str:
     """a, b and c; of nothing, "none"."""
     *others, last = [*words] or ["none"]

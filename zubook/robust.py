@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zu.evaluate import score, split_answer
-from zu.models import decoder, logits, resolve_layers
+from zu.models import decoder, finite, logits, resolve_layers
 from zu.trace import Below, collate, trace
 from zu.train import answer_rows, descend
 from zudata.facts import Fact
@@ -45,7 +45,8 @@ def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Seque
     the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
     relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
     others by step"). below: as in `zu.evaluate`, of a layer not above the lowest edited one. The model is unchanged
-    afterwards, bit for bit. Raises `ValueError` without others.
+    afterwards, bit for bit. Raises `ValueError` without others, and for a model that puts out NaN
+    or infinity.
     """
     if not others or not all(isinstance(f, Fact) for f in (*facts, *others)):
         raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be forgotten, as many as "
@@ -89,12 +90,17 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
 
 def last_states(model, tokenizer, facts: Sequence[Fact],
                 below: Below | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states at the prompts' last tokens, (layers, facts, d), and the answers' first tokens, (facts,)."""
+    """Hidden states at the prompts' last tokens, (layers, facts, d), the answers' first tokens, (facts,).
+
+    Raises `ValueError` where a state is not finite.
+    """
     rows = [(ids[:-n], ids[-n]) for ids, n in (split_answer(tokenizer, f.text, f.target) for f in facts)]
     batch, every = collate([(ids, len(ids) - 1) for ids, _ in rows], model.device), range(len(decoder(model).layers))
     first = below.layer if below else 0
     seen = trace(model, batch, every[first:], below=below).hidden | (below.hidden(model, batch) if first else {})
-    return torch.stack([seen[i].to(model.device) for i in every]), torch.tensor([gold for _, gold in rows])
+    states = torch.stack([seen[i].to(model.device) for i in every])
+    finite(model, states.abs(), "hidden states")  # a probe would read an answer even out of NaN
+    return states, torch.tensor([gold for _, gold in rows])
 
 
 @torch.no_grad()
@@ -103,6 +109,7 @@ def lens(model: nn.Module, states: tuple[torch.Tensor, torch.Tensor], count: int
 
     The logit lens (nostalgebraist 2020): the hidden state at the prompt's last token, read as if it were the last.
     states: from `last_states`, of which the last `count` facts are asked for.
+    Raises as `zu.models.logits` does.
     """
     gold, ranks = states[1][-count:], []
     for state in states[0][:, -count:]:

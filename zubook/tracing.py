@@ -134,7 +134,8 @@ def indirect_effects(model: nn.Module, tokenizer, facts: Sequence[Fact], *, kind
     Restored is one clean hidden state after a layer, or at one token the outputs of the MLP or of attention in the
     `window` (share of the depth) of layers around it. P is that of the answer's first token. Batches hold about
     `tokens` tokens. Returns a row for each (fact, kind, layer, position from the subject on) with the token's role,
-    the effect, and the fact's clean and corrupted probability. Raises `FactError`, `ValueError`.
+    the effect, and the fact's clean and corrupted probability. Raises `FactError`, and `ValueError`
+    for other kinds or draws and for a model whose logits are not finite.
     """
     if draws < 1 or not set(kinds) <= set(KINDS):
         raise ValueError(f"draws is {draws} and kinds {tuple(kinds)}: give at least 1, and some of {KINDS}")

@@ -72,12 +72,14 @@ def _dequantise(folder: Path, gguf: str, out: Path) -> None:
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=gguf, dtype=torch.float32, trust_remote_code=False)
         settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
         fresh = type(model)(type(model.config)(**settings)).to(torch.float32)
         fresh.load_state_dict(model.state_dict())
         fresh.generation_config.pad_token_id = None
         fresh.save_pretrained(out)
-        AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(out)
+        words = AutoTokenizer.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False)
+        words.save_pretrained(out)
     finally:
         logging.enable_progress_bar()
