@@ -31,9 +31,7 @@ def test_every_cell_of_every_chapter_is_python():
                 compile(cell.source, f"{chapter}: {cell.source[:60]!r}", "exec")
 
 
-def test_zu_is_read_in_an_evening_and_imports_run_one_way():
-    lines = [line for path in (ROOT / "zu").glob("*.py") for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) < 2000
+def test_imports_run_one_way():
     above = {"zudata": "zu|zubook", "zu": "zubook"}
     for room, others in above.items():
         for path in (ROOT / room).glob("*.py"):
