@@ -13,9 +13,11 @@ RATE ?= 40
 # VENV= (empty) uses the environment that is already active, conda's for example, and installs nothing.
 ifeq ($(strip $(VENV)),)
 PY := python
+BIN :=
 READY :=
 else
 PY := $(VENV)/bin/python
+BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
 # Snakemake looks anew for jobs each second, and once more for each job that has ended, unless the timespan is longer.
@@ -31,9 +33,10 @@ SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m
 
 # What only some checks need is installed when they are asked for.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
-	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
+	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	--config-settings editable_mode=compat -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
 
-.PHONY: help book pdf notebooks plan test coverage fuzz check bench lab clean
+.PHONY: help book pdf notebooks plan test test-all coverage fuzz check bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -53,9 +56,15 @@ notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 plan: $(READY)  ## what a profile would download, run and cost, before it starts (PROFILE=paper)
 	@$(PY) tools/plan.py $(PROFILE)
 
-test: $(READY)  ## ruff and pytest
+test: $(READY)  ## ruff, the floors of the imports, and pytest; what builds a whole book is left to test-all
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest
+	@$(BIN)lint-imports --no-logo
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES) -m "not whole"
+
+test-all: $(READY)  ## all tests: builds, kills and an installation elsewhere too
+	@$(PY) -m ruff check .
+	@$(BIN)lint-imports --no-logo
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES)
 
 coverage: $(READY)  ## the same, and which lines of zu no test reaches; less than 95% of them reached is a failure
 	@$(call EXTRA,coverage,check)
@@ -68,7 +77,7 @@ fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000
 check: $(READY)  ## axe-core on the rendered pages, and links to other sites (needs Chrome or Chromium, and the network)
 	@$(call EXTRA,axe_playwright_python,check)
 	@$(PY) tools/check_pages.py build/html
-	@$(patsubst %python,%jupyter-book,$(PY)) build build/site --path-output build/linkcheck --builder linkcheck > build/logs/linkcheck.log 2>&1 || \
+	@$(BIN)jupyter-book build build/site --path-output build/linkcheck --builder linkcheck > build/logs/linkcheck.log 2>&1 || \
 	{ grep -E '\(.*\) (broken|timeout)' build/logs/linkcheck.log || tail -n 20 build/logs/linkcheck.log; exit 1; }
 
 bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop
@@ -93,5 +102,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	". Name another: make book PYTHON=python3.12")'
 	@echo "Installing into $(VENV): about 2.2 GB, some minutes, once."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[book]"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt \
+	--config-settings editable_mode=compat -e ".[book]"
 	@touch $@

@@ -166,13 +166,13 @@ rule embedded_model:
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
-        python -c 'from zudata.embedded import embedded_model; embedded_model()' 2>&1 | sed -u 's/.*\\r//'  # of a bar, the end
+        python -c 'from zu.data.embedded import embedded_model; embedded_model()' 2>&1 | sed -u 's/.*\\r//'  # of a bar, the end
         """
 
 
 # One file stands for many: Snakemake looks at every input of every chapter that waits, again and again while others run.
 rule module:
-    input: sorted(str(path) for room in ("zudata", "zu", "zubook") for part in ("*.py", "data/*.json") for path in Path(room).glob(part))
+    input: sorted(str(path) for part in ("*.py", "*.json") for path in Path("zu").rglob(part))
     output: touch("build/module")
 
 

@@ -20,12 +20,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import zu
+from zu.data.world import prose
+from zu.experiment import FORMAT, provenance, write_record
 from zu.models import decoder, down_proj
-from zu.moments import pack
+from zu.reader import Batch, collate, encode, forward_until, hooks, prefixes, subject_keys
+from zu.second_moments import pack
 from zu.targets import Targets
-from zu.trace import Batch, collate, encode, forward_until, hooks, prefixes, subject_keys
-from zubook.experiment import FORMAT, provenance, write_record
-from zudata.world import prose
 
 CHAPTER = Path(__file__).parents[1] / "book" / "where_to_aim.md"
 WINDOW = 512

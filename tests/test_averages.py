@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zu
-from zu.evaluate import bootstrap, score
+from zu.scores import bootstrap, score
 
 
 def test_a_score_is_the_mean_over_facts_of_the_mean_over_each_ones_prompts(tiny, facts):
@@ -27,7 +27,7 @@ def test_a_score_is_the_mean_over_facts_of_the_mean_over_each_ones_prompts(tiny,
 def test_an_accuracy_is_the_mean_over_facts_too(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     right = {"In France": 1.0}
-    monkeypatch.setattr(sys.modules["zu.evaluate"], "score", lambda model, tokenizer, pairs, **_: np.array(
+    monkeypatch.setattr(sys.modules["zu.scores"], "score", lambda model, tokenizer, pairs, **_: np.array(
         [[right.get(prompt, 0.0)] * 3 for prompt, _ in pairs]))
     one = replace(facts[0], paraphrases=("In {}",))
     many = replace(facts[1], paraphrases=("In {}", "The {}", "You and {}"))

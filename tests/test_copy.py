@@ -45,13 +45,13 @@ def only_zu(request, monkeypatch):
     """A block and zu find no more than `pip install -e ".[embedded]"` brings, or the line that the block itself has."""
     text = "".join(BLOCKS.get(request.node.callspec.params["chapter"], ()) if hasattr(request.node, "callspec") else ())
     extras = (re.findall(r'# pip install -e "\.\[(.*)\]"', text) or ["embedded"])[0].split(",")
-    there, owners, plain = installed_with("zu", extras), metadata.packages_distributions(), builtins.__import__
-    refused = []
+    there, owners = installed_with("zu-unlearning", extras), metadata.packages_distributions()
+    plain, refused = builtins.__import__, []
 
     def look(name, globals=None, locals=None, fromlist=(), level=0):
         top, asks = name.partition(".")[0], (globals or {}).get("__name__", "")
         mine = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(top, ())}
-        ours = asks == "__main__" or asks.partition(".")[0] in ("zudata", "zu", "zubook")
+        ours = asks == "__main__" or asks.partition(".")[0] == "zu"
         if not level and ours and mine and not mine & there:
             refused.append(top)
             raise ModuleNotFoundError(f"No module named '{top}'", name=top)
@@ -62,9 +62,10 @@ def only_zu(request, monkeypatch):
 
 
 def test_what_a_block_may_import_is_what_zu_brings(only_zu):
-    assert {"torch", "transformers", "gguf", "pandas"} <= installed_with("zu", ["embedded"])
-    assert not {"pytest", "jupytext", "lm-eval", "datasets", "snakemake"} & installed_with("zu", ["embedded"])
-    exec("import json, torch, pandas", {"__name__": "__main__"})
+    assert {"torch", "transformers", "gguf"} <= installed_with("zu-unlearning", ["embedded"])
+    assert not {"pytest", "jupytext", "lm-eval", "datasets", "snakemake", "pandas", "matplotlib"} & installed_with(
+        "zu-unlearning", ["embedded"])
+    exec("import json, torch, gguf", {"__name__": "__main__"})
     with pytest.raises(ModuleNotFoundError, match="jupytext"):
         exec("import jupytext", {"__name__": "__main__"})
     assert only_zu == ["jupytext"] and "pytest" in sys.modules
@@ -81,7 +82,7 @@ def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
 
     monkeypatch.setattr(zu, "load_model", stand_in)
     monkeypatch.setattr(zu, "known", lambda model, tokenizer, facts, **_: zu.Facts(facts[:30], facts.name, facts.rule))
-    for name in ("zu.moments", "zu.methods.read_moments"):
+    for name in ("zu.second_moments", "zu.methods.unlearning.read_moments"):
         monkeypatch.setattr(name, lambda *given, **more: moments(*given, **more | {"tokens": 2048, "window": 64}))
     monkeypatch.setattr(zu.Facts, "sample", lambda self, n, seed: sample(self, min(n, 6), seed))
     monkeypatch.chdir(tmp_path)

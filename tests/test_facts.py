@@ -1,7 +1,7 @@
 """Facts are checked where they enter, and errors name the place and the remedy."""
 import pytest
 
-from zudata.facts import Fact, FactError, Facts
+from zu.data.facts import Fact, FactError, Facts
 
 
 @pytest.mark.parametrize("change, message", [

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import zu
-from zubook import experiment
-from zubook.experiment import read_records, run_grid
+from zu.experiment import grids as experiment
+from zu.experiment import read_records, run_grid
 
 ROOT = Path(__file__).parents[1]
 KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
-from zubook.experiment import run_grid
+from zu.experiment import run_grid
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
 facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
                   [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
@@ -220,7 +220,7 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     for name in ("Snakefile", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
-    for room in ("zudata", "zu", "zubook"):
+    for room in ("zu",):
         (project / room).symlink_to(ROOT / room)
     (project / "_toc.yml").write_text("format: jb-book\nroot: other\n")
     (project / "profiles/test.yaml").write_text("{}\n")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from zubook import figures
+from zu.book import figures
 
 
 def test_the_data_link_holds_the_whole_frame():

@@ -6,9 +6,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from zubook import verdicts
-from zubook.downstream import wilson
-from zubook.experiment import FORMAT, read_records
+from zu.book import verdicts
+from zu.experiment import FORMAT, read_records
+from zu.experiment.tasks import wilson
 
 
 def cells(page):
@@ -86,7 +86,7 @@ def ledger_function(name, **namespace):
 
 
 def test_the_claim_about_tasks_follows_its_chapters_rule_single_tasks_decide():
-    from zubook.downstream import compare
+    from zu.experiment.tasks import compare
 
     def run(right):
         return {"right": right, "interval": wilson(right.count("1"), len(right)), "chance": 20.0}

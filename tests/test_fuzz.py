@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import zu
+from zu.data.cache import read_tensors
+from zu.data.facts import FactError
+from zu.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
 from zu.methods import METHODS, settings_for
-from zu.moments import CorpusError, corpus
-from zubook.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
-from zudata.cache import read_tensors
-from zudata.facts import FactError
+from zu.second_moments import CorpusError, corpus
 
 EXAMPLES = os.environ.get("ZU_EXAMPLES")
 fuzz = settings(max_examples=int(EXAMPLES or 200), derandomize=not EXAMPLES, deadline=None, database=None,

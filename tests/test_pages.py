@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 
 def test_no_word_is_misspelt():
-    rooms = ("book", "zudata", "zu", "zubook", "tests", "tools", "bench", "profiles", ".")
+    rooms = ("book", "zu", "tests", "tools", "bench", "profiles", ".")
     files = [str(p) for room in rooms for p in (ROOT / room).glob("*") if p.suffix in (".md", ".py", ".yaml", ".toml")]
     assert len(files) > 60
     run = subprocess.run([sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", *files],
@@ -29,13 +29,6 @@ def test_every_cell_of_every_chapter_is_python():
         for cell in jupytext.read(chapter).cells:
             if cell.cell_type == "code":
                 compile(cell.source, f"{chapter}: {cell.source[:60]!r}", "exec")
-
-
-def test_imports_run_one_way():
-    above = {"zudata": "zu|zubook", "zu": "zubook"}
-    for room, others in above.items():
-        for path in (ROOT / room).glob("*.py"):
-            assert not re.search(rf"^\s*(from|import) ({others})\b", path.read_text(), re.M), path
 
 
 def test_a_pdf_needs_a_browser_and_says_so(tmp_path, monkeypatch):
@@ -82,7 +75,7 @@ def test_a_text_that_says_nothing_leaves_no_objects_name_on_the_page(tmp_path):
     app, v4 = pytest.importorskip("sphinx.application"), pytest.importorskip("nbformat").v4
     from IPython.core.interactiveshell import InteractiveShell
 
-    from zubook.figures import said
+    from zu.book.figures import said
 
     shown = InteractiveShell.instance().display_formatter.format
     texts = {"nothing": "", "blank": " \n ", "plain": "*Some* text."}

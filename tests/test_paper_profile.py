@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import zu
-from zubook.experiment import parse_method, read_records
+from zu.experiment import parse_method, read_records
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import zu
-from zudata import readers
-from zudata.facts import Fact, FactError
-from zudata.readers import load_facts
+from zu.data import readers
+from zu.data.facts import Fact, FactError
+from zu.data.readers import load_facts
 
 ROWS = [{"subject": "France", "prompt": "The capital of {} is", "target": "Paris"},
         {"subject": "Peru", "prompt": "The capital of Peru is", "target": "Lima", "paraphrases": ["Peru's capital is"],

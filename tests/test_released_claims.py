@@ -6,7 +6,6 @@ put a topic right stand where the topic is treated. What the right ones say of `
 sentences, here and there.
 """
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +14,12 @@ import torch
 import yaml
 
 import zu
-from zu import methods, targets, trace
-from zu.evaluate import split_answer
-from zubook.experiment import parse_method
+from zu import methods, reader, targets
+from zu.experiment import parse_method
+from zu.scores import split_answer
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("book/*.md", "zu/*.py", "zubook/*.py", "zudata/*.py", "profiles/*.yaml", "tools/*.py",
+PLACES = ("book/*.md", "zu/**/*.py", "profiles/*.yaml", "tools/*.py",
           "bench/*.py", "tests/*.py", "README.md")
 FILES = [path for place in PLACES for path in sorted(ROOT.glob(place)) if path != Path(__file__)]
 
@@ -66,9 +65,9 @@ def test_no_sentence_says(claim):
 
 #: What stands where a topic is treated: (topic, file, pattern).
 RIGHT = [
-    ("ROME's layer and target", "zu/methods.py",
+    ("ROME's layer and target", "zu/methods/located.py",
      r"moves down_proj's output, up to 0\.75 of that output's length"),
-    ("ROME's layer", "zu/methods.py",
+    ("ROME's layer", "zu/methods/located.py",
      r"the layer is the last of the three on Llama, and 8 on Qwen"),
     ("ROME's layer", "zu/models.py",
      r"ROME, GA and FT change one layer, 18, 21 or 8, and MEMIT takes 6 to 8"),
@@ -81,7 +80,7 @@ RIGHT = [
      r"in the paper's tables for 50 facts it is the Base row to within"),
     ("ROME's row", "book/few_shot.md",
      r"for 1,000 facts of MQuAKE it does not, on the two Llama models"),
-    ("V_f", "zu/methods.py",
+    ("V_f", "zu/methods/located.py",
      r"This is not the released V_f: there δ is a change of down_proj's own output"),
     ("V_f", "book/where_to_aim.md", r"`V_f=\"optimised\"` in `zu` is not the released \$V_f\$"),
     ("V_f", "book/few_shot.md", r"Our `V_f=\"optimised\"` is not the released one"),
@@ -93,42 +92,42 @@ RIGHT = [
     ("KL", "book/where_to_aim.md",
      r"the subject's last token, before “is a” is seen, and take the divergence in"),
     ("KL", "book/baselines.md", r"at the subject's last token, \$\\mathrm\{KL\}\(\\text\{edited\}"),
-    ("β of GD", "zu/methods.py", r"β = 10 that its settings hold for ZeroUnlearn-GD is never read"),
+    ("β of GD", "zu/methods/located.py", r"β = 10 that its settings hold for ZeroUnlearn-GD is never read"),
     ("β of GD", "book/lemma_many.md",
      r"\$\\beta = 10\$ that its settings hold for this method is never read"),
     ("β of GD", "book/baselines.md", r"\$\\beta = 10\$ for this method, and nothing reads it"),
-    ("rate", "zu/methods.py",
+    ("rate", "zu/methods/base.py",
      r"absolute rate, 0\.1 in the residual stream's own unit, and a tolerance of 0\.05"),
     ("rate", "zu/targets.py", r"would be lr = 0\.1 √d/‖h‖ here; its tolerance is 0\.05"),
     ("rate", "book/where_to_aim.md",
      r"at an absolute rate of 0\.1 and stops where the loss falls under 0\.05"),
     ("rate", "profiles/paper.yaml",
      r"0\.4 ‖h‖/√d down to a loss of 0\.1 \(theirs: 0\.1, absolute, down to 0\.05\)"),
-    ("eps and V_f", "zu/methods.py",
+    ("eps and V_f", "zu/methods/located.py",
      r"sets eps = 0\.01 together with its optimised V_f, so no setting here is"),
     ("eps and V_f", "book/few_shot.md", r"Each is turned alone, and neither row is the authors'"),
     ("eps and V_f", "profiles/paper.yaml", r"have a row each, the V_f another one than theirs"),
-    ("steps", "zu/methods.py",
+    ("steps", "zu/methods/descended.py",
      r"25 epochs in batches of 64, which is 25 steps for 50 facts and 400 for 1,000"),
-    ("steps", "zu/methods.py", r"stops where the loss falls under 0\.01"),
+    ("steps", "zu/methods/descended.py", r"stops where the loss falls under 0\.01"),
     ("steps", "book/baselines.md",
      r"25 steps for 50 facts, 400 for 1,000; FT stops under a loss of 0\.01"),
     ("steps", "book/many_facts.md", r"in batches of 64, takes 400 for 1,000 facts"),
     ("steps", "profiles/paper.yaml", r"25 epochs in batches of 64, 400 steps for 1,000 facts"),
     ("MEMIT's layers", "profiles/paper.yaml", r"MEMIT takes 9 to 11 on Qwen \(6 to 8\)"),
-    ("sink", "zu/trace.py", r"The released code puts nothing in front"),
+    ("sink", "zu/reader.py", r"The released code puts nothing in front"),
     ("sink", "book/reading_memory.md", r"released code puts nothing in front"),
-    ("prefixes", "zu/trace.py", r"released code's have ten tokens in all, their opening included"),
+    ("prefixes", "zu/reader.py", r"released code's have ten tokens in all, their opening included"),
     ("goal", "zu/targets.py", r"aims at the text \"<\|endoftext\|>\" on zsRE"),
     ("goal", "book/where_to_aim.md", r"For MCF the goal is read from a file that was not released"),
-    ("perplexity", "zu/evaluate.py",
+    ("perplexity", "zu/scores.py",
      r"first 100 tokens of the Wikipedia dump .* exponent 1/N where N − 1 are"),
     ("perplexity", "book/few_shot.md", r"The paper's PPL is not comparable with ours"),
     ("perplexity", "profiles/paper.yaml",
      r"perplexity is WikiText's \(the first 100 tokens of the Wikipedia dump"),
     ("cross moment", "book/what_to_keep.md",
      r"the mean tends to zero, so the estimate tends to \$W C_0\$"),
-    ("moments", "zu/moments.py", r"the released code reads the dump of 20220301"),
+    ("moments", "zu/second_moments.py", r"the released code reads the dump of 20220301"),
     ("draws", "book/data.md", r"only where no row of the file was skipped"),
 ]
 
@@ -147,13 +146,13 @@ def prepared(tiny, texts):
 def test_the_optimised_V_f_adds_a_change_of_the_residual_stream_found_behind_every_prefix(
         tiny, facts, texts, cache, monkeypatch):
     model, tokenizer, settings = prepared(tiny, texts)
-    kind, seen = methods.METHODS["zerounlearn"], []
+    kind, seen = methods.ZeroUnlearn.solve, []
 
     def solve(s, problem):
         seen.append(problem)
-        return kind.solve(s, problem)
+        return kind(s, problem)
 
-    monkeypatch.setitem(methods.METHODS, "zerounlearn", replace(kind, solve=solve))
+    monkeypatch.setattr(methods.ZeroUnlearn, "solve", solve)
     zu.unlearn(model, tokenizer, facts, V_f="optimised", layers=[2], **settings).restore()
     truth = targets.optimise(model, tokenizer, facts, 2, settings["before"], goal="truth", steps=8)
     (problem,), delta = seen, (truth.z - truth.h).double().T
@@ -173,7 +172,7 @@ def test_h_is_five_to_eight_times_as_long_as_what_the_layer_puts_out():
     """In the embedded model, so that a δ of 0.75 ‖h‖ is several times as long as W k."""
     model, tokenizer = zu.load_model("smollm2", device="cpu")
     layers, facts = zu.models.resolve_layers(model), zu.load_facts("world-cloze").sample(20, seed=1)
-    seen = trace.trace(model, trace.collate([trace.encode(tokenizer, f) for f in facts]), layers)
+    seen = reader.trace(model, reader.collate([reader.encode(tokenizer, f) for f in facts]), layers)
     times = [seen.hidden[i].norm(dim=1) / seen.values[i].norm(dim=1) for i in layers]
     assert all(4.5 < x.median() < 8.5 for x in times)
 
@@ -187,12 +186,12 @@ def test_the_divergence_is_from_the_original_to_the_edited_after_is_a(tiny, fact
     problem = targets._Problem(model, 2, [targets._Coded.of(tokenizer, fact, ("",), "eos")], 1.0)
     noise = torch.randn(problem.h.shape, generator=torch.Generator().manual_seed(0))
     delta, all_ = 2 * noise * problem.h.norm() / noise.norm(), torch.arange(1)
-    ids, at = trace.encode(tokenizer, fact, prompt="{} is a")
+    ids, at = reader.encode(tokenizer, fact, prompt="{} is a")
 
     def says(shift):
         def add(module, args, output):
             output[:, at] += shift[0]
-        with trace.hooks((layer.register_forward_hook, add)):
+        with reader.hooks((layer.register_forward_hook, add)):
             return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
     def kl(p, q):  # KL(p ‖ q) at every token
@@ -242,5 +241,5 @@ def test_a_subject_that_begins_the_text_is_read_behind_a_token_and_scored_withou
     _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
     fact = zu.Fact("France", "{} is a city in", "Paris")
     plain = tokenizer(fact.text)["input_ids"]
-    assert trace.encode(tokenizer, fact)[0] == [tokenizer.eos_token_id, *plain]
+    assert reader.encode(tokenizer, fact)[0] == [tokenizer.eos_token_id, *plain]
     assert split_answer(tokenizer, fact.text, fact.target)[0][:len(plain)] == plain

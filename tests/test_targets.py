@@ -6,27 +6,27 @@ import torch
 import torch.nn.functional as F
 
 import zu
-from zu import models, targets, trace
+from zu import models, reader, targets
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
 
 
 def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, kl, clamp, tolerance):
     goals = targets.target_ids(tokenizer, fact, goal)
-    rows = [trace.encode(tokenizer, fact, p) for p in BEFORE]
-    essence, at = trace.encode(tokenizer, fact, prompt=targets.ESSENCE)
+    rows = [reader.encode(tokenizer, fact, p) for p in BEFORE]
+    essence, at = reader.encode(tokenizer, fact, prompt=targets.ESSENCE)
     block = models.decoder(model).layers[layer]
 
     def run(ids, position, delta):
         def add(module, args, output):
             return torch.cat([output[:, :position], output[:, position:position + 1] + delta,
                               output[:, position + 1:]], 1)
-        with trace.hooks((block.register_forward_hook, add)):
+        with reader.hooks((block.register_forward_hook, add)):
             return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
 
     ids, position = rows[0]
     seen = {}
-    with torch.no_grad(), trace.hooks((block.register_forward_hook, lambda m, a, o: seen.update(h=o))):
+    with torch.no_grad(), reader.hooks((block.register_forward_hook, lambda m, a, o: seen.update(h=o))):
         model(input_ids=torch.tensor([ids]))
     h = seen["h"][0, position]
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zu
-from zu.evaluate import score, split_answer
+from zu.scores import score, split_answer
 
 TEXT = ("The capital of France is Paris . In 1969 Peru had 13 cities and 42 rivers; Japan speaks Japanese , the "
         "language of Tokyo . What is the answer? It is N'Djamena or Côte d'Ivoire , 東京 , 2024 .")

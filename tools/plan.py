@@ -21,12 +21,12 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zu.methods import METHODS, settings_for  # noqa: E402
+from zu.data.cache import cache_dir  # noqa: E402
+from zu.data.foreign import own_code  # noqa: E402
+from zu.data.readers import PUBLISHED  # noqa: E402
+from zu.experiment import parse_method  # noqa: E402
+from zu.methods import Descended, settings_for  # noqa: E402
 from zu.models import default_layers  # noqa: E402
-from zubook.experiment import parse_method  # noqa: E402
-from zudata.cache import cache_dir  # noqa: E402
-from zudata.foreign import own_code  # noqa: E402
-from zudata.readers import PUBLISHED  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:
 #: d, m, depth, heads, key-value heads, head width, vocabulary, whether the head is the embedding.
@@ -110,23 +110,18 @@ def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...
             + 2 * ppl_tokens * (forward + 2 * model.d * model.vocabulary)}
     if name == "base":
         return cost
-    settings, kind, L = settings_for(name, **given), METHODS[name], layers[-1]
-    at = layers[len(layers) // 2:][:1] if kind.middle else layers
-    if kind.solve is None:
-        rows = n * tokens * (2 if name in ("graddiff", "npo") else 1)
+    settings, L = settings_for(name, **given), layers[-1]
+    at = layers[len(layers) // 2:][:1] if settings.middle else layers
+    if isinstance(settings, Descended):
+        rows = n * tokens * settings.passes
         cost["edit"] = settings.steps * rows * (forward + 4 * (model.depth - at[0]) * model.layer)
         return cost
     steps = settings.steps
     cost["traces"] = len(at) * n * (prefixes + 1) * (PREFIX + tokens) * 2 * model.layer * (L + 1)
     cost["targets " + str(at[-1])] = targets(model, at[-1], n, steps, suffix, prefixes)
-    if getattr(settings, "V_f", "outputs") == "optimised":
-        cost["targets truth"] = sum(targets(model, layer, n, steps, suffix, prefixes) for layer in at)
-    d, m = model.d, model.m
-    solve = 2 * d * m * m + 2 * d * d * m + 4 * n * d * m
-    if hasattr(settings, "share"):  # all eigenvectors of C_0
-        solve += 9 * m**3
-    step = 4 * d * m * (2 * n + m * getattr(settings, "share", 0))  # in the null space and back
-    cost["solve"] = DOUBLE * len(at) * (solve + step * getattr(settings, "gd_steps", 0))
+    if searched := at[:settings.truth_searches(at)]:
+        cost["targets truth"] = sum(targets(model, layer, n, steps, suffix, prefixes) for layer in searched)
+    cost["solve"] = DOUBLE * len(at) * settings.operations(model.d, model.m, n)
     return cost
 
 

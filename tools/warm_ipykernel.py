@@ -36,9 +36,9 @@ def load():
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    import zubook.downstream
-    import zubook.figures
-    import zubook.tracing  # noqa: F401
+    import zu.book.figures
+    import zu.experiment.tasks
+    import zu.experiment.tracing  # noqa: F401
 
     if torch.cuda.is_available():
         sys.exit()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zudata.embedded import embedded_model
-from zudata.foreign import own_code
+from .data.embedded import embedded_model
+from .data.foreign import own_code
 
 #: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M,
 #: by depth and width: a copy under another name gets the same. The released code does not edit

@@ -18,11 +18,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from zudata.cache import cache_dir, read_tensors, write_tensors
-from zudata.facts import Fact
-
+from .data.cache import cache_dir, read_tensors, write_tensors
+from .data.facts import Fact
 from .models import decoder, down_proj, fingerprint, logits
-from .trace import Batch, collate, encode, hooks
+from .reader import Batch, collate, encode, hooks
 
 #: The prompt after which the next token's distribution should stay as it is: after ROME's "essence"
 #: term, but not the same one, see `optimise`.
@@ -147,7 +146,7 @@ class _Coded:
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
     """Where each fact's result is kept; facts that are coded alike are told apart by their place."""
     here = Path(__file__)
-    code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "trace", "models"))
+    code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "reader", "models"))
     said = [[c.rows, c.goal, c.essence] for c in coded]
     text = json.dumps([*about, said, torch.__version__, transformers.__version__])
     names = [hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32] for i in range(len(coded))]

@@ -1,0 +1,134 @@
+"""Gradient methods read exactly the answers' tokens, and leave no trace on the model they read."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+import zu
+from zu import descent, methods, models
+
+NAMES = ["ga", "ft", "graddiff", "npo"]
+
+
+def rows_of(name, tokenizer, facts, texts, **settings):
+    job = methods.Job(None, tokenizer, list(facts), (2,), retain=texts)
+    return methods.settings_for(name, **settings).rows(job)
+
+
+def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
+    """Plain gradient descent, one sequence at a time, no padding, on `F.cross_entropy` of whole forward passes."""
+    weight, eos = models.down_proj(model, layer).weight, tokenizer.eos_token_id
+    weight.requires_grad_(True)
+    reference, losses = {}, []
+    for _ in range(steps):
+        loss = 0.0
+        for i, fact in enumerate(facts):
+            prompt = tokenizer(fact.text)["input_ids"]
+            full = [*prompt, eos] if name == "ft" else tokenizer(fact.text + " " + fact.target)["input_ids"]
+            assert full[:len(prompt)] == prompt  # here no token spans both; then the answer is what is left
+            ids = torch.tensor([full])
+            logits = model(ids).logits[0, len(prompt) - 1:-1]
+            nll = F.cross_entropy(logits, ids[0, len(prompt):], reduction="sum" if name == "npo" else "mean")
+            if name == "npo":
+                ratio = (-nll - reference.setdefault(i, -nll.detach())).exp()
+                loss = loss + 2 / 0.1 * torch.log(1 + ratio ** 0.1) / len(facts)
+            else:
+                loss = loss + (nll if name == "ft" else -nll) / len(facts)
+        for text in texts if name == "graddiff" else ():
+            ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
+            loss = loss + F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]) / len(texts)
+        losses.append(loss.item())
+        (slope,) = torch.autograd.grad(loss, weight)
+        with torch.no_grad():
+            weight -= lr * slope
+    return weight.detach(), slope, losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(tiny, facts, texts, name, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)  # plain steps show the gradient's size
+    old = models.down_proj(model, 2).weight.clone()
+    rows, weights = rows_of(name, tokenizer, facts, texts)
+    for tokens in (4096, 20):  # one batch, or padded parts whose gradients add up
+        new, losses = descent.descend(model, rows, weights, [2], steps=3, lr=0.05,
+                                    beta=0.1 if name == "npo" else None, tokens=tokens)
+        other, _ = zu.load_model(model.config._name_or_path, device="cpu")
+        hand, slope, plain = by_hand(other, tokenizer, facts, texts, name, 2, 0.05, 3)
+        assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
+        assert (new[2] - hand).norm() < 1e-4 * (hand - old).norm() and slope.norm() > 1e-3
+    assert torch.equal(models.down_proj(model, 2).weight, old)
+
+
+def test_soft_caps_and_sliding_windows_are_the_model_s_own(gemma, facts, texts):
+    model, tokenizer = gemma
+    rows, weights = rows_of("ga", tokenizer, facts, None)
+    _, losses = descent.descend(model, rows, weights, [2], steps=1, lr=1e-3)
+    other, _ = zu.load_model(model.config._name_or_path, device="cpu")
+    plain = by_hand(other, tokenizer, facts, texts, "ga", 2, 1e-3, 1)[2]
+    assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
+
+
+def test_rows_hold_the_prompt_with_its_bos_and_exactly_the_answer(tiny, facts):
+    _, tokenizer = tiny
+    for fact, (ids, count) in zip(facts, descent.answer_rows(tokenizer, facts, "truth"), strict=True):
+        assert tokenizer.decode(ids[-count:]).strip() == fact.target
+        assert ids[:-count] == tokenizer(fact.text)["input_ids"] and ids.count(tokenizer.bos_token_id) <= 1
+        assert tokenizer.bos_token_id is None or ids[0] == tokenizer.bos_token_id
+    for fact, (ids, count) in zip(facts, descent.answer_rows(tokenizer, facts, "eos"), strict=True):
+        assert count == 1 and ids == [*tokenizer(fact.text)["input_ids"], tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fail", [False, True])
+def test_gradients_flags_and_hooks_are_as_before(tiny, facts, texts, name, fail, monkeypatch):
+    model, tokenizer = tiny
+    models.down_proj(model, 1).weight.requires_grad_(True)
+    before = {n: (w.clone(), w.requires_grad) for n, w in model.named_parameters()}
+    real, calls = descent.objective, []
+
+    def broken(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    if fail:
+        monkeypatch.setattr(descent, "objective", broken)
+        with pytest.raises(KeyboardInterrupt):
+            zu.unlearn(model, tokenizer, facts, name, layers=[2], steps=5)
+    else:
+        zu.unlearn(model, tokenizer, facts, name, layers=[2], steps=5).restore()
+    for n, w in model.named_parameters():
+        assert torch.equal(w, before[n][0]) and w.requires_grad == before[n][1] and w.grad is None
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exploding_steps_raise_and_leave_the_model_as_it_was(tiny, facts, name):
+    model, tokenizer = tiny
+    before = {n: w.clone() for n, w in model.state_dict().items()}
+    for lr, message in ((3e37, "not finite"), (1e4, "norm of")):
+        with pytest.raises(zu.EditError, match=message):
+            zu.unlearn(model, tokenizer, facts, name, layers=[2], lr=lr, steps=2 if lr > 1e9 else 1)
+    assert all(torch.equal(w, before[n]) for n, w in model.state_dict().items())
+
+
+def test_each_loss_pulls_where_it_says(tiny, facts, texts):
+    model, tokenizer = tiny
+
+    def after(name, **settings):
+        with zu.unlearn(model, tokenizer, facts, name, layers=[2], **settings):
+            truth = zu.evaluate(model, tokenizer, facts).prob_eff
+            return truth, zu.perplexity(model, tokenizer, texts, tokens=200, window=64, stride=32)
+
+    start = zu.evaluate(model, tokenizer, facts).prob_eff
+    ga, npo, kept = after("ga"), after("npo"), after("graddiff", retain=texts)
+    assert max(ga[0], npo[0], kept[0]) < 0.5 * start
+    assert kept[1] < ga[1]  # the retained text is predicted better with it in the loss
+    rows = descent.answer_rows(tokenizer, facts, "eos")
+    _, losses = descent.descend(model, rows, [-0.2] * 5, [2], steps=25, lr=5e-4)
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match="takes no text to retain"):
+        after("ga", retain=texts)
+    with pytest.raises(ValueError, match="two tokens or more"):
+        after("graddiff", retain=[])

@@ -1,0 +1,166 @@
+"""Keys, values and hidden states are read at the subject's last token, however prompts are batched."""
+import copy
+
+import pytest
+import torch
+
+from zu import models, reader
+from zu.data.facts import Fact, FactError
+
+
+def by_hand(model, ids, layer, position):
+    """Key, value and hidden state of one unpadded sequence, through the whole model."""
+    seen = {}
+    linear = models.down_proj(model, layer)
+    handles = [linear.register_forward_hook(lambda m, a, o: seen.update(key=a[0], value=o))]
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    handles[0].remove()
+    # the last entry of hidden_states is normed, so this holds below the last layer
+    return seen["key"][0, position], seen["value"][0, position], out.hidden_states[layer + 1][0, position]
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
+    model, tokenizer = tiny
+    rows = [reader.encode(tokenizer, fact) for fact in facts]
+    for tokens in (1, 30, 4096):
+        seen = reader.trace(model, reader.collate(rows), [1, 3], tokens=tokens)
+        for layer in (1, 3):
+            for i, (ids, position) in enumerate(rows):
+                key, value, hidden = by_hand(model, ids, layer, position)
+                torch.testing.assert_close(seen.keys[layer][i], key, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(seen.values[layer][i], value, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(seen.hidden[layer][i], hidden, rtol=1e-5, atol=1e-5)
+
+
+def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(tiny, facts):
+    model, tokenizer = tiny
+    batch, below, runs = reader.collate([reader.encode(tokenizer, fact) for fact in facts]), reader.Below(1), []
+    first = reader.trace(model, batch, [1, 3], tokens=20, below=below)
+    assert torch.equal(first.keys[1], reader.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below.seen) > 1
+    with torch.no_grad():
+        models.down_proj(model, 1).weight.mul_(1.5)  # as an edit would, between two layers
+    plain = reader.trace(model, batch, [2, 3], tokens=20)
+    watch = [layer.register_forward_hook(lambda *a, i=i: runs.append(i)) for i, layer in
+             enumerate(models.decoder(model).layers)]
+    again = reader.trace(model, batch, [2, 3], tokens=20, below=below)
+    for hook in watch:
+        hook.remove()
+    assert set(runs) == {1, 2, 3} and not torch.equal(again.hidden[3], first.hidden[3])
+    for kind in ("keys", "values", "hidden"):
+        for layer in (2, 3):
+            assert torch.equal(getattr(again, kind)[layer], getattr(plain, kind)[layer])
+
+
+def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny, facts):
+    model, tokenizer = tiny
+    right = reader.collate([reader.encode(tokenizer, fact) for fact in facts])
+    pad = right.ids.shape[1] - right.mask.sum(1)
+    assert pad.any()
+    back = (torch.arange(right.ids.shape[1]) - pad[:, None]) % right.ids.shape[1]
+    left = reader.Batch(right.ids.gather(1, back), right.mask.gather(1, back), right.position + pad)
+    assert (left.mask[:, -1] == 1).all()
+    for tokens in (20, 4096):
+        ours, theirs = (reader.trace(model, batch, [1, 3], tokens=tokens) for batch in (left, right))
+        for layer in (1, 3):
+            torch.testing.assert_close(ours.keys[layer], theirs.keys[layer], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours.hidden[layer], theirs.hidden[layer], rtol=1e-5, atol=1e-5)
+
+
+def test_a_subject_that_no_token_covers_is_an_error_that_names_the_fact():
+    class Blind:
+        def __call__(self, text, **kwargs):
+            return {"input_ids": [5, 6], "offset_mapping": [(0, 1), (0, 0)]}
+
+    with pytest.raises(FactError, match="fact 'capital/peru'"):
+        reader.encode(Blind(), Fact("Peru", "The capital of {} is", "Lima", id="capital/peru"))
+
+
+def test_values_are_the_weight_times_the_keys(tiny, facts):
+    model, tokenizer = tiny
+    seen = reader.trace(model, reader.collate([reader.encode(tokenizer, f) for f in facts]), [2])
+    torch.testing.assert_close(seen.keys[2] @ models.down_proj(model, 2).weight.T, seen.values[2], rtol=1e-4,
+                               atol=1e-5)
+
+
+def test_the_position_is_the_subjects_last_token(tiny, facts):
+    _, tokenizer = tiny
+    for prefix in ("", "The people. ", "東京 🙂. "):
+        for fact in facts:
+            ids, position = reader.encode(tokenizer, fact, prefix)
+            through = tokenizer.decode(ids[:position + 1], skip_special_tokens=True)
+            until = tokenizer.decode(ids[:position], skip_special_tokens=True)
+            whole = prefix + fact.prompt.split("{}")[0] + fact.subject
+            assert through == whole and until != whole
+
+
+def test_a_subject_that_stands_twice_is_read_where_the_prompt_puts_it(tiny):
+    _, tokenizer = tiny
+    fact = Fact("Paris", "Paris and {} is a city in", "France")
+    ids, position = reader.encode(tokenizer, fact)
+    assert tokenizer.decode(ids[:position + 1], skip_special_tokens=True) == "Paris and Paris"
+
+
+def test_a_subject_in_the_first_token_gets_a_token_in_front(tiny):
+    _, tokenizer = tiny
+    ids, position = reader.encode(tokenizer, Fact("I", "{} is a city in", "Peru"))
+    assert position >= 1 and tokenizer.decode(ids[position]) == "I"
+
+
+def test_hooks_are_gone_after_an_error(tiny, facts):
+    model, tokenizer = tiny
+    batch = reader.collate([reader.encode(tokenizer, facts[0])])
+    with pytest.raises(IndexError):
+        reader.trace(model, batch, [1, 99])
+    with pytest.raises(RuntimeError), reader.hooks((models.down_proj(model, 1).register_forward_hook, print)):
+        raise RuntimeError
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_prefixes_are_the_same_for_a_seed_and_hold_no_braces(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "one"))
+    first = reader.prefixes(model, tokenizer, seed=3)
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path / "other"))
+    assert first == reader.prefixes(model, tokenizer, seed=3) != reader.prefixes(model, tokenizer, seed=4)
+    assert first[0] == "" and len(first) == 6 and not any("{" in p or "}" in p for p in first)
+
+
+def test_prefixes_are_written_once_a_model_and_again_where_their_file_is_damaged(tiny, tmp_path, monkeypatch):
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    monkeypatch.setenv("ZU_CACHE", str(tmp_path))
+    seen, real = [], reader.write
+    monkeypatch.setattr(reader, "write", lambda *a, **k: seen.append(1) or real(*a, **k))
+    first = reader.prefixes(model, tokenizer)
+    once = len(seen)
+    assert once and reader.prefixes(model, tokenizer) == first and len(seen) == once
+    (file,) = (tmp_path / "prefixes").iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    assert reader.prefixes(model, tokenizer) == first and len(seen) == 2 * once
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(-1)
+    assert reader.prefixes(model, tokenizer) != first and len(seen) == 3 * once
+
+
+def test_mean_keys_weigh_the_bare_prompt_by_one_half(tiny, facts):
+    model, tokenizer = tiny
+    before = ("", "The people. ", "You and I. ")
+    keys, bare = reader.subject_keys(model, tokenizer, facts, [1], before)
+    each = [by_hand(model, *_args(tokenizer, facts[1], p))[0].double() for p in before]
+    expected = 0.5 * each[0] + 0.25 * each[1] + 0.25 * each[2]
+    torch.testing.assert_close(keys[1][1], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bare.keys[1][1].double(), each[0], rtol=1e-5, atol=1e-5)
+
+
+def _args(tokenizer, fact, prefix):
+    ids, position = reader.encode(tokenizer, fact, prefix)
+    return ids, 1, position
+
+
+def test_rows_that_begin_alike_are_continued_as_each_alone(tiny):
+    model, tokenizer = tiny
+    ids = torch.tensor([tokenizer("The people of this country")["input_ids"]])
+    one, alike, mixed = (reader.write(model, tokenizer, x, 8, torch.Generator(), top_k=1)
+                         for x in (ids, ids.expand(3, -1), torch.cat([ids, ids.flip(1), ids])))
+    assert one.shape == (1, ids.shape[1] + 8)
+    assert torch.equal(alike, one.expand(3, -1)) and torch.equal(mixed[[0, 2]], alike[:2])
