@@ -5,10 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -62,11 +64,27 @@ print(6 * 7)
 """
 
 
+COMMAND = ["make", "--no-print-directory", "VENV=", "PROFILE=test"]
+
+
 def make(project, *arguments):
     """Run make in the project with this test's own environment; the finished process, output as text."""
-    command = ["make", "--no-print-directory", "VENV=", "PROFILE=test", *arguments]
-    return subprocess.run(command, cwd=project, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.run([*COMMAND, *arguments], cwd=project, env=ENVIRONMENT, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def start(project, said):
+    """A `make book` that runs on; what it says goes to the file."""
+    with open(said, "w") as out:
+        return subprocess.Popen([*COMMAND, "book"], cwd=project, env=ENVIRONMENT,
+                                stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def until(true, what):
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def stamps(project):
@@ -99,7 +117,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def project(built, tmp_path):
     """A built project to spoil."""
-    return Path(shutil.copytree(built, tmp_path / "project"))
+    return Path(shutil.copytree(built, tmp_path / "project", symlinks=True))
 
 
 def test_the_page_shows_the_profiles_parameters(built):
@@ -218,12 +236,70 @@ def test_a_kernel_that_never_answers_is_started_once_more_and_no_other_failure_i
     assert make(project, "book").returncode != 0 and (project / "tries").read_text() == "xx"
 
 
-def test_a_warning_of_the_renderer_fails_the_build(project):
+def mend(project):
+    page = (ROOT / "book/references.md").read_text()
+    (project / "book/references.md").write_text(page + "\nAll is well.\n")
+
+
+def test_a_warning_of_the_renderer_fails_the_build_and_leaves_the_book_of_before(project):
+    page = project / "build/html/references.html"
+    before = page.read_text()
     (project / "book/references.md").write_text("# References\n\n{numref}`nothing-here`\n")
+    for _ in range(2):  # and again, until it is mended
+        run = make(project, "book")
+        assert run.returncode != 0
+        assert "html FAILED" in run.stdout and "nothing-here" in run.stdout
+    assert page.read_text() == before
+    assert "n is 5" in (project / "build/html/stand_in.html").read_text()
+    mend(project)
     run = make(project, "book")
-    assert run.returncode != 0
-    assert "html FAILED" in run.stdout and "nothing-here" in run.stdout
-    assert not (project / "build/html/index.html").exists()
+    assert run.returncode == 0, run.stdout
+    assert "All is well." in page.read_text()
+
+
+def test_who_reads_while_pages_are_rendered_finds_the_book_of_before_or_the_new_one(project):
+    page, seen, end = project / "build/html/references.html", [], threading.Event()
+
+    def read():
+        while not end.is_set():
+            try:
+                text = page.read_text()
+                seen.append("new" if "All is well." in text else "old")
+                assert text.rstrip().endswith("</html>")
+            except (AssertionError, FileNotFoundError):
+                seen.append("no page")
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        mend(project)
+        run = make(project, "book")
+    finally:
+        end.set()
+        reader.join()
+    assert run.returncode == 0, run.stdout
+    assert set(seen) <= {"old", "new"} and seen[0] == "old" and "All is well." in page.read_text()
+
+
+def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_path):
+    page = project / "build/html/references.html"
+    before = page.read_text()
+    mend(project)
+    run = start(project, tmp_path / "said")
+    until(lambda: "html ..." in (tmp_path / "said").read_text(), "pages were never rendered")
+    below = psutil.Process(run.pid).children(recursive=True)
+    killed = [psutil.Process(run.pid), *(p for p in below if "--nolock" in p.cmdline())]
+    for process in killed:
+        process.kill()
+    run.wait()
+    assert len(killed) == 3 and page.read_text() == before
+    until(lambda: not list(project.glob("build/pages/new.*")), "pages are rendered for nobody")
+    assert page.read_text() == before
+    run = make(project, "book")
+    assert run.returncode == 0 and "already" not in run.stdout, run.stdout
+    assert "All is well." in page.read_text()
+    assert len(list((project / "build/pages").iterdir())) == 2
 
 
 @pytest.mark.parametrize("profile, says", [
