@@ -28,9 +28,9 @@ def end_with(parent):
     os._exit(1)
 
 
-# Where make is ended, its shell is, and Snakemake has no parent any more; the chapters see to it that they end with Snakemake.
-if os.environ.pop("END_WITH_PARENT", None):
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+# Where make is ended, so is what it started Snakemake with; the chapters see to it that they end with Snakemake.
+if parent := os.environ.pop("END_WITH_PARENT", None):
+    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]

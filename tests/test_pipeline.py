@@ -282,6 +282,44 @@ def test_who_reads_while_pages_are_rendered_finds_the_book_of_before_or_the_new_
     assert set(seen) <= {"old", "new"} and seen[0] == "old" and "All is well." in page.read_text()
 
 
+WAITING = OTHER.replace("print(6 * 7)", """
+import pathlib, time
+pathlib.Path("began").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.1)
+print(6 * 9)
+""")
+
+
+def test_of_two_makes_at_once_the_second_waits_and_both_end_well(project, tmp_path):
+    (project / "book/other.md").write_text(WAITING)
+    first = start(project, tmp_path / "first")
+    until((project / "began").exists, "the chapter never started")
+    second = start(project, tmp_path / "second")
+    until(lambda: (tmp_path / "second").read_text(), "the second says nothing")
+    (project / "go").touch()
+    ends = first.wait(120), second.wait(120)
+    said = (tmp_path / "second").read_text()
+    assert ends == (0, 0), (tmp_path / "first").read_text() + said
+    assert "54" in (project / "build/html/other.html").read_text()
+    assert sorted(stamps(project)) == ["index", "other", "stand_in"]
+    waits, *rest = said.splitlines()
+    assert re.match(r"  make runs here already \(process \d+, since .*\): this one waits", waits)
+    assert rest == ["build/html/index.html"]
+
+
+def test_neither_chapters_nor_their_kernels_hold_the_lock_of_their_make(project, tmp_path):
+    (project / "book/other.md").write_text(WAITING)
+    run = start(project, tmp_path / "said")
+    until((project / "began").exists, "the chapter never started")
+    below = psutil.Process(run.pid).children(recursive=True)
+    lock = str(project / "build/lock")
+    holders = [p for p in below if lock in [file.path for file in p.open_files()]]
+    (project / "go").touch()
+    assert run.wait(120) == 0, (tmp_path / "said").read_text()
+    assert len(holders) == 2 and len(below) > 4  # what starts Snakemake, and Snakemake
+
+
 def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_path):
     page = project / "build/html/references.html"
     before = page.read_text()
