@@ -296,7 +296,7 @@ rule html:
         rm -rf build/site build/pages/new.* || true  # where a killed one still writes for a moment
         mkdir -p build/site build/pages
         new=$(mktemp -d build/pages/new.XXXXXX); render=
-        trap '[ -z "$render" ] || kill -9 $render 2> /dev/null || true; rm -rf $new' EXIT
+        trap '[ -z "$render" ] || {{ kill -9 $render; wait $render; }} 2> /dev/null || true; rm -rf $new' EXIT
         cp -R {input.chapters} {input.pages} {input.rest} book/_static book/_ext build/site/
         jupyter-book build build/site --path-output $new -W -n --keep-going > {log} 2>&1 < /dev/null & render=$!
         while kill -0 $render 2> /dev/null; do

@@ -51,7 +51,7 @@ def take():
 
 
 def run(lock, arguments):
-    """Snakemake's exit status. Its own messages go to the log.
+    """Run Snakemake, and give this process's exit status. Snakemake's own messages go to the log.
 
     It holds the lock too, since it may outlive this process for a moment; what it starts does not.
     """
@@ -59,11 +59,14 @@ def run(lock, arguments):
         snakemake = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], stderr=log,
                                      pass_fds=[lock.fileno()],
                                      env=os.environ | {"END_WITH_PARENT": str(os.getpid())})
+    interrupted = False
     while True:
         try:
-            return snakemake.wait()
+            failed = snakemake.wait()
         except KeyboardInterrupt:  # Snakemake was interrupted as well, and stops its jobs first
-            pass
+            interrupted = True
+        else:
+            return 130 if failed and interrupted else 1 if failed else 0
 
 
 def reason():
@@ -78,9 +81,10 @@ def reason():
 def main(arguments):
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        if run(take(), arguments):
-            print(reason(), end="", flush=True)
-            sys.exit(1)
+        lock = take()
+        status = run(lock, arguments)
+        print(reason() if status == 1 else "", end="", flush=True)
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
