@@ -21,15 +21,13 @@ BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
 # Snakemake looks anew for jobs each second, and once more for each job that has ended, unless the timespan is longer.
-# Where make is ended, so is Snakemake (END_WITH_PARENT). Snakemake's own messages go to a log. What failed in a chapter or a page is said by its rule; any other end is shown,
-# without the places in Snakemake's files.
-LOG := build/logs/snakemake.log
+# It runs once in this folder, and where make is ended, so is it. Its own messages go to build/logs/snakemake.log. What failed
+# in a chapter or a page is said by its rule; any other end is shown, without the places in Snakemake's files.
 # Of 19,000 modules that are installed less than a third is imported by a book: the first import compiles them, and keeps that.
 unexport PYTHONDONTWRITEBYTECODE
-SNAKEMAKE = mkdir -p build/logs && export END_WITH_PARENT=1 && run () { $(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
+SNAKEMAKE = $(PY) tools/one_at_a_time.py --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
-	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy "$$@" 2> $(LOG) || \
-	{ grep -q 'a job execution failed' $(LOG) || sed '/^WorkflowError in file/d; /^  File /d' $(LOG); exit 1; }; }; run
+	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy
 
 # What only some checks need is installed when they are asked for.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \

@@ -28,9 +28,9 @@ def end_with(parent):
     os._exit(1)
 
 
-# Where make is ended, its shell is, and Snakemake has no parent any more; the chapters see to it that they end with Snakemake.
-if os.environ.pop("END_WITH_PARENT", None):
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+# Where make is ended, so is what it started Snakemake with; the chapters see to it that they end with Snakemake.
+if parent := os.environ.pop("END_WITH_PARENT", None):
+    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
@@ -75,11 +75,10 @@ def lost(made):
 for page in CHAPTERS:
     if lost(Path("build/executed", f"{page}.records")):
         Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
-# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows nothing of the figures beside
-# that end. A chapter that failed is another matter: the page of the last run that succeeded stays.
-if lost(Path("build/html.files")) or any(
-        not Path("build/executed", f"{p}.ipynb").exists() and not Path("build/logs", f"{p}.ipynb").exists() for p in CHAPTERS):
-    Path("build/html/index.html").unlink(missing_ok=True)
+# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows nothing of the pages behind
+# their list. The pages themselves stay until there are new ones.
+if lost(Path("build/html.files")) or not all(Path("build/executed", f"{p}.ipynb").exists() for p in CHAPTERS):
+    Path("build/html.files").unlink(missing_ok=True)
 
 
 def defaults(page):
@@ -145,7 +144,7 @@ localrules: book, notebooks, notebook, embedded_model, module, results, html, pd
 
 
 rule book:
-    input: "build/html/index.html"
+    input: "build/html.files"
 
 
 rule notebooks:
@@ -281,41 +280,49 @@ use rule execute as shard with:
 ruleorder: execute_alone > execute_first > execute_long > execute
 
 
-# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass.
+# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass. In a folder
+# of its own: build/html stays what it was until all is there. If Snakemake is killed, this stops as a chapter does.
 rule html:
     input:
         chapters=expand("build/executed/{page}.ipynb", page=CHAPTERS),
         pages=[str(SOURCE[page]) for page in PAGES if page not in CHAPTERS],
         rest=["_config.yml", "_toc.yml", "references.bib"],
         static=sorted(str(p) for room in ("_static", "_ext") for p in Path("book", room).glob("*.*")),
-    output: "build/html/index.html"
+    output: "build/html.files"
     log: "build/logs/html.log"
     shell:
         """
         exec 2>&1; start=$SECONDS; echo "  html ..."
-        rm -rf build/site build/_build build/html
-        mkdir -p build/site
+        rm -rf build/site build/pages/new.* || true  # where a killed one still writes for a moment
+        mkdir -p build/site build/pages
+        new=$(mktemp -d build/pages/new.XXXXXX); render=
+        trap '[ -z "$render" ] || {{ kill -9 $render; wait $render; }} 2> /dev/null || true; rm -rf $new' EXIT
         cp -R {input.chapters} {input.pages} {input.rest} book/_static book/_ext build/site/
-        jupyter-book build build/site --path-output build -W -n --keep-going > {log} 2>&1 < /dev/null || {{
+        jupyter-book build build/site --path-output $new -W -n --keep-going > {log} 2>&1 < /dev/null & render=$!
+        while kill -0 $render 2> /dev/null; do
+            kill -0 $PPID 2> /dev/null || exit 1
+            sleep 0.2
+        done
+        rendered=$render; render=
+        wait $rendered || {{
             echo "  html FAILED; from {log}:"
             grep -E 'WARNING|ERROR|Error' {log} || tail -n 30 {log}
             exit 1
         }}
         # No page may load anything from another host: the book is read with no network, and tells nobody.
         if grep -rnoE --include=*.html '<(script|link|img|iframe|source|object)[^>]*(src|href|data)="(https?:)?//[^"]*' \
-            build/_build/html || grep -rnoE --include=*.css 'url[(].?(https?:)?//[^)]*' build/_build/html; then
+            $new/_build/html || grep -rnoE --include=*.css 'url[(].?(https?:)?//[^)]*' $new/_build/html; then
             echo "  html FAILED: these load from another host"
             exit 1
         fi
-        python tools/links.py build/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
-        mv build/_build/html build/html
-        find build/html -type f > build/html.files
+        python tools/links.py $new/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
+        python tools/put_pages.py $new {output}
         echo "  html done in $((SECONDS - start)) s"
         """
 
 
 # Not a part of `book`: it needs a browser.
 rule pdf:
-    input: "build/html/index.html"
+    input: "build/html.files"
     output: "build/book.pdf"
     shell: "echo '  pdf ...'; python tools/pdf.py build/site {output} 2>&1"

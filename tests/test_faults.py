@@ -301,7 +301,8 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
-    for name in ("Makefile", "Snakefile", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL):
+    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL)
+    for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     for room in ("book", "profiles"):
@@ -322,7 +323,7 @@ def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
         time.sleep(0.1)
     make.terminate()
     make.wait()
-    began, words = time.monotonic(), ("snakemake", "papermill", "ipykernel")
+    began, words = time.monotonic(), ("one_at_a_time", "snakemake", "papermill", "ipykernel")
     while [p for word in words for p in processes(tmp_path, word)]:
         assert time.monotonic() - began < 30
         time.sleep(0.2)

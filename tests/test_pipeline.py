@@ -5,10 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -62,11 +65,37 @@ print(6 * 7)
 """
 
 
+COMMAND = ["make", "--no-print-directory", "VENV=", "PROFILE=test"]
+
+
 def make(project, *arguments):
     """Run make in the project with this test's own environment; the finished process, output as text."""
-    command = ["make", "--no-print-directory", "VENV=", "PROFILE=test", *arguments]
-    return subprocess.run(command, cwd=project, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.run([*COMMAND, *arguments], cwd=project, env=ENVIRONMENT, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def start(project, said):
+    """A `make book` that runs on; what it says goes to the file."""
+    with open(said, "w") as out:
+        return subprocess.Popen([*COMMAND, "book"], cwd=project, env=ENVIRONMENT,
+                                stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def below(process, what, word):
+    """The processes below one whose command or open files (`what`) have this word among them."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            if word in [getattr(said, "path", said) for said in getattr(child, what)()]:
+                found.append(child)
+    return found
+
+
+def until(true, what):
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def stamps(project):
@@ -99,7 +128,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def project(built, tmp_path):
     """A built project to spoil."""
-    return Path(shutil.copytree(built, tmp_path / "project"))
+    return Path(shutil.copytree(built, tmp_path / "project", symlinks=True))
 
 
 def test_the_page_shows_the_profiles_parameters(built):
@@ -218,12 +247,109 @@ def test_a_kernel_that_never_answers_is_started_once_more_and_no_other_failure_i
     assert make(project, "book").returncode != 0 and (project / "tries").read_text() == "xx"
 
 
-def test_a_warning_of_the_renderer_fails_the_build(project):
+def mend(project):
+    page = (ROOT / "book/references.md").read_text()
+    (project / "book/references.md").write_text(page + "\nAll is well.\n")
+
+
+def test_a_warning_of_the_renderer_fails_the_build_and_leaves_the_book_of_before(project):
+    page = project / "build/html/references.html"
+    before = page.read_text()
     (project / "book/references.md").write_text("# References\n\n{numref}`nothing-here`\n")
+    for _ in range(2):  # and again, until it is mended
+        run = make(project, "book")
+        assert run.returncode != 0
+        assert "html FAILED" in run.stdout and "nothing-here" in run.stdout
+    assert page.read_text() == before
+    assert "n is 5" in (project / "build/html/stand_in.html").read_text()
+    mend(project)
     run = make(project, "book")
-    assert run.returncode != 0
-    assert "html FAILED" in run.stdout and "nothing-here" in run.stdout
-    assert not (project / "build/html/index.html").exists()
+    assert run.returncode == 0, run.stdout
+    assert "All is well." in page.read_text()
+
+
+def test_who_reads_while_pages_are_rendered_finds_the_book_of_before_or_the_new_one(project):
+    page, seen, end = project / "build/html/references.html", [], threading.Event()
+
+    def read():
+        while not end.is_set():
+            try:
+                text = page.read_text()
+                seen.append("new" if "All is well." in text else "old")
+                assert text.rstrip().endswith("</html>")
+            except (AssertionError, FileNotFoundError):
+                seen.append("no page")
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        mend(project)
+        run = make(project, "book")
+    finally:
+        end.set()
+        reader.join()
+    assert run.returncode == 0, run.stdout
+    assert set(seen) <= {"old", "new"} and seen[0] == "old" and "All is well." in page.read_text()
+
+
+def test_of_two_makes_at_once_the_second_waits_and_nothing_is_lost(project, tmp_path):
+    mend(project)
+    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.1)\n"
+    extension = project / "book/_ext/book_page.py"  # so that pages are not rendered before `go`
+    extension.write_text(extension.read_text() + wait)
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs = [start(project, first)]
+    until(lambda: "html ..." in first.read_text(), "pages were never rendered")
+    runs.append(start(project, second))
+    until(second.read_text, "the second says nothing")
+    (tmp_path / "go").touch()
+    assert [run.wait(120) for run in runs] == [0, 0], first.read_text() + second.read_text()
+    assert "All is well." in (project / "build/html/references.html").read_text()
+    assert sorted(stamps(project)) == ["index", "other", "stand_in"]
+    waits, *rest = second.read_text().splitlines()
+    assert re.match(r"  make runs here already \(process \d+, since .*\): this one waits", waits)
+    assert rest == ["build/html/index.html"]
+
+
+WAITING = OTHER.replace("print(6 * 7)", """
+import pathlib, time
+pathlib.Path("began").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.1)
+print(6 * 9)
+""")
+
+
+def test_neither_chapters_nor_their_kernels_hold_the_lock_of_their_make(project, tmp_path):
+    (project / "book/other.md").write_text(WAITING)
+    run = start(project, tmp_path / "said")
+    until((project / "began").exists, "the chapter never started")
+    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "papermill")
+    holders = below(run, "open_files", str(project / "build/lock"))
+    (project / "go").touch()
+    assert run.wait(120) == 0, (tmp_path / "said").read_text()
+    assert kernels and len(holders) == 2  # what starts Snakemake, and Snakemake
+
+
+def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_path):
+    page = project / "build/html/references.html"
+    before = page.read_text()
+    mend(project)
+    run = start(project, tmp_path / "said")
+    until(lambda: "html ..." in (tmp_path / "said").read_text(), "pages were never rendered")
+    runners = below(run, "cmdline", "--nolock")  # what starts Snakemake, and Snakemake
+    for process in [run, *runners]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    run.wait()
+    assert page.read_text() == before and len(runners) >= 2
+    until(lambda: not list(project.glob("build/pages/new.*")), "pages are rendered for nobody")
+    assert page.read_text() == before
+    run = make(project, "book")
+    assert run.returncode == 0 and "already" not in run.stdout, run.stdout
+    assert "All is well." in page.read_text()
+    assert len(list((project / "build/pages").iterdir())) == 2
 
 
 @pytest.mark.parametrize("profile, says", [

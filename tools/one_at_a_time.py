@@ -1,0 +1,95 @@
+"""Start Snakemake, one at a time in a folder: `python tools/one_at_a_time.py ARGUMENT ...`.
+
+The Makefile does. Two at once would take each other's files away: a second one says who runs, and
+waits until the first has ended.
+"""
+import fcntl
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+LOCK, LOG = Path("build/lock"), Path("build/logs/snakemake.log")
+
+
+def end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def take():
+    """The lock, as soon as it is free: an open file that says who has it, and since when.
+
+    It is the kernel's lock on that file, and ends with the last process that holds it, however that
+    one ends: a file that was left behind locks nothing. Each try opens it anew, since `make clean`
+    may have removed it.
+    """
+    for tries in itertools.count():
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        lock = LOCK.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if tries == 1:  # by then who holds it has written who it is
+                lock.seek(0)
+                print(f"  make runs here already ({lock.read() or 'another process'}): this one "
+                      "waits until that has ended; Ctrl-C ends this one alone", flush=True)
+            lock.close()
+            time.sleep(0.2)
+            continue
+        except OSError as error:  # the shared disks of some clusters have no locks
+            print(f"  {LOCK} cannot be locked ({error.strerror}): start no second make here",
+                  flush=True)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        lock.truncate(0)
+        print(f"process {os.getpid()}, since {since}", end="", file=lock, flush=True)
+        return lock
+
+
+def run(lock, arguments):
+    """Run Snakemake, and give this process's exit status. Snakemake's own messages go to the log.
+
+    It holds the lock too, since it may outlive this process for a moment; what it starts does not.
+    """
+    with LOG.open("w", encoding="utf-8") as log:
+        snakemake = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], stderr=log,
+                                     pass_fds=[lock.fileno()],
+                                     env=os.environ | {"END_WITH_PARENT": str(os.getpid())})
+    interrupted = False
+    while True:
+        try:
+            failed = snakemake.wait()
+        except KeyboardInterrupt:  # Snakemake was interrupted as well, and stops its jobs first
+            interrupted = True
+        else:
+            return 130 if failed and interrupted else 1 if failed else 0
+
+
+def reason():
+    """Why Snakemake failed, without the places in its files; "" where a rule did, which says it."""
+    text = LOG.read_text(encoding="utf-8", errors="replace")
+    if "a job execution failed" in text:
+        return ""
+    return "".join(line for line in text.splitlines(keepends=True)
+                   if not line.startswith(("WorkflowError in file", "  File ")))
+
+
+def main(arguments):
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        lock = take()
+        status = run(lock, arguments)
+        print(reason() if status == 1 else "", end="", flush=True)
+        sys.exit(status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"  {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

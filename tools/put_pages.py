@@ -1,0 +1,48 @@
+"""Put rendered pages in place: `python tools/put_pages.py build/pages/new.X build/html.files`.
+
+build/html is a link to a folder in build/pages, and a new link takes its place by one rename: who
+reads finds the book of before or the new one, whole. The book of before stays until the next one,
+for who is in the middle of it or copies it. The list of the new pages comes last: where it is
+missing, the book is rendered again.
+"""
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def swap(made, link, name):
+    """Make `made` pages/`name`, and let `link` lead there; where it led before, if anywhere."""
+    pages = link.parent / "pages"
+    made.rename(pages / name)
+    new = pages / f"{name}.link"
+    new.symlink_to(Path("pages", name))
+    before = os.readlink(link) if link.is_symlink() else None
+    if before is None and link.exists():  # an earlier version's folder, which no link can replace
+        before = f"{name}.before"
+        link.rename(pages / before)
+    os.replace(new, link)
+    return before and Path(before).name
+
+
+def listing(link):
+    """The files of the pages, as paths through the link, one a line."""
+    return "".join(f"{path}\n" for path in sorted(
+        Path(folder, file) for folder, _, files in os.walk(link) for file in files))
+
+
+def main(new, listed, link=Path("build/html")):
+    name = new.name.removeprefix("new.")
+    keep = {name, swap(new / "_build/html", link, name)}
+    part = new / "files"
+    part.write_text(listing(link), encoding="utf-8")
+    os.replace(part, listed)
+    for old in new.parent.iterdir():
+        if old.is_symlink():  # one that a killed run has not put in place
+            old.unlink()
+        elif old.name not in keep and not old.name.startswith("new."):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
