@@ -21,6 +21,8 @@ KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
 from zu.experiment import run_grid
+
+pytestmark = pytest.mark.whole
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
 facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
                   [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="no kernel is forked here")
+pytestmark = [pytest.mark.whole, pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(),
+                                                    reason="no kernel is forked here")]
 ROOT = Path(__file__).parents[1]
 ABOUT = """
 import json, os, sys

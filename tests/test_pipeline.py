@@ -55,6 +55,8 @@ OTHER = HEAD + """
 
 ```{code-cell} ipython3
 from pathlib import Path
+
+pytestmark = pytest.mark.whole
 for name in "ab":
     record = Path("build/records/other", name + ".json")
     record.parent.mkdir(parents=True, exist_ok=True)
