@@ -192,8 +192,6 @@ def inline(values):
     return yaml.safe_dump(values, default_flow_style=True, width=10**6).strip()
 
 
-# The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done.
-# If Snakemake itself is killed, its chapters stop within a second: they must not write beside those of the next run.
 rule execute:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
@@ -210,41 +208,8 @@ rule execute:
     threads: lambda wc: workflow.cores if wc.page in ALONE else max(workflow.cores // 2, 1)
     resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
     shell:
-        """
-        exec 2>&1; start=$SECONDS; again=; out={output}; name=$(basename $out .ipynb)
-        rm -f $(dirname $out)/.$name.*; partial=$(dirname $out)/.$name.$$.ipynb; said=$SECONDS
-        echo "  $name ..."
-        run() {{
-            OMP_NUM_THREADS={threads} exec python tools/quick.py papermill --kernel python3 --no-progress-bar \
-                -y {params.values:q} {input.notebook} $partial > {log} 2>&1 < /dev/null
-        }}
-        run & chapter=$!
-        while kill -0 $chapter 2> /dev/null; do
-            kill -0 $PPID 2> /dev/null || {{ kill -9 $chapter; rm -f $partial; exit 1; }}
-            sleep 0.5
-            if [ $((SECONDS - said)) -ge {params.often} ]; then
-                said=$SECONDS
-                echo "  $name: $(find build/records -path 'build/records/{wildcards.page}*' -name '*.json' 2> /dev/null |
-                    wc -l) records after $((SECONDS - start)) s"
-            fi
-            # two kernels that start in the same moment can pick the same port, and one of them never answers: once more
-            if [ -z "$again" ] && ! kill -0 $chapter 2> /dev/null && grep -q 'Kernel died before replying to kernel_info' {log}; then
-                again=yes; run & chapter=$!
-            fi
-        done
-        if wait $chapter; then
-            mkdir -p build/records
-            find build/records -path "build/records/{wildcards.page}*" -name '*.json' | sort > ${{out%.ipynb}}.records
-            rm -f build/logs/$name.ipynb
-            mv $partial $out
-            echo "  $name done in $((SECONDS - start)) s; $(ls build/executed | grep -c 'ipynb$') of {COUNT} chapters are there"
-        else
-            mv -f $partial build/logs/$name.ipynb 2> /dev/null || true
-            echo "  $name FAILED after $((SECONDS - start)) s; from {log}:"
-            sed -n '/^Exception encountered/,$p' {log} | tail -n 60 | grep . || tail -n 40 {log}
-            exit 1
-        fi
-        """
+        "OMP_NUM_THREADS={threads} exec python tools/run_chapter.py {input.notebook} {output} --log {log} "
+        "--page {wildcards.page} --count {COUNT} --often {params.often} --parameters {params.values:q} 2>&1"
 
 
 use rule execute as execute_alone with:

@@ -16,13 +16,13 @@ import zu
 from zu.experiment import grids as experiment
 from zu.experiment import read_records, run_grid
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[1]
 KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
 from zu.experiment import run_grid
-
-pytestmark = pytest.mark.whole
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
 facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
                   [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
@@ -219,7 +219,7 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    for name in ("Snakefile", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL):
+    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
     for room in ("zu",):
@@ -251,7 +251,7 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
         began, wait, workers = time.monotonic(), chance.uniform(0.1, 0.9) * whole, []
         while run.poll() is None and (time.monotonic() - began < wait or hits % 3 and not workers):
             time.sleep(0.05)
-            workers = processes(project, "papermill") + processes(project, "ipykernel")
+            workers = processes(project, "run_chapter") + processes(project, "ipykernel")
         hit = False
         for victim in [*([run] if hits % 3 != 1 and run.poll() is None else []), *(workers if hits % 3 else [])]:
             try:
@@ -278,7 +278,7 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
              for r in read_records(project / "build/records")}
     assert len(printed) == 12 and set(printed) == shown
     time.sleep(2)
-    assert not litter(project, tmp_path / "cache") and not processes(project, "papermill")
+    assert not litter(project, tmp_path / "cache") and not processes(project, "run_chapter")
 
 
 def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
@@ -286,24 +286,24 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
     cell = "import time; open('began', 'w').close(); time.sleep(300)"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "long.ipynb")
-    command = f"{sys.executable} {ROOT}/tools/quick.py papermill --kernel python3 long.ipynb out.ipynb & wait"
+    command = f"{sys.executable} {ROOT}/tools/run_chapter.py long.ipynb out.ipynb --log long.log --page long & wait"
     shell = subprocess.Popen(["bash", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     began = time.monotonic()
     while not (tmp_path / "began").exists():
         assert time.monotonic() - began < 120 and shell.poll() is None
         time.sleep(0.1)
-    assert processes(tmp_path, "papermill") and processes(tmp_path, "ipykernel")
+    assert processes(tmp_path, "run_chapter") and processes(tmp_path, "ipykernel")
     shell.kill()
     shell.wait()
     began = time.monotonic()
-    while processes(tmp_path, "papermill") or processes(tmp_path, "ipykernel"):
+    while processes(tmp_path, "run_chapter") or processes(tmp_path, "ipykernel"):
         assert time.monotonic() - began < 30
         time.sleep(0.2)
 
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
-    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/warm_ipykernel.py", KERNEL)
+    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL)
     for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -325,7 +325,7 @@ def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
         time.sleep(0.1)
     make.terminate()
     make.wait()
-    began, words = time.monotonic(), ("one_at_a_time", "snakemake", "papermill", "ipykernel")
+    began, words = time.monotonic(), ("one_at_a_time", "snakemake", "run_chapter", "ipykernel")
     while [p for word in words for p in processes(tmp_path, word)]:
         assert time.monotonic() - began < 30
         time.sleep(0.2)

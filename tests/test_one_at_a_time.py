@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.whole
+
 TOOLS = Path(__file__).parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 SNAKEMAKE = """
 import os, sys, time
 from pathlib import Path
-
-pytestmark = pytest.mark.whole
 name, code, *words = sys.argv[1:]
 print(name, "runs", flush=True)
 print(*words or [f"{name} has its reason"], sep=chr(10), file=sys.stderr, flush=True)

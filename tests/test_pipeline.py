@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.whole
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
 HEAD = "---\nkernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
@@ -55,8 +56,6 @@ OTHER = HEAD + """
 
 ```{code-cell} ipython3
 from pathlib import Path
-
-pytestmark = pytest.mark.whole
 for name in "ab":
     record = Path("build/records/other", name + ".json")
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +326,7 @@ def test_neither_chapters_nor_their_kernels_hold_the_lock_of_their_make(project,
     (project / "book/other.md").write_text(WAITING)
     run = start(project, tmp_path / "said")
     until((project / "began").exists, "the chapter never started")
-    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "papermill")
+    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "run_chapter")
     holders = below(run, "open_files", str(project / "build/lock"))
     (project / "go").touch()
     assert run.wait(120) == 0, (tmp_path / "said").read_text()

@@ -1,8 +1,7 @@
-"""Start a notebook tool (`python tools/quick.py papermill ...`) without a grammar that takes it two seconds to compile.
+"""Start a notebook tool (`python tools/quick.py jupytext ...`) without a grammar that takes it two seconds to compile.
 
 jsonschema imports rfc3987_syntax where it is installed, to check international web addresses; no notebook's schema asks
-for that, and jsonschema does without it where it is absent. The tool ends with the process that started it: a chapter
-whose shell was killed must not write beside that of the next run.
+for that, and jsonschema does without it where it is absent. The tool ends with the process that started it.
 """
 import os
 import runpy
@@ -19,5 +18,4 @@ def end_with(parent):
 
 threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 sys.modules["rfc3987_syntax"] = None
-sys.modules["pyarrow"] = None  # papermill has it for files in Hadoop
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
