@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import zu
+from zu import records
 from zu.experiment import grids as experiment
 from zu.experiment import read_records, run_grid
 
@@ -156,9 +157,10 @@ def grid(tiny, facts, cache, tmp_path):
 
 def test_records_of_other_versions_are_made_again_and_it_is_said(grid, tmp_path, monkeypatch):
     first = grid()
-    version = experiment._version
+    version = records.version_of
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_version", lambda p: "1.0" if p == "transformers" else version(p))
+        for room in (records, experiment):
+            patch.setattr(room, "version_of", lambda p: "1.0" if p == "transformers" else version(p))
         with pytest.warns(UserWarning, match="other versions than .*'transformers': '1.0'"):
             other = grid()
     assert all(r["versions"]["transformers"] == "1.0" for r in other)

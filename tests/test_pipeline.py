@@ -326,7 +326,7 @@ def test_neither_chapters_nor_their_kernels_hold_the_lock_of_their_make(project,
     (project / "book/other.md").write_text(WAITING)
     run = start(project, tmp_path / "said")
     until((project / "began").exists, "the chapter never started")
-    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "run_chapter")
+    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "tools/run_chapter.py")
     holders = below(run, "open_files", str(project / "build/lock"))
     (project / "go").touch()
     assert run.wait(120) == 0, (tmp_path / "said").read_text()
