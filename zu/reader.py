@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,47 +18,94 @@ from .data.cache import cache_dir, read_tensors, write_tensors
 from .data.facts import Fact, FactError
 from .models import decoder, down_proj, fingerprint, finite
 
-#: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other contexts too.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other
+#: contexts too.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids, (rows, length), padded on either side; which are real; and one position of interest a row."""
+    """Token sequences of several rows, padded on either side.
+
+    Parameters
+    ----------
+    ids : (rows, length)
+        Token ids.
+    mask : (rows, length)
+        1 for a real token, 0 for padding.
+    position : (rows,)
+        One position of interest a row, counted from the row's first column.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
     position: torch.Tensor
 
     def __len__(self) -> int:
+        """How many rows there are."""
         return len(self.ids)
 
     def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """Parts of at most about `tokens` tokens, rows of like length together, with their row numbers.
+        """Split into parts of at most about `tokens` tokens, rows of like length together.
 
-        They are padded on the right, where a causal model cannot see it from the real tokens.
+        The parts are padded on the right, where a causal model cannot see it from the real tokens.
+
+        Parameters
+        ----------
+        tokens : int
+            Most tokens in a part, padding included; a row that is longer is a part of its own.
+
+        Returns
+        -------
+        iterator of (rows, part)
+            The row numbers of a part in this batch, (part rows,), and the part itself.
         """
-        lead = self.mask.argmax(1)
-        turn = (lead[:, None] + torch.arange(self.ids.shape[1], device=lead.device)) % self.ids.shape[1]
-        ids, mask, position = self.ids.gather(1, turn), self.mask.gather(1, turn), self.position - lead
-        order, lengths = mask.sum(1).argsort(stable=True), mask.sum(1)
+        padded = self._padded_on_the_right()
+        lengths = padded.mask.sum(1)
+        order = lengths.argsort(stable=True)  # the last row of a part is its longest
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and int(lengths[order[stop]]) * (stop + 1 - start) <= tokens:
+            while stop < len(order):
+                longest = int(lengths[order[stop]])
+                if longest * (stop + 1 - start) > tokens:
+                    break
                 stop += 1
             rows = order[start:stop]
             width = int(lengths[rows].max())
-            yield rows, Batch(ids[rows, :width], mask[rows, :width], position[rows])
+            ids = padded.ids[rows, :width]
+            mask = padded.mask[rows, :width]
+            yield rows, Batch(ids, mask, padded.position[rows])
             start = stop
+
+    def _padded_on_the_right(self) -> Batch:
+        """The same rows, each turned until its first real token stands in column 0."""
+        length = self.ids.shape[1]
+        lead = self.mask.argmax(1)  # (rows,): how much padding stands on the left
+        columns = torch.arange(length, device=lead.device)
+        turn = (lead[:, None] + columns) % length  # (rows, 1) + (length,) -> (rows, length)
+        ids = self.ids.gather(1, turn)
+        mask = self.mask.gather(1, turn)
+        return Batch(ids, mask, self.position - lead)
 
 
 @dataclass(frozen=True)
 class Trace:
     """What one forward pass showed at one token of each row, by layer.
 
-    keys: inputs of down_proj, (rows, m). values: its outputs, (rows, d). hidden: the residual stream after
-    the layer, (rows, d). The paper's K_f and V_f are the transposes of keys and values.
+    The paper's K_f and V_f are the transposes of keys and values.
+
+    Parameters
+    ----------
+    keys : by layer, (rows, m)
+        Inputs of down_proj.
+    values : by layer, (rows, d)
+        Its outputs.
+    hidden : by layer, (rows, d)
+        The residual stream after the layer.
     """
 
     keys: dict[int, torch.Tensor]
@@ -64,35 +113,87 @@ class Trace:
     hidden: dict[int, torch.Tensor]
 
 
-def encode(tokenizer, fact: Fact, prefix: str = "", prompt: str | None = None) -> tuple[list[int], int]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    prefix: str = "",
+    prompt: str | None = None,
+) -> tuple[list[int], int]:
     """Token ids of ``prefix + prompt`` and the position of the subject's last token.
 
     The position comes from character offsets: the last token that covers a character of the
     subject. Where the subject begins with the sequence's very first token, the end-of-text token
     that parts documents is put in front: the attention sink is a first token, at times with the
     second, and its key says nothing about the subject. The released code puts nothing in front; nor
-    does `zu.evaluate`, which scores the prompt as it is. Raises `FactError` naming the fact when no
-    token covers the subject.
+    does `zu.evaluate`, which scores the prompt as it is.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows character offsets.
+    fact : Fact
+        Gives the subject, and the prompt where none is given.
+    prefix : str
+        Text to put before the prompt.
+    prompt : str, optional
+        Another prompt than the fact's own, with ``{}`` where the subject stands.
+
+    Returns
+    -------
+    ids : list of int
+        The whole sequence.
+    position : int
+        Index into it of the subject's last token.
+
+    Raises
+    ------
+    FactError
+        Naming the fact, when no token covers the subject.
     """
-    before, after = (fact.prompt if prompt is None else prompt).split("{}")
-    start, text = len(prefix + before), prefix + before + fact.subject + after
-    coded = tokenizer(text, return_offsets_mapping=True)
+    template = fact.prompt if prompt is None else prompt
+    left, right = template.split("{}")
+    start = len(prefix + left)
     stop = start + len(fact.subject)
-    inside = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < stop and b > start and b > a]
+    text = prefix + left + fact.subject + right
+    coded = tokenizer(text, return_offsets_mapping=True)
+    inside = [
+        i
+        for i, (first, end) in enumerate(coded["offset_mapping"])
+        if first < stop and end > start and end > first  # a special token covers no character
+    ]
     if not inside:
         raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
     ids, position = coded["input_ids"], inside[-1]
     if inside[0] == 0:
-        sink = next(t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id, 0) if t is not None)
+        candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
+        sink = next(token for token in candidates if token is not None)
         ids, position = [sink, *ids], position + 1
     return ids, position
 
 
 def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
-    """A `Batch` from (ids, position) rows. Right padding is invisible to a causal model at earlier tokens."""
-    ids = pad_sequence([torch.tensor(r, dtype=torch.long) for r, _ in rows], batch_first=True)
-    mask = pad_sequence([torch.ones(len(r), dtype=torch.long) for r, _ in rows], batch_first=True)
-    return Batch(ids.to(device), mask.to(device), torch.tensor([p for _, p in rows], device=device))
+    """A `Batch` from (ids, position) rows, padded on the right.
+
+    Right padding is invisible to a causal model at earlier tokens.
+
+    Parameters
+    ----------
+    rows : sequence of (ids, position)
+        As `encode` returns them.
+    device : torch.device or str
+        Where the batch goes.
+
+    Returns
+    -------
+    Batch
+        As many rows, as long as the longest of them.
+    """
+    ids = [torch.tensor(row, dtype=torch.long) for row, _ in rows]
+    ones = [torch.ones(len(row), dtype=torch.long) for row, _ in rows]
+    position = torch.tensor([at for _, at in rows], device=device)
+    padded = pad_sequence(ids, batch_first=True)  # rows of any length -> (rows, longest)
+    mask = pad_sequence(ones, batch_first=True)
+    return Batch(padded.to(device), mask.to(device), position)
 
 
 class _Enough(Exception):
@@ -100,8 +201,14 @@ class _Enough(Exception):
 
 
 @contextmanager
-def hooks(*pairs) -> Iterator[None]:
-    """Register ``(register, function)`` pairs, e.g. ``(module.register_forward_hook, f)``; always remove them."""
+def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
+    """Register hooks for the time of a block; always remove them.
+
+    Parameters
+    ----------
+    *pairs : (register, function)
+        E.g. ``(module.register_forward_hook, f)``.
+    """
     handles = [register(function) for register, function in pairs]
     try:
         yield
@@ -110,212 +217,601 @@ def hooks(*pairs) -> Iterator[None]:
             handle.remove()
 
 
-def forward_until(model: nn.Module, layer: int, batch: Batch, *, keys_only: bool = False, past=None) -> None:
-    """Run the decoder on a batch and stop once `layer` is done, or already before its output projection.
+def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
+    """The hidden states in what a decoder layer returns, (rows, length, d).
 
-    past: the cache of what stands before the batch, whose mask then covers it too.
+    Some layers return a tuple with the states in front, others the states alone.
+
+    Parameters
+    ----------
+    output : Tensor or tuple
+        What the layer returned.
+
+    Returns
+    -------
+    (rows, length, d)
+        The states.
+    """
+    return output[0] if isinstance(output, tuple) else output
+
+
+def forward_until(
+    model: nn.Module,
+    layer: int,
+    batch: Batch,
+    *,
+    keys_only: bool = False,
+    past: DynamicCache | None = None,
+) -> None:
+    """Run the decoder on a batch and stop once `layer` is done.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    layer : int
+        The last layer that is run.
+    batch : Batch
+        What it is run on.
+    keys_only : bool
+        Stop already before the layer's output projection.
+    past : DynamicCache, optional
+        The cache of what stands before the batch, whose mask then covers it too.
     """
 
     def stop(*seen):
         raise _Enough
 
-    last = down_proj(model, layer).register_forward_pre_hook if keys_only \
-        else decoder(model).layers[layer].register_forward_hook
+    body = decoder(model)
+    if keys_only:
+        last = down_proj(model, layer).register_forward_pre_hook
+    else:
+        last = body.layers[layer].register_forward_hook
     with hooks((last, stop)):
         try:
-            decoder(model)(input_ids=batch.ids, attention_mask=batch.mask, past_key_values=past,
-                           use_cache=past is not None)
+            body(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                past_key_values=past,
+                use_cache=past is not None,
+            )
         except _Enough:
             pass
 
 
 @torch.no_grad()
-def entering(model: nn.Module, batch: Batch, layer: int, last: int = -1,
-             past=None) -> tuple[torch.Tensor, dict[int, dict], torch.Tensor]:
-    """The states that enter `layer`, what each layer from there to `last` is called with, and what leaves the last."""
-    body, states, calls = decoder(model), [], {}
+def entering(
+    model: nn.Module,
+    batch: Batch,
+    layer: int,
+    last: int = -1,
+    past: DynamicCache | None = None,
+) -> tuple[torch.Tensor, dict[int, dict], torch.Tensor]:
+    """What enters a layer, what the layers from there on are called with, and what leaves the last.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    batch : Batch
+        What it is run on.
+    layer : int
+        Whose input is wanted.
+    last : int
+        The last layer that is run; negative numbers count from the end.
+    past : DynamicCache, optional
+        As in `forward_until`.
+
+    Returns
+    -------
+    states : (rows, length, d)
+        The states that enter `layer`.
+    calls : dict
+        By layer, from `layer` to `last`: the keyword arguments that it is called with, without the
+        cache.
+    out : (rows, length, d)
+        The states that leave `last`.
+    """
+    body = decoder(model)
     last %= len(body.layers)
+    states: list[torch.Tensor] = []  # what enters `layer`, then what leaves `last`
+    calls: dict[int, dict] = {}
 
     def keep(module, args, kwargs, i):
-        calls[i] = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+        calls[i] = {name: x for name, x in kwargs.items() if name != "past_key_values"}
         if i == layer:
             states.append(args[0])
 
-    pairs = [(partial(body.layers[i].register_forward_pre_hook, with_kwargs=True), partial(keep, i=i))
-             for i in range(layer, last + 1)]
-    with hooks(*pairs, (body.layers[last].register_forward_hook, lambda module, args, output: states.append(output))):
+    def leave(module, args, output):
+        states.append(output)
+
+    pairs = []
+    for i in range(layer, last + 1):
+        register = partial(body.layers[i].register_forward_pre_hook, with_kwargs=True)
+        pairs.append((register, partial(keep, i=i)))
+    pairs.append((body.layers[last].register_forward_hook, leave))
+    with hooks(*pairs):
         forward_until(model, last, batch, past=past)
-    return states[0], calls, states[1][0] if isinstance(states[1], tuple) else states[1]
+    return states[0], calls, states_of(states[1])
 
 
-def run_from(model: nn.Module, states: torch.Tensor, calls: dict[int, dict], last: int = -1, past=None) -> torch.Tensor:
-    """The states that leave layer `last`, given what `entering` found."""
-    last %= len(decoder(model).layers)
+def run_from(
+    model: nn.Module,
+    states: torch.Tensor,
+    calls: dict[int, dict],
+    last: int = -1,
+    past: DynamicCache | None = None,
+) -> torch.Tensor:
+    """The states that leave layer `last`, given what `entering` found.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    states : (rows, length, d)
+        The states that enter the lowest layer of `calls`.
+    calls : dict
+        Keyword arguments by layer.
+    last : int
+        The last layer that is run; negative numbers count from the end.
+    past : DynamicCache, optional
+        As in `forward_until`.
+
+    Returns
+    -------
+    (rows, length, d)
+        The states that leave it.
+    """
+    layers = decoder(model).layers
+    last %= len(layers)
     for i in range(min(calls), last + 1):
-        states = decoder(model).layers[i](states, past_key_values=past, **calls[i])
-        states = states[0] if isinstance(states, tuple) else states
+        states = states_of(layers[i](states, past_key_values=past, **calls[i]))
     return states
 
 
 class Below:
-    """What enters a layer, for batches that were read before, so that nothing below it is computed twice.
+    """What enters a layer, for batches that were read before: nothing below it is computed twice.
 
-    It holds while no weight below `layer` changes; it keeps up to `limit` bytes of states, and reads the rest anew.
+    It holds while no weight below `layer` changes. It keeps up to `limit` bytes of states, and
+    reads the rest anew.
+
+    Parameters
+    ----------
+    layer : int
+        Below which nothing changes.
+    limit : int
+        Most bytes of states to keep.
     """
 
-    def __init__(self, layer: int, limit: int = 2**30):
-        self.layer, self.room, self.seen, self.made = layer, limit, {}, {}
+    def __init__(self, layer: int, limit: int = 2**30) -> None:
+        self.layer = layer
+        self.room = limit  # bytes that are still free
+        self.seen: dict[tuple, Any] = {}
+        self.made: dict[Hashable, tuple[torch.Tensor, Any]] = {}
 
-    def once(self, name, of: torch.Tensor, make):
-        """``make(of)``, kept under a name for as long as it is asked of equal tensors."""
+    def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+        """``make(of)``, kept under a name for as long as it is asked of equal tensors.
+
+        Parameters
+        ----------
+        name : hashable
+            What the result is called.
+        of : Tensor
+            What it is made of.
+        make : callable
+            Makes it.
+
+        Returns
+        -------
+        object
+            What ``make(of)`` returned, now or before.
+        """
         if name not in self.made or not torch.equal(self.made[name][0], of):
             self.made[name] = of, make(of)
         return self.made[name][1]
 
-    def run(self, model: nn.Module, batch: Batch, last: int = -1, past=None, about=()) -> torch.Tensor:
-        """The states that leave layer `last`; what is below `layer` is run only where this batch was not read before.
+    def run(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        last: int = -1,
+        past: DynamicCache | None = None,
+        about: Hashable = (),
+    ) -> torch.Tensor:
+        """The states that leave layer `last`.
 
-        past: the cache of what stands before the batch; about: what else decides on it, such as that text's tokens.
+        What is below `layer` is run only where this batch was not read before.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A causal language model.
+        batch : Batch
+            What it is run on.
+        last : int
+            The last layer that is run; negative numbers count from the end.
+        past : DynamicCache, optional
+            The cache of what stands before the batch.
+        about : hashable
+            What else decides on the result, such as the tokens of the text before the batch.
+
+        Returns
+        -------
+        (rows, length, d)
+            The states.
         """
-        found = self.seen.get(key := (about, *_same(batch.ids, batch.mask)))
-        if found and last % len(decoder(model).layers) in found[1]:
-            return run_from(model, *found, last, past)
-        *new, out = entering(model, batch, self.layer, last, past)
-        size = new[0].numel() * new[0].element_size()
-        if found or size <= self.room:
-            self.room -= 0 if found else size
-            self.seen[key] = new
+        key = (about, *_contents(batch.ids, batch.mask))
+        found = self.seen.get(key)
+        if found:
+            states, calls = found
+            if last % len(decoder(model).layers) in calls:
+                return run_from(model, states, calls, last, past)
+        states, calls, out = entering(model, batch, self.layer, last, past)
+        size = states.numel() * states.element_size()
+        if found:  # it was read up to a lower layer: the longer reading takes its room
+            self.seen[key] = states, calls
+        elif size <= self.room:
+            self.room -= size
+            self.seen[key] = states, calls
         return out
 
     def hidden(self, model: nn.Module, batch: Batch) -> dict[int, torch.Tensor]:
-        """What `trace` sees of the residual stream after each of the layers below."""
-        key = "hidden", *_same(batch.ids, batch.mask, batch.position)
+        """What `trace` sees of the residual stream after each of the layers below.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A causal language model.
+        batch : Batch
+            What it is run on.
+
+        Returns
+        -------
+        dict
+            By layer, (rows, d).
+        """
+        key = ("hidden", *_contents(batch.ids, batch.mask, batch.position))
         if key not in self.seen:
             self.seen[key] = trace(model, batch, range(self.layer)).hidden
         return self.seen[key]
 
 
-def _same(*tensors: torch.Tensor | None) -> tuple:
+def _contents(*tensors: torch.Tensor | None) -> tuple:
+    """Shapes and bytes of some tensors, to find equal ones by."""
     return tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in tensors)
 
 
 @torch.no_grad()
-def last_states(model: nn.Module, batch: Batch, below: Below | None = None, past=None, about=()) -> torch.Tensor:
-    """What the output head sees of a batch: (rows, length, d). below, past, about: see `Below.run`."""
-    return decoder(model).norm((below or Below(0, 0)).run(model, batch, past=past, about=about))
+def last_states(
+    model: nn.Module,
+    batch: Batch,
+    below: Below | None = None,
+    past: DynamicCache | None = None,
+    about: Hashable = (),
+) -> torch.Tensor:
+    """What the output head sees of a batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    batch : Batch
+        What it is run on.
+    below, past, about
+        See `Below.run`.
+
+    Returns
+    -------
+    (rows, length, d)
+        The normed states after the last layer.
+    """
+    kept = Below(0, limit=0) if below is None else below
+    states = kept.run(model, batch, past=past, about=about)
+    return decoder(model).norm(states)
 
 
 @torch.no_grad()
-def trace(model: nn.Module, batch: Batch, layers: Sequence[int], *, tokens: int = 4096,
-          below: Below | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    batch: Batch,
+    layers: Sequence[int],
+    *,
+    tokens: int = 4096,
+    below: Below | None = None,
+) -> Trace:
     """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
 
-    The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens. Results are
-    on the model's device in its dtype, row i belonging to row i of the batch, whatever the parts were.
-    below: of a layer no higher than the lowest of these; see `Below`.
+    The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    batch : Batch
+        What it is run on.
+    layers : sequence of int
+        Which layers to read.
+    tokens : int
+        About how many tokens go through at once.
+    below : Below, optional
+        Of a layer no higher than the lowest of these; see `Below`.
+
+    Returns
+    -------
+    Trace
+        On the model's device in its dtype, row i belonging to row i of the batch, whatever the
+        parts were.
     """
     found: dict[str, dict[int, list]] = {"keys": {}, "values": {}, "hidden": {}}
     order = []
-
-    def keep(kind: str, layer: int, states, part: Batch):
-        at = part.position.to(states.device)
-        found[kind].setdefault(layer, []).append(states[torch.arange(len(at), device=states.device), at])
-
+    last = max(layers)
     for rows, part in batch.split(tokens):
         order.append(rows)
-        pairs = []
-        for layer in layers:
-            def key(module, args, layer=layer, part=part):
-                keep("keys", layer, args[0], part)
-
-            def value(module, args, output, layer=layer, part=part):
-                keep("values", layer, output, part)
-
-            def hidden(module, args, output, layer=layer, part=part):
-                keep("hidden", layer, output[0] if isinstance(output, tuple) else output, part)
-
-            pairs += [(down_proj(model, layer).register_forward_pre_hook, key),
-                      (down_proj(model, layer).register_forward_hook, value),
-                      (decoder(model).layers[layer].register_forward_hook, hidden)]
-        with hooks(*pairs):
-            below.run(model, part, max(layers)) if below else forward_until(model, max(layers), part)
-    back = torch.cat(order).argsort()
-    joined = {kind: {layer: torch.cat(parts)[back.to(parts[0].device)] for layer, parts in by_layer.items()}
-              for kind, by_layer in found.items()}
+        with hooks(*_taps(model, layers, part, found)):
+            if below:
+                below.run(model, part, last)
+            else:
+                forward_until(model, last, part)
+    back = torch.cat(order).argsort()  # (rows,): where each row of the batch went
+    joined = {}
+    for kind, by_layer in found.items():
+        joined[kind] = {}
+        for layer, parts in by_layer.items():
+            states = torch.cat(parts)  # (rows of a part, width) each -> (rows, width)
+            joined[kind][layer] = states[back.to(states.device)]
     return Trace(**joined)
 
 
-@torch.no_grad()
-def write(model: nn.Module, tokenizer, ids: torch.Tensor, length: int, generator: torch.Generator, *,
-          top_k: int | None = None) -> torch.Tensor:
-    """Continue each row of ids (rows, t) by `length` sampled tokens, no special ones: (rows, t + length).
+def _taps(
+    model: nn.Module, layers: Sequence[int], part: Batch, found: dict[str, dict[int, list]]
+) -> list[tuple[Callable, Callable]]:
+    """Hooks that put what `layers` show of a part into `found`, by kind and layer."""
 
-    At temperature 1, from the whole distribution or the `top_k` likeliest tokens, by `generator` on its device.
-    Raises `ValueError` for a model whose logits are not finite.
+    def keep(kind, layer, states):
+        position = part.position.to(states.device)
+        rows = torch.arange(len(position), device=states.device)
+        at_position = states[rows, position]  # (rows, length, width) -> (rows, width)
+        found[kind].setdefault(layer, []).append(at_position)
+
+    def key(layer, module, args):
+        keep("keys", layer, args[0])
+
+    def value(layer, module, args, output):
+        keep("values", layer, output)
+
+    def hidden(layer, module, args, output):
+        keep("hidden", layer, states_of(output))
+
+    pairs = []
+    for layer in layers:
+        linear = down_proj(model, layer)
+        block = decoder(model).layers[layer]
+        pairs.append((linear.register_forward_pre_hook, partial(key, layer)))
+        pairs.append((linear.register_forward_hook, partial(value, layer)))
+        pairs.append((block.register_forward_hook, partial(hidden, layer)))
+    return pairs
+
+
+@torch.no_grad()
+def write(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: torch.Tensor,
+    length: int,
+    generator: torch.Generator,
+    *,
+    top_k: int | None = None,
+) -> torch.Tensor:
+    """Continue each row of ids by `length` sampled tokens, no special ones.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    tokenizer : PreTrainedTokenizerBase
+        Names the special tokens.
+    ids : (rows, t)
+        What each row begins with.
+    length : int
+        How many tokens to add.
+    generator : torch.Generator
+        Draws them, at temperature 1, on its own device.
+    top_k : int, optional
+        Draw from so many likeliest tokens; by default from the whole distribution.
+
+    Returns
+    -------
+    (rows, t + length)
+        What was given, and its continuation.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
     """
-    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long, device=generator.device)
-    alike = len(ids) > 1 and bool((ids == ids[0]).all())
-    new, past = ids[:1] if alike else ids, DynamicCache()  # what all rows begin with is read once
+    special = sorted(set(tokenizer.all_special_ids))
+    banned = torch.tensor(special, dtype=torch.long, device=generator.device)
+    rows = len(ids)
+    equal = rows > 1 and bool((ids == ids[0]).all())
+    new = ids[:1] if equal else ids  # what all rows begin with is read once
+    past = DynamicCache()
     for step in range(length):
         out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-        said = finite(model, out.logits[:, -1])
-        if step == 0 and alike:
-            past.batch_repeat_interleave(len(ids))
-            said = said.expand(len(ids), -1)
-        best = said.float().to(generator.device).index_fill(1, banned, -torch.inf)
-        likely = best.topk(top_k) if top_k else None
-        new = torch.multinomial((likely.values if top_k else best).softmax(1), 1, generator=generator)
-        new = (likely.indices.gather(1, new) if top_k else new).to(ids.device)
-        ids = torch.cat([ids, new], 1)
+        scores = finite(model, out.logits[:, -1])  # (rows, 1, vocabulary) -> (rows, vocabulary)
+        if step == 0 and equal:
+            past.batch_repeat_interleave(rows)
+            scores = scores.expand(rows, -1)  # (1, vocabulary) -> (rows, vocabulary)
+        new = _draw(scores, banned, top_k, generator).to(ids.device)
+        ids = torch.cat([ids, new], 1)  # (rows, t) and (rows, 1) -> (rows, t + 1)
     return ids
 
 
-def prefixes(model: nn.Module, tokenizer, *, length: int = 10, top_k: int = 5, seed: int = 0) -> tuple[str, ...]:
+def _draw(
+    scores: torch.Tensor, banned: torch.Tensor, top_k: int | None, generator: torch.Generator
+) -> torch.Tensor:
+    """A token for each row of scores (rows, vocabulary), none of the banned ones: (rows, 1)."""
+    allowed = scores.float().to(generator.device).index_fill(1, banned, -torch.inf)
+    if not top_k:
+        return torch.multinomial(allowed.softmax(1), 1, generator=generator)
+    likely = allowed.topk(top_k)
+    drawn = torch.multinomial(likely.values.softmax(1), 1, generator=generator)
+    return likely.indices.gather(1, drawn)  # from a place among the k to a token id
+
+
+def prefixes(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int = 10,
+    top_k: int = 5,
+    seed: int = 0,
+) -> tuple[str, ...]:
     """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
 
     Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its
     own. As in MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other
     contexts too; the released code's have ten tokens in all, their opening included. What was drawn
     is kept under `zu.cache_dir`, by model and settings.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Writes the continuations.
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    length : int
+        Tokens to add to each opening.
+    top_k : int
+        How many likeliest tokens to draw from.
+    seed : int
+        Of the generator.
+
+    Returns
+    -------
+    tuple of str
+        The empty text, then a text an opening, without braces and ending in ". ".
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
     """
     starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
-    alike = {size: [i for i, s in enumerate(starts) if len(s) == size] for size in sorted(set(map(len, starts)))}
-    about = [fingerprint(model), model.device.type, starts, sorted(set(tokenizer.all_special_ids)), length, top_k, seed]
-    path = cache_dir() / "prefixes" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.safetensors"
-    drawn = read_tensors(path, *map(str, alike))
+    sizes = sorted(set(map(len, starts)))
+    # One batch where the openings have as many tokens, as is usual.
+    batches = {size: [i for i, ids in enumerate(starts) if len(ids) == size] for size in sizes}
+    special = sorted(set(tokenizer.all_special_ids))
+    about = [fingerprint(model), model.device.type, starts, special, length, top_k, seed]
+    path = _prefix_file(about)
+    drawn = read_tensors(path, *map(str, batches))
     if drawn is None:
         generator = torch.Generator().manual_seed(seed)
-        drawn = {str(size): write(model, tokenizer, torch.tensor([starts[i] for i in rows], device=model.device),
-                                  length, generator, top_k=top_k).cpu() for size, rows in alike.items()}
+        drawn = {}
+        for size, rows in batches.items():
+            ids = torch.tensor([starts[i] for i in rows], device=model.device)
+            whole = write(model, tokenizer, ids, length, generator, top_k=top_k)
+            drawn[str(size)] = whole.cpu()
         write_tensors(path, drawn)
-    found = {}
-    for size, rows in alike.items():  # one batch where the openings have as many tokens, as is usual
-        found |= dict(zip(rows, tokenizer.batch_decode(drawn[str(size)], skip_special_tokens=True), strict=True))
-    plain = (found[i].replace("{", " ").replace("}", " ").split() for i in range(len(starts)))
-    return ("", *(" ".join(words) + ". " for words in plain))
+    found: dict[int, str] = {}
+    for size, rows in batches.items():
+        texts = tokenizer.batch_decode(drawn[str(size)], skip_special_tokens=True)
+        found.update(zip(rows, texts, strict=True))
+    return ("", *(_plain(found[i]) for i in range(len(starts))))
+
+
+def _prefix_file(about: list) -> Path:
+    """Where prefixes are kept, by what decides on them."""
+    name = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
+    return cache_dir() / "prefixes" / f"{name}.safetensors"
+
+
+def _plain(text: str) -> str:
+    """A text in one line as a sentence of its own, without the braces that mark a subject."""
+    words = text.replace("{", " ").replace("}", " ").split()
+    return " ".join(words) + ". "
 
 
 def prefix_weights(n: int) -> torch.Tensor:
-    """Weights of the n prefixes in a mean key: half on the bare prompt, half shared by the others (float64)."""
+    """Weights of the n prefixes in a mean key: half on the bare prompt, half shared by the others.
+
+    Parameters
+    ----------
+    n : int
+        How many prefixes there are, the empty one included.
+
+    Returns
+    -------
+    (n,)
+        The weights, float64, the bare prompt's first; their sum is 1.
+    """
     if n == 1:
         return torch.ones(1, dtype=torch.float64)
     return torch.tensor([0.5] + [0.5 / (n - 1)] * (n - 1), dtype=torch.float64)
 
 
-def subject_keys(model: nn.Module, tokenizer, facts: Sequence[Fact], layers: Sequence[int],
-                 before: Sequence[str] = ("",), each: bool = False,
-                 below: Below | None = None) -> tuple[dict[int, torch.Tensor], Trace]:
-    """The facts' keys by layer, (n, m) float64, averaged over the prefixes `before`, and the bare prompts' trace.
+def subject_keys(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    before: Sequence[str] = ("",),
+    each: bool = False,
+    below: Below | None = None,
+) -> tuple[dict[int, torch.Tensor], Trace]:
+    """The facts' keys by layer, averaged over the prefixes `before`, and the bare prompts' trace.
 
-    each: all p · n keys instead, prefix after prefix, times the square root of their weight in the average. A key
-    depends on nothing to the right of the subject, so the sequences end there. below: as in `trace`.
+    A key depends on nothing to the right of the subject, so the sequences end there.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    tokenizer : PreTrainedTokenizerBase
+        Its own.
+    facts : sequence of Fact
+        The n facts.
+    layers : sequence of int
+        Which layers to read.
+    before : sequence of str
+        The p prefixes, the empty one first.
+    each : bool
+        All p · n keys instead of the mean ones, prefix after prefix, times the square root of their
+        weight in the average.
+    below : Below, optional
+        As in `trace`.
+
+    Returns
+    -------
+    keys : dict
+        By layer, (n, m) float64; with `each`, (p · n, m).
+    bare : Trace
+        Of the n prompts behind the first prefix.
+
+    Raises
+    ------
+    FactError
+        When no token of a prompt covers its subject.
     """
-    rows = [encode(tokenizer, fact, prefix) for prefix in before for fact in facts]
-    seen = trace(model, collate([(ids[:p + 1], p) for ids, p in rows], model.device), layers, below=below)
-    n, weights, how = len(facts), prefix_weights(len(before)), "p,pnm->nm"
+    rows = []
+    for prefix in before:
+        for fact in facts:
+            ids, position = encode(tokenizer, fact, prefix)
+            rows.append((ids[: position + 1], position))
+    seen = trace(model, collate(rows, model.device), layers, below=below)
+    p, n = len(before), len(facts)
+    weights = prefix_weights(p)
+    how = "p,pnm->nm"
     if each:
-        weights, how = weights.sqrt(), "p,pnm->pnm"
-    keys = {layer: torch.einsum(how, weights.to(k.device), k.double().view(len(before), n, -1)).flatten(0, -2)
-            for layer, k in seen.keys.items()}
-    bare = Trace(*({layer: x[:n] for layer, x in part.items()} for part in (seen.keys, seen.values, seen.hidden)))
+        weights = weights.sqrt()
+        how = "p,pnm->pnm"
+    keys = {}
+    for layer, k in seen.keys.items():
+        by_prefix = k.double().view(p, n, -1)  # (p n, m) -> (p, n, m)
+        weighed = torch.einsum(how, weights.to(k.device), by_prefix)
+        keys[layer] = weighed.flatten(0, -2)  # (n, m) as it is, or (p, n, m) -> (p n, m)
+    bare = Trace(
+        keys={layer: x[:n] for layer, x in seen.keys.items()},
+        values={layer: x[:n] for layer, x in seen.values.items()},
+        hidden={layer: x[:n] for layer, x in seen.hidden.items()},
+    )
     return keys, bare

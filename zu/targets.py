@@ -1,4 +1,9 @@
-"""Where to aim: the hidden state after the last edited layer that makes the model say something else."""
+"""Where to aim: the hidden state after the last edited layer with which the model says otherwise.
+
+`optimise` finds it: a search by gradient over a change δ of that state, for many facts at once.
+From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`,
+the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches.
+"""
 from __future__ import annotations
 
 import hashlib
@@ -9,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -21,13 +27,16 @@ from transformers import DynamicCache
 from .data.cache import cache_dir, read_tensors, write_tensors
 from .data.facts import Fact
 from .models import decoder, down_proj, fingerprint, logits
-from .reader import Batch, collate, encode, hooks
+from .reader import Batch, collate, encode, hooks, states_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: The prompt after which the next token's distribution should stay as it is: after ROME's "essence"
 #: term, but not the same one, see `optimise`.
 ESSENCE = "{} is a"
-#: The search for the first so many facts is one piece of work, the next piece ends at twice as many, and so on: larger
-#: sets that begin alike share their first pieces.
+#: The search for the first so many facts is one piece of work, the next piece ends at twice as
+#: many, and so on: larger sets that begin alike share their first pieces.
 TOGETHER = 25
 
 
@@ -35,9 +44,15 @@ TOGETHER = 25
 class Targets:
     """What `optimise` found for n facts at one layer.
 
-    z: the hidden state wanted after the layer at the subject's last token, (n, d) float32. h: what it is.
-    loss: mean negative log-likelihood of the target before each step, (steps, n); a fact that has converged
-    keeps its last value.
+    Parameters
+    ----------
+    z : (n, d)
+        The hidden state wanted after the layer at the subject's last token, float32.
+    h : (n, d)
+        What it is, float32.
+    loss : (steps, n)
+        Mean negative log-likelihood of the target before each step; a fact that has converged keeps
+        its last value.
     """
 
     z: torch.Tensor
@@ -45,28 +60,63 @@ class Targets:
     loss: torch.Tensor
 
 
-def target_ids(tokenizer, fact: Fact, goal: str) -> list[int]:
-    """Tokens to aim at: the tokenizer's end-of-sequence token ("eos") or the true answer ("truth").
+def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> list[int]:
+    """Tokens to aim at: the tokenizer's end-of-sequence token, or the true answer.
 
     The released code aims at the text "<|endoftext|>" on zsRE, whatever tokens that is, with or
     without a space by method; on MCF at a string from a file that was not released.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows character offsets.
+    fact : Fact
+        Gives the true answer.
+    goal : str
+        "eos" or "truth".
+
+    Returns
+    -------
+    list of int
+        The tokens, at least one.
+
+    Raises
+    ------
+    ValueError
+        For another goal, or "eos" where the tokenizer has no such token.
     """
     if goal == "eos":
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-sequence token to aim at: set tokenizer.eos_token")
+            raise ValueError(
+                "the tokenizer has no end-of-sequence token to aim at: set tokenizer.eos_token"
+            )
         return [tokenizer.eos_token_id]
     if goal != "truth":
         raise ValueError(f"goal is {goal!r}: use 'eos' or 'truth'")
     text = fact.text + " " + fact.target
     coded = tokenizer(text, return_offsets_mapping=True)
-    return [t for t, (_, stop) in zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-            if stop > len(fact.text)]
+    pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+    return [token for token, (_, stop) in pairs if stop > len(fact.text)]
 
 
-def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, before: Sequence[str] = ("",), *,
-             goal: str = "eos", steps: int = 25, lr: float = 0.4, weight_decay: float = 0.5, kl: float = 0.0625,
-             clamp: float = 0.75, tolerance: float = 0.1, batch: int | None = None, cache: bool = True) -> Targets:
-    """Find, for every fact, the δ to add after `layer` at the subject's last token (Meng et al. 2022, Eq. 4).
+def optimise(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    layer: int,
+    before: Sequence[str] = ("",),
+    *,
+    goal: str = "eos",
+    steps: int = 25,
+    lr: float = 0.4,
+    weight_decay: float = 0.5,
+    kl: float = 0.0625,
+    clamp: float = 0.75,
+    tolerance: float = 0.1,
+    batch: int | None = None,
+    cache: bool = True,
+) -> Targets:
+    """Find, for every fact, the δ to add after `layer` at the subject's last token.
 
     Minimises, per fact: the mean over the prefixes `before` of the target's negative log-likelihood
     + kl · KL(original ‖ changed) of the next token after "{subject} is a"
@@ -80,280 +130,608 @@ def optimise(model: nn.Module, tokenizer, facts: Sequence[Fact], layer: int, bef
     the subject's last token and layers up to `layer` do not depend on δ: they are computed once.
     Results do not depend on which facts share a batch.
 
-    batch: most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it. Where it
-    runs out all the same, the batch is halved with a warning. cache: keep each fact's result under
-    `zu.cache_dir`, by model, layer, token ids, settings and the facts of its piece of work (see `TOGETHER`; they
-    decide on its last bits), so that a run goes on where it stopped and ends where it would have; no text is stored.
-    Raises `ValueError` for a model whose logits are not finite.
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    tokenizer : PreTrainedTokenizerBase
+        Its own.
+    facts : sequence of Fact
+        The n facts.
+    layer : int
+        After which δ is added.
+    before : sequence of str
+        Prefixes of the prompt, the empty one first.
+    goal : str
+        What the model should say: see `target_ids`.
+    steps : int
+        Most losses to take; the last is followed by no step.
+    lr : float
+        Size of a step, in ‖h‖/√d.
+    weight_decay, kl : float
+        Weights of the terms.
+    clamp : float
+        Longest δ, in ‖h‖.
+    tolerance : float
+        The loss under which a fact is done.
+    batch : int, optional
+        Most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it.
+        Where it runs out all the same, the batch is halved with a warning.
+    cache : bool
+        Keep each fact's result under `zu.cache_dir`, by model, layer, token ids, settings and the
+        facts of its piece of work (see `TOGETHER`; they decide on its last bits), so that a run
+        goes on where it stopped and ends where it would have; no text is stored.
+
+    Returns
+    -------
+    Targets
+        On the model's device, fact by fact.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
+
+    References
+    ----------
+    Meng et al. 2022 (ROME), Eq. 4.
     """
     coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
-    about = [str(x) for x in (fingerprint(model), model.device.type, layer, steps, lr, weight_decay, kl, clamp,
-                              tolerance)]
-    ends = [0, TOGETHER]
-    while ends[-1] < len(coded):
-        ends.append(2 * ends[-1])
-    sets = [range(start, min(end, len(coded))) for start, end in pairwise(ends)]
-    files = [path for some in sets for path in _files(about, [coded[i] for i in some])]
-    found = {i: kept for i, path in enumerate(files) if cache and (kept := read_tensors(path, "z", "h", "loss"))}
-    parts = [part for some in sets for part in _parts(model, layer, coded, some, batch) if not set(part) <= set(found)]
+    settings = (steps, lr, weight_decay, clamp, tolerance)
+    decisive = (layer, steps, lr, weight_decay, kl, clamp, tolerance)
+    about = [str(x) for x in (fingerprint(model), model.device.type, *decisive)]
+    pieces = _pieces(len(coded))
+    files = [path for piece in pieces for path in _files(about, [coded[i] for i in piece])]
+    found = _read_kept(files) if cache else {}
+    every = [part for piece in pieces for part in _parts(model, layer, coded, piece, batch)]
+    # A batch with one fact missing is searched again as a whole: which facts share it decides on
+    # the last bits.
+    parts = [part for part in every if not set(part) <= set(found)]
     done = len(coded) - sum(map(len, parts))
-    with tqdm(total=len(facts), initial=done, desc=f"targets after layer {layer}", leave=False) as bar:
+    title = f"targets after layer {layer}"
+    with tqdm(total=len(facts), initial=done, desc=title, leave=False) as bar:
         while parts:
             part = parts.pop(0)
-            try:
-                problem = _Problem(model, layer, [coded[i] for i in part], kl)
-                solved = _adam(problem, steps, lr, weight_decay, clamp, tolerance)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if len(part) == 1 or not _out_of_memory(error):
-                    raise
-                solved = problem = None
-            if solved is None:  # out here, where nothing holds the failed batch's tensors any more
-                warnings.warn(f"out of memory with {len(part)} facts in a batch: going on in halves", stacklevel=2)
-                parts[:0] = [part[:len(part) // 2], part[len(part) // 2:]]
+            solved = _attempt(model, layer, [coded[i] for i in part], kl, settings)
+            if solved is None:
+                warnings.warn(
+                    f"out of memory with {len(part)} facts in a batch: going on in halves",
+                    stacklevel=2,
+                )
+                middle = len(part) // 2
+                parts[:0] = [part[:middle], part[middle:]]
                 continue
             for i, z, h, loss in zip(part, *(x.cpu() for x in solved), strict=True):
-                found[i] = {"z": z, "h": h, "loss": loss}
+                found[i] = {"z": z, "h": h, "loss": loss}  # (d,), (d,), (steps,)
                 if cache:
                     write_tensors(files[i], found[i])
             bar.update(len(part))
-    z, h, loss = (torch.stack([found[i][name] for i in range(len(coded))]) for name in ("z", "h", "loss"))
-    return Targets(z.to(model.device), h.to(model.device), loss.T)
+    return _stacked([found[i] for i in range(len(coded))], model.device)
+
+
+def _pieces(n: int) -> list[range]:
+    """The pieces of work that n facts make, see `TOGETHER`."""
+    ends = [0, TOGETHER]
+    while ends[-1] < n:
+        ends.append(2 * ends[-1])
+    return [range(start, min(end, n)) for start, end in pairwise(ends)]
+
+
+def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
+    """The results that are kept in the cache, by fact number."""
+    found = {}
+    for i, path in enumerate(files):
+        kept = read_tensors(path, "z", "h", "loss")
+        if kept:
+            found[i] = kept
+    return found
+
+
+def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -> Targets:
+    """The facts' results as one, z and h on the model's device."""
+    z = torch.stack([x["z"] for x in results])  # n × (d,) -> (n, d)
+    h = torch.stack([x["h"] for x in results])
+    loss = torch.stack([x["loss"] for x in results])  # n × (steps,) -> (n, steps)
+    return Targets(z.to(device), h.to(device), loss.T)
+
+
+def _attempt(
+    model: nn.Module, layer: int, coded: Sequence[_Coded], kl: float, settings: tuple
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
+
+    After the return nothing holds a failed batch's tensors any more.
+    """
+    try:
+        problem = _Problem(model, layer, coded, kl)
+        return _adam(problem, *settings)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if len(coded) == 1 or not _out_of_memory(error):
+            raise
+    return None
 
 
 @dataclass(frozen=True)
 class _Coded:
-    """A fact as token ids: (ids, position of the subject's last token) by prefix, the target, the essence prompt."""
+    """A fact as token ids.
+
+    rows: (ids, position of the subject's last token) by prefix. goal: the tokens to aim at.
+    essence: (ids, position) of the essence prompt.
+    """
 
     rows: list[tuple[list[int], int]]
     goal: list[int]
     essence: tuple[list[int], int]
 
     @classmethod
-    def of(cls, tokenizer, fact: Fact, before: tuple[str, ...], goal: str) -> _Coded:
-        return cls([encode(tokenizer, fact, prefix) for prefix in before], target_ids(tokenizer, fact, goal),
-                   encode(tokenizer, fact, prompt=ESSENCE))
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, fact: Fact, prefixes: tuple[str, ...], goal: str
+    ) -> _Coded:
+        """A fact behind each prefix, what it should say, and its essence prompt."""
+        rows = [encode(tokenizer, fact, prefix) for prefix in prefixes]
+        target = target_ids(tokenizer, fact, goal)
+        return cls(rows, target, encode(tokenizer, fact, prompt=ESSENCE))
 
     @property
     def width(self) -> int:
         """Tokens from the subject's last one on, the target's but the last included."""
-        return max(len(ids) - p for ids, p in self.rows) + len(self.goal) - 1
+        return max(len(ids) - position for ids, position in self.rows) + len(self.goal) - 1
 
     @property
     def length(self) -> int:
+        """Tokens of the longest sequence, the target's but the last included."""
         return max(len(ids) for ids, _ in self.rows) + len(self.goal) - 1
 
 
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
-    """Where each fact's result is kept; facts that are coded alike are told apart by their place."""
-    here = Path(__file__)
-    code = b"".join((here.parent / f"{name}.py").read_bytes() for name in ("targets", "reader", "models"))
-    said = [[c.rows, c.goal, c.essence] for c in coded]
-    text = json.dumps([*about, said, torch.__version__, transformers.__version__])
-    names = [hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32] for i in range(len(coded))]
-    return [cache_dir() / "targets" / name[:2] / f"{name}.safetensors" for name in names]
+    """Where each fact's result is kept; facts with equal tokens are told apart by their place."""
+    here = Path(__file__).parent
+    modules = ("targets", "reader", "models")  # another code, another result
+    code = b"".join((here / f"{name}.py").read_bytes() for name in modules)
+    tokens = [[c.rows, c.goal, c.essence] for c in coded]
+    text = json.dumps([*about, tokens, torch.__version__, transformers.__version__])
+    files = []
+    for i in range(len(coded)):
+        name = hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32]
+        files.append(cache_dir() / "targets" / name[:2] / f"{name}.safetensors")
+    return files
 
 
 def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; on a CPU it is a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def bytes_per_fact(model: nn.Module, layer: int, prompts: int, width: int, length: int) -> int:
-    """What a fact adds to the memory of a batch: what the backward pass reads again, and the attention's past.
+    """What a fact adds to the memory of a batch, an upper estimate from the shapes.
 
-    An upper estimate from the shapes; prompts: prefixes and the essence prompt; width: tokens from the subject's
-    last one on; length: of the whole sequence.
+    That is what the backward pass reads again, and the attention's past.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    layer : int
+        After which δ is added.
+    prompts : int
+        Prefixes and the essence prompt.
+    width : int
+        Tokens from the subject's last one on.
+    length : int
+        Tokens of the whole sequence.
+
+    Returns
+    -------
+    int
+        Bytes.
     """
-    config, size = model.config.get_text_config(), model.dtype.itemsize
-    d, m, depth = config.hidden_size, down_proj(model, layer).in_features, config.num_hidden_layers
-    kv = 2 * config.num_key_value_heads * (getattr(config, "head_dim", None) or d // config.num_attention_heads)
-    states = width * (depth - layer) * ((8 * size + 16) * d + 6 * m * size + 6 * kv * size)
+    config = model.config.get_text_config()
+    size = model.dtype.itemsize
+    d, m = config.hidden_size, down_proj(model, layer).in_features
+    depth = config.num_hidden_layers
+    head = getattr(config, "head_dim", None) or d // config.num_attention_heads
+    kv = 2 * config.num_key_value_heads * head  # numbers of a token's keys and values in a layer
+    per_token = (8 * size + 16) * d + 6 * m * size + 6 * kv * size
+    states = width * (depth - layer) * per_token
     past = length * (3 * depth * kv * size + 4 * m * size)
-    return prompts * (states + past + 5 * config.vocab_size * 4)
+    scores = 5 * config.vocab_size * 4
+    return prompts * (states + past + scores)
 
 
-def _parts(model, layer, coded, todo: Sequence[int], batch: int | None) -> list[list[int]]:
-    """Fact numbers in batches: those whose prompts go on equally far after the subject need no padding there."""
+def _parts(
+    model: nn.Module,
+    layer: int,
+    coded: Sequence[_Coded],
+    todo: Sequence[int],
+    batch: int | None,
+) -> list[list[int]]:
+    """The fact numbers `todo` in batches.
+
+    Facts whose prompts go on equally far after the subject need no padding there: only they share
+    a batch.
+    """
     device = model.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
     memory = min(free // 2, 2 * 2**30)
     parts: list[list[int]] = []
     for i in sorted(todo, key=lambda i: (coded[i].width, coded[i].length)):
         c = coded[i]
-        size = batch or memory // bytes_per_fact(model, layer, len(c.rows) + 1, c.width, c.length)
-        if parts and coded[parts[-1][-1]].width == c.width and len(parts[-1]) < size:
+        prompts = len(c.rows) + 1
+        size = batch or memory // bytes_per_fact(model, layer, prompts, c.width, c.length)
+        fits = bool(parts) and coded[parts[-1][-1]].width == c.width and len(parts[-1]) < size
+        if fits:
             parts[-1].append(i)
         else:
             parts.append([i])
     return parts
 
 
-def _adam(problem: _Problem, steps, lr, weight_decay, clamp, tolerance):
-    """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out."""
+def _adam(
+    problem: _Problem,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    clamp: float,
+    tolerance: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
+
+    Returns z (n, d), h (n, d) and the losses (n, steps).
+    """
     h = problem.h
     n, d = h.shape
-    norm = h.norm(dim=1, keepdim=True)
+    norm = h.norm(dim=1, keepdim=True)  # (n, 1)
     scale = norm / d ** 0.5
     u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
     losses = torch.zeros(steps, n, dtype=torch.float32)
-    active = torch.arange(n, device=h.device)
+    active = torch.arange(n, device=h.device)  # (a,): the facts that are not done yet
     for step in range(steps):
-        x = u[active].requires_grad_(True)
+        x = u[active].requires_grad_(True)  # (n, d) -> (a, d), a copy
         delta = x * scale[active]
-        nll, divergence = problem.loss(delta, active)
+        nll, divergence = problem.loss(delta, active)  # both (a,)
         size = weight_decay * (delta.norm(dim=1) / norm[active, 0] ** 2)
         loss = nll + divergence + size
-        losses[step:, active.cpu()] = nll.detach().float().cpu()
+        losses[step:, active.cpu()] = nll.detach().float().cpu()  # and of all later steps so far
         going = loss.detach() >= tolerance
         if step == steps - 1 or not bool(going.any()):
             break
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, d)
         active, gradient = active[going], gradient[going]
         mean[active] = 0.9 * mean[active] + 0.1 * gradient
         square[active] = 0.999 * square[active] + 0.001 * gradient ** 2
-        m, v = mean[active] / (1 - 0.9 ** (step + 1)), square[active] / (1 - 0.999 ** (step + 1))
+        m = mean[active] / (1 - 0.9 ** (step + 1))
+        v = square[active] / (1 - 0.999 ** (step + 1))
         u[active] -= lr * m / (v.sqrt() + 1e-8)
-        length = (u[active] * scale[active]).norm(dim=1, keepdim=True)
+        length = (u[active] * scale[active]).norm(dim=1, keepdim=True)  # ‖δ‖, (a, 1)
         u[active] *= (clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
     return h + u * scale, h, losses.T
 
 
 class _Past:
-    """Keys and values of the positions left of the subject's last token, for one pass over the rest.
+    """Keys and values left of the subject's last token, for one pass over the rest.
 
-    The part of transformers' cache interface that attention layers call.
+    The part of transformers' cache interface that attention layers call. Both by layer,
+    (rows, heads, s, head size), with s past positions.
     """
 
     def __init__(self, keys: dict[int, torch.Tensor], values: dict[int, torch.Tensor]) -> None:
-        self.keys, self.values = keys, values
+        self.keys = keys
+        self.values = values
 
-    def update(self, key, value, layer_idx, *args, **kwargs):
-        return torch.cat([self.keys[layer_idx], key], 2), torch.cat([self.values[layer_idx], value], 2)
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The past's keys and values with a pass's own behind them; nothing is kept of these."""
+        # (rows, heads, s, head size) and (rows, heads, w, head size) -> (rows, heads, s + w, ...)
+        keys = torch.cat([self.keys[layer_idx], key], 2)
+        values = torch.cat([self.values[layer_idx], value], 2)
+        return keys, values
 
 
 class _Suffixes:
-    """The part of the model that δ reaches in some prompts: from the subject's last token on, above `layer`.
+    """The part of the model that δ reaches: above `layer`, from the subject's last token on.
 
-    groups: rows of (ids, position) that begin alike, one row a fact in each. What they share is read once, its keys
-    and values serve them all.
+    A row is one prompt of one fact. Rows come in groups that begin alike, one row a fact in each:
+    row j · n + i is fact i's prompt in group j. The tokens of a row are read in two stretches,
+
+        head : what all rows of its group begin with, read once for the group;
+        tail : the rest, which holds the subject's last token;
+
+    and used in two others,
+
+        past : all that stands left of the subject's last token. Its keys and values in the layers
+            above do not depend on δ and are kept;
+        suffix : the subject's last token and what follows. It is run anew for each δ.
+
+    Shapes below: r rows; a tokens of the longest head, t of the longest tail, s of the longest
+    past, w of the longest suffix; d the hidden size, c key-value heads of size e.
+
+    groups: rows of (ids, position of the subject's last token), by group.
     """
 
     @torch.no_grad()
-    def __init__(self, model, layer: int, groups: Sequence[Sequence[tuple[list[int], int]]]) -> None:
-        body, every = decoder(model), [row for rows in groups for row in rows]
-        window, longest = getattr(model.config.get_text_config(), "sliding_window", None), max(len(i) for i, _ in every)
-        if window and longest > window:
-            raise ValueError(f"a prompt of {longest} tokens exceeds the sliding window of {window}")
-        self.layers, self.norm = {i: x for i, x in enumerate(body.layers) if i > layer}, body.norm
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: int,
+        groups: Sequence[Sequence[tuple[list[int], int]]],
+    ) -> None:
+        body = decoder(model)
+        every = [row for rows in groups for row in rows]
+        _check_window(model, every)
+        self.layers = {i: block for i, block in enumerate(body.layers) if i > layer}
+        self.norm = body.norm
         n, device = len(groups[0]), model.device
-        self.fact = torch.arange(n, device=device).repeat(len(groups))
-        heads = [_shared(rows) for rows in groups]
-        alike, cache = max(heads), DynamicCache()
-        if alike:
-            body(input_ids=collate([(rows[0][0][:k], 0) for rows, k in zip(groups, heads, strict=True)], device).ids,
-                 past_key_values=cache)  # padding on the right: no real token sees it
-            cache.batch_repeat_interleave(n)
-        head = torch.tensor(heads, device=device).repeat_interleave(n)[:, None]
-        tails = collate([(ids[k:], p - k) for (ids, p), k in zip(every, head[:, 0].tolist(), strict=True)], device)
-        seen = self._read(body, layer, tails, head, alike, cache)
-        p = tails.position[:, None]
-        width, past = int((tails.mask.sum(1) - p[:, 0]).max()), int((head + p).max())
-        steps = torch.arange(width, device=device)
-        at = (p + steps).clamp(max=tails.ids.shape[1] - 1)[..., None]
-        states = seen["h"].to(device)
-        self.suffix = states.gather(1, at.expand(-1, -1, states.shape[-1]))
-        left = head + p - past + torch.arange(past, device=device)  # negative where a row has no such token
-        take = torch.where(left < head, left, alike + left - head).clamp(min=0)[:, None, :, None]
-        self.past, self.rope = {}, {}
-        for i in self.layers:
-            kv = cache.layers[i].keys, cache.layers[i].values
-            self.past[i] = tuple(x.gather(2, take.to(x.device).expand(-1, x.shape[1], -1, x.shape[3])) for x in kv)
-            self.rope[i] = tuple(x.gather(1, at.to(x.device).expand(-1, -1, x.shape[-1])) for x in seen[i])
-        causal = (steps[None, :] <= steps[:, None]).expand(len(every), -1, -1)
-        visible = torch.cat([(left >= 0)[:, None, :].expand(-1, width, -1), causal], 2)[:, None]
-        self.mask = torch.zeros(visible.shape, dtype=self.suffix.dtype, device=device)
-        self.mask.masked_fill_(~visible, torch.finfo(self.suffix.dtype).min)
+        self.fact = torch.arange(n, device=device).repeat(len(groups))  # (r,): whose prompt it is
 
-    def _read(self, body, layer: int, tails: Batch, head: torch.Tensor, alike: int, cache) -> dict:
-        """What a pass over the rest of the rows shows: the states after `layer`, and each later layer's rotation."""
-        seen: dict = {}
+        shared = [_shared(rows) for rows in groups]
+        cache = _read_heads(body, groups, shared, device)
+        # (groups,) -> (r, 1): how long the head of each row is
+        head = torch.tensor(shared, device=device).repeat_interleave(n)[:, None]
+        tails = _tails(every, head, device)
+        states, rotations = self._read_tails(body, layer, tails, head, cache)
 
-        def hidden(module, args, output):
-            seen["h"] = output[0] if isinstance(output, tuple) else output
+        p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
+        width = int((tails.mask.sum(1) - p[:, 0]).max())  # w
+        past = int((head + p).max())  # s
+        # (r, s): which token of its row each column of the past holds. The pasts end together, at
+        # the subject's last token: a column is negative where a shorter one has not begun yet.
+        left = head + p - past + torch.arange(past, device=device)
+        self._keep_suffixes(states.to(device), rotations, p, width)
+        self._keep_past(cache, left, head, max(shared))
+        self.mask = self._attention_mask(left >= 0, width)
 
-        pairs = [(body.layers[layer].register_forward_hook, hidden)]
-        for i, above in self.layers.items():
-            def rope(module, args, kwargs, i=i):
-                seen[i] = kwargs["position_embeddings"]
+    def _read_tails(
+        self, body: nn.Module, layer: int, tails: Batch, head: torch.Tensor, cache: DynamicCache
+    ) -> tuple[torch.Tensor, dict[int, tuple]]:
+        """A pass over the tails with the heads in the cache, which holds both afterwards.
 
-            pairs.append((partial(above.register_forward_pre_hook, with_kwargs=True), rope))
-        mask = torch.cat([(torch.arange(alike, device=head.device) < head).long(), tails.mask], 1)
-        with hooks(*pairs):
-            body(input_ids=tails.ids, attention_mask=mask, past_key_values=cache, use_cache=True,
-                 position_ids=head + torch.arange(tails.ids.shape[1], device=head.device))
-        return seen
-
-    def states(self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor):
-        """The final states at `offset` of each `row` whose fact has a δ, delta[index[fact]], and which rows these are.
+        Returns the states after `layer`, (r, t, d), and each later layer's rotation of positions, a
+        cosine and a sine of (r, t, e).
         """
-        rows = (index[self.fact] >= 0).nonzero()[:, 0]
-        x = self.suffix[rows].float()
-        x = torch.cat([x[:, :1] + delta[index[self.fact[rows]]][:, None], x[:, 1:]], 1).to(self.suffix.dtype)
-        for i, layer in self.layers.items():
-            device = self.past[i][0].device
+        found: list[torch.Tensor] = []
+        rotations: dict[int, tuple] = {}
+
+        def keep_states(module, args, output):
+            found.append(states_of(output))
+
+        def keep_rotation(module, args, kwargs, i):
+            rotations[i] = kwargs["position_embeddings"]
+
+        pairs = [(body.layers[layer].register_forward_hook, keep_states)]
+        for i, block in self.layers.items():
+            register = partial(block.register_forward_pre_hook, with_kwargs=True)
+            pairs.append((register, partial(keep_rotation, i=i)))
+        device, longest = head.device, int(head.max())
+        # (a,) < (r, 1) -> (r, a): 1 where a row has a token in its head
+        in_head = (torch.arange(longest, device=device) < head).long()
+        mask = torch.cat([in_head, tails.mask], 1)  # (r, a) and (r, t) -> (r, a + t)
+        # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
+        # head does
+        positions = head + torch.arange(tails.ids.shape[1], device=device)
+        with hooks(*pairs):
+            body(
+                input_ids=tails.ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                position_ids=positions,
+            )
+        (states,) = found
+        return states, rotations
+
+    def _keep_suffixes(
+        self, states: torch.Tensor, rotations: dict[int, tuple], p: torch.Tensor, width: int
+    ) -> None:
+        """Cut the suffixes out of the tails: their states after `layer`, and their rotations."""
+        steps = torch.arange(width, device=p.device)
+        # (r, 1) + (w,) -> (r, w, 1): where each token of a suffix stands in its tail. What comes
+        # after a row's end repeats a column; no real token sees it.
+        at = (p + steps).clamp(max=states.shape[1] - 1)[..., None]
+        self.suffix = _columns(states, at)  # (r, t, d) -> (r, w, d)
+        self.rope = {}
+        for i in self.layers:
+            self.rope[i] = tuple(_columns(x, at) for x in rotations[i])  # (r, t, e) -> (r, w, e)
+
+    def _keep_past(
+        self, cache: DynamicCache, left: torch.Tensor, head: torch.Tensor, longest: int
+    ) -> None:
+        """Bring the pasts together from the cache, each layer's keys and values (r, c, s, e).
+
+        In the cache a row's head fills columns 0 to head − 1; up to `longest` (a) there is padding;
+        from there on stands the row's tail.
+        """
+        # (r, s): the column of the cache that holds token `left` of each row
+        column = torch.where(left < head, left, longest + left - head)
+        # (r, s) -> (r, 1, s, 1); a token that does not exist is masked, any column serves
+        column = column.clamp(min=0)[:, None, :, None]
+        self.past = {}
+        for i in self.layers:
+            kept = []
+            for x in (cache.layers[i].keys, cache.layers[i].values):
+                # (r, 1, s, 1) -> (r, c, s, e)
+                index = column.to(x.device).expand(-1, x.shape[1], -1, x.shape[3])
+                kept.append(x.gather(2, index))  # (r, c, a + t, e) -> (r, c, s, e)
+            self.past[i] = tuple(kept)
+
+    def _attention_mask(self, in_past: torch.Tensor, width: int) -> torch.Tensor:
+        """What to add to the attention's scores, (r, 1, w, s + w): 0, or the least number.
+
+        in_past: which columns of the past hold a token, (r, s). Each token of a suffix sees them,
+        those of the suffix before it, and itself.
+        """
+        steps = torch.arange(width, device=in_past.device)
+        # (1, w) <= (w, 1) -> (w, w) -> (r, w, w)
+        causal = (steps[None, :] <= steps[:, None]).expand(len(in_past), -1, -1)
+        past = in_past[:, None, :].expand(-1, width, -1)  # (r, s) -> (r, w, s)
+        visible = torch.cat([past, causal], 2)[:, None]  # -> (r, w, s + w) -> (r, 1, w, s + w)
+        dtype = self.suffix.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=in_past.device)
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        return mask
+
+    def states(
+        self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The final states at some places, with a δ at the subject's last token of some facts.
+
+        delta: (active, d). index: (n,), where each fact's δ stands in it, −1 for none. row, offset:
+        (places,), a row, and a column of its suffix. Returns which places belong to a fact with a
+        δ, (places,), and the normed states there, (such places, d).
+        """
+        rows = (index[self.fact] >= 0).nonzero()[:, 0]  # (k,): the rows to run
+        x = self.suffix[rows].float()  # (k, w, d)
+        # (active, d) -> (k, d) -> (k, 1, d): each row's δ, for its first column
+        shift = delta[index[self.fact[rows]]][:, None]
+        x = torch.cat([x[:, :1] + shift, x[:, 1:]], 1).to(self.suffix.dtype)
+        for i, block in self.layers.items():
+            keys, values = self.past[i]
+            device = keys.device  # a model may be spread over several
             pick = rows.to(device)
-            x = layer(x.to(device), attention_mask=self.mask[rows].to(device), past_key_values=_Past(
-                      {i: self.past[i][0][pick]}, {i: self.past[i][1][pick]}), use_cache=True,
-                      position_embeddings=tuple(part[pick] for part in self.rope[i]))
-            x = x[0] if isinstance(x, tuple) else x
+            output = block(
+                x.to(device),
+                attention_mask=self.mask[rows].to(device),
+                past_key_values=_Past({i: keys[pick]}, {i: values[pick]}),
+                use_cache=True,
+                position_embeddings=tuple(part[pick] for part in self.rope[i]),
+            )
+            x = states_of(output)
+        # (r,): where each row stands among the k that were run, −1 for none
         place = torch.full((len(self.fact),), -1, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
         kept = place[row] >= 0
-        return kept, self.norm(x[place[row[kept]].to(x.device), offset[kept].to(x.device)])
+        at_row, at_column = place[row[kept]].to(x.device), offset[kept].to(x.device)
+        return kept, self.norm(x[at_row, at_column])  # (k, w, d) -> (such places, d)
+
+
+def _check_window(model: nn.Module, rows: Sequence[tuple[list[int], int]]) -> None:
+    """Raise `ValueError` for a row that is longer than the attention's sliding window."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    longest = max(len(ids) for ids, _ in rows)
+    if window and longest > window:
+        raise ValueError(f"a prompt of {longest} tokens exceeds the sliding window of {window}")
 
 
 def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
     """How many tokens all rows begin with, none of them a subject's last."""
-    most = min(p for _, p in rows)
-    return next((j for j in range(most) if len({ids[j] for ids, _ in rows}) > 1), most)
+    most = min(position for _, position in rows)
+    for j in range(most):
+        if len({ids[j] for ids, _ in rows}) > 1:
+            return j
+    return most
+
+
+def _read_heads(
+    body: nn.Module,
+    groups: Sequence[Sequence[tuple[list[int], int]]],
+    shared: Sequence[int],
+    device: torch.device,
+) -> DynamicCache:
+    """A cache with each group's head, of `shared` tokens, read once and repeated for its rows."""
+    cache = DynamicCache()
+    if max(shared):
+        heads = [(rows[0][0][:k], 0) for rows, k in zip(groups, shared, strict=True)]
+        # padding on the right: no real token sees it
+        body(input_ids=collate(heads, device).ids, past_key_values=cache)
+        cache.batch_repeat_interleave(len(groups[0]))  # (groups, c, a, e) -> (r, c, a, e)
+    return cache
+
+
+def _tails(
+    rows: Sequence[tuple[list[int], int]], head: torch.Tensor, device: torch.device
+) -> Batch:
+    """What is left of each row behind its head, whose length is in head (r, 1): ids of (r, t)."""
+    lengths = head[:, 0].tolist()
+    left = [(ids[k:], p - k) for (ids, p), k in zip(rows, lengths, strict=True)]
+    return collate(left, device)
+
+
+def _columns(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """The columns `at` (r, w, 1) of each row of x (r, t, size): (r, w, size)."""
+    return x.gather(1, at.to(x.device).expand(-1, -1, x.shape[-1]))
 
 
 class _Problem:
-    """The targets of some facts: what the model says to their prompts with a δ at each, and what it shall say."""
+    """The targets of n facts: what the model says to their prompts with a δ each, and should say.
 
-    def __init__(self, model, layer: int, coded: Sequence[_Coded], kl: float) -> None:
-        self.model, self.kl, self.n, before = model, kl, len(coded), len(coded[0].rows)
-        groups = [[(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded] for j in range(before)]
-        self.prompts = _Suffixes(model, layer, [*groups, [c.essence for c in coded]])
-        at = [(j * self.n + i, len(ids) - 1 - p + k, t, 1 / (before * len(c.goal)))
-              for i, c in enumerate(coded) for j, (ids, p) in enumerate(c.rows) for k, t in enumerate(c.goal)]
-        row, offset, token, weight = (torch.tensor(x, device=model.device) for x in zip(*at, strict=True))
-        ends = torch.tensor([len(ids) - 1 - p for ids, p in (c.essence for c in coded)], device=model.device)
+    n: how many. h: their hidden states after `layer` at the subject's last token, (n, d) float32.
+    """
+
+    def __init__(self, model: nn.Module, layer: int, coded: Sequence[_Coded], kl: float) -> None:
+        self.model, self.kl, self.n = model, kl, len(coded)
+        prefixes = len(coded[0].rows)
+        groups = []  # a group a prefix, then the essence prompts
+        for j in range(prefixes):
+            groups.append([(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded])
+        groups.append([c.essence for c in coded])
+        self.prompts = _Suffixes(model, layer, groups)
+
+        # All (q,), one entry a token of a target behind a prefix.
+        columns = zip(*_target_places(coded), strict=True)
+        row, offset, token, weight = (torch.tensor(x, device=model.device) for x in columns)
         self.row, self.token, self.weight = row, token, weight.float()
-        last = before * self.n + torch.arange(self.n, device=model.device)
-        self.reads = torch.cat([row, last]), torch.cat([offset, ends])
-        self.h = self.prompts.suffix[:self.n, 0].float()
-        self.original: torch.Tensor | None = None  # what the essence prompts say with no δ: the first loss tells
+        # (n,): the essence prompts' rows are the last group, and each is read at its last token.
+        essence = prefixes * self.n + torch.arange(self.n, device=model.device)
+        ends = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
+        ends = torch.tensor(ends, device=model.device)
+        self.reads = torch.cat([row, essence]), torch.cat([offset, ends])  # both (q + n,)
+        self.h = self.prompts.suffix[:self.n, 0].float()  # (r, w, d) -> (n, d): bare prompts
+        #: What the essence prompts say with no δ, (n, vocabulary): set by the first loss.
+        self.original: torch.Tensor | None = None
 
-    def _scores(self, delta: torch.Tensor, active: torch.Tensor):
-        """Log-probabilities at the positions that are read: of the target tokens' places, and of the essence."""
+    def _scores(
+        self, delta: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities where the active facts are read, first at targets, then at essences.
+
+        Returns which of the q target places these are, (q,), the log-probabilities, (such places +
+        active, vocabulary), and where each fact stands among the active ones, (n,).
+        """
         index = torch.full((self.n,), -1, device=active.device)
         index[active] = torch.arange(len(active), device=active.device)
         kept, states = self.prompts.states(delta, index, *self.reads)
-        return kept[:len(self.row)], logits(self.model, states).log_softmax(-1).to(delta.device), index
+        logp = logits(self.model, states).log_softmax(-1).to(delta.device)
+        return kept[:len(self.row)], logp, index
 
-    def loss(self, delta: torch.Tensor, active: torch.Tensor):
-        """Mean target negative log-likelihood and weighted divergence of each active fact, both (active,).
+    def loss(
+        self, delta: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean target negative log-likelihood and weighted divergence of each active fact.
 
-        To be called with δ = 0 for every fact first: the divergence is counted from there.
+        delta: (active, d). active: their numbers, (active,). Returns two of (active,). To be called
+        with δ = 0 for every fact first: the divergence is counted from there.
         """
         used, logp, index = self._scores(delta, active)
         asked = int(used.sum())
-        nll = -logp[:asked].gather(1, self.token[used][:, None])[:, 0] * self.weight[used]
+        # (asked, vocabulary) -> (asked,): the target token's own
+        chosen = logp[:asked].gather(1, self.token[used][:, None])[:, 0]
+        nll = -chosen * self.weight[used]
+        # (asked,) -> (active,): summed over each fact's prefixes and tokens
+        owner = index[self.prompts.fact[self.row[used]]]
         per_fact = torch.zeros(len(active), dtype=nll.dtype, device=delta.device)
-        per_fact = per_fact.index_add(0, index[self.prompts.fact[self.row[used]]], nll)
+        per_fact = per_fact.index_add(0, owner, nll)
         if self.original is None:
             self.original = logp[asked:].detach()
-        before = self.original[active]
         least = torch.finfo(logp.dtype).min  # a token that is ruled out, at −∞, would make it NaN
-        now, before = logp[asked:].clamp(min=least), before.clamp(min=least)
-        return per_fact, self.kl * F.kl_div(now, before, reduction="none", log_target=True).sum(1)
+        now = logp[asked:].clamp(min=least)  # (active, vocabulary)
+        original = self.original[active].clamp(min=least)
+        each = F.kl_div(now, original, reduction="none", log_target=True)
+        return per_fact, self.kl * each.sum(1)
+
+
+def _target_places(coded: Sequence[_Coded]) -> list[tuple[int, int, int, float]]:
+    """Where each token of each target is said: row, column of its suffix, token, weight.
+
+    The weights of a fact's tokens behind its prefixes add up to 1.
+    """
+    n, places = len(coded), []
+    for i, c in enumerate(coded):
+        weight = 1 / (len(c.rows) * len(c.goal))
+        for j, (ids, position) in enumerate(c.rows):
+            last = len(ids) - 1 - position  # the prompt's last token says the target's first
+            for k, token in enumerate(c.goal):
+                places.append((j * n + i, last + k, token, weight))
+    return places
