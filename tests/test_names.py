@@ -11,8 +11,12 @@ METHODS = {"rome": 1, "memit": 2, "alphaedit": 3, "zerounlearn": 4, "zerounlearn
 
 
 @pytest.mark.parametrize("name, meant", [
-    ("zerounlern", "zerounlearn"), ("alhpaedit", "alphaedit"), ("memmit", "memit"), ("rome", "rome"),
-    ("xyz", None), ("", None),
+    ("zerounlern", "zerounlearn"),
+    ("alhpaedit", "alphaedit"),
+    ("memmit", "memit"),
+    ("rome", "rome"),
+    ("xyz", None),
+    ("", None),
 ])
 def test_the_likest_name_is_found_or_none(name, meant):
     assert closest(name, METHODS) == meant

@@ -1,4 +1,4 @@
-"""An edit: what changed in a few weights, put on and taken off without a trace, saved and loaded."""
+"""An edit: what changed in a few weights, put on, taken off without a trace, saved, loaded."""
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""A card for an edit: what it was to do, what it did, and whether it holds, as JSON and Markdown."""
+"""A card for an edit: what it was to do, what it did, whether it holds; JSON and Markdown."""
 from __future__ import annotations
 
 from collections.abc import Sequence

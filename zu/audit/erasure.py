@@ -1,4 +1,4 @@
-"""Is it gone? Ways to get a forgotten answer back; each gives a number from 0 to 1 for each fact."""
+"""Is it gone? Ways to get a forgotten answer back; each gives 0 to 1 for each fact."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
