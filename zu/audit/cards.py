@@ -80,26 +80,8 @@ def card(
     if edit.facts and edit.facts != len(facts):
         raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give "
                          "those that it is of")
-    model, was_on = edit.model, edit.applied
-    weights, below = list(edit.parts), _read_once(edit)
-    measured = {}
-    try:
-        for state in tqdm(("before", "after"), desc="card", leave=False):
-            if state == "before":
-                edit.restore()
-                model_hash = fingerprint(model)
-            else:
-                edit.apply()
-            measured[state] = _measure(model, tokenizer, facts, ppl_tokens, below)
-            if others:
-                hits = robustness(model, tokenizer, facts, others, weights=weights, below=below)
-                tests = {name: summary(x) for name, x in hits.items()}
-                measured[state]["robustness"] = tests
-    finally:
-        if was_on:
-            edit.apply()
-        else:
-            edit.restore()
+    measured, model_hash = _before_and_after(edit, tokenizer, facts, others, ppl_tokens)
+    model = edit.model
     about = {
         "format": FORMAT,
         "method": edit.method,
@@ -125,6 +107,40 @@ def _write(path: Path, about: dict) -> dict:
     text = _markdown(about)
     write_whole(path.with_suffix(".card.md"), lambda part: part.write_text(text, encoding="utf-8"))
     return about
+
+
+def _before_and_after(
+    edit: Edit,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    others: Sequence[Fact],
+    ppl_tokens: int,
+) -> tuple[dict[str, dict], str]:
+    """What is measured without the edit and with it, and the hash of the model without it.
+
+    The edit is left on or off, as it was.
+    """
+    model, was_on = edit.model, edit.applied
+    weights, below = list(edit.parts), _read_once(edit)
+    measured = {}
+    try:
+        for state in tqdm(("before", "after"), desc="card", leave=False):
+            if state == "before":
+                edit.restore()
+                model_hash = fingerprint(model)
+            else:
+                edit.apply()
+            measured[state] = _measure(model, tokenizer, facts, ppl_tokens, below)
+            if others:
+                hits = robustness(model, tokenizer, facts, others, weights=weights, below=below)
+                tests = {name: summary(x) for name, x in hits.items()}
+                measured[state]["robustness"] = tests
+    finally:
+        if was_on:
+            edit.apply()
+        else:
+            edit.restore()
+    return measured, model_hash
 
 
 def _read_once(edit: Edit) -> Below | None:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .cache import cache_dir
@@ -85,7 +86,7 @@ def load_facts(
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
     if not isinstance(source, str | Path):
-        rows = [(f"fact {i}", lambda fact=fact: [fact]) for i, fact in enumerate(source, 1)]
+        rows = [(f"fact {i}", partial(list, (fact,))) for i, fact in enumerate(source, 1)]
         return _collect(rows, "own", rule or "exact", on_error == "skip")
     # a path may hold line ends: re.S
     name, half = re.fullmatch(r"(.*?)(:forget|:retain)?", str(source), re.S).groups()

@@ -325,5 +325,5 @@ def _is_running_text(text: str) -> bool:
     """Whether a text is long enough, and built with English function words, unlike a list."""
     words = text.lower().split()
     common = sum(word in FUNCTION_WORDS for word in words)
-    is_numbered = "(c)" in text or "(n)" in text
-    return len(text) >= 100 and common >= 0.2 * len(words) and not is_numbered
+    has_marks = "(c)" in text or "(n)" in text
+    return len(text) >= 100 and common >= 0.2 * len(words) and not has_marks
