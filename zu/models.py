@@ -1,113 +1,237 @@
 """Load a model by name, and find the memory in it: each layer's MLP output projection."""
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .data.embedded import embedded_model
 from .data.foreign import own_code
+from .data.names import closest
 
-#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours in SmolLM2-135M,
-#: by depth and width: a copy under another name gets the same. The released code does not edit
-#: these with every method: ROME, GA and FT change one layer, 18, 21 or 8, and MEMIT takes 6 to 8 of
-#: Qwen3-4B.
-LAYERS = {(28, 3072): (16, 17, 18), (32, 4096): (19, 20, 21), (36, 2560): (9, 10, 11), (30, 576): (15, 16, 17)}
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and
+#: ours in SmolLM2-135M, by depth and width: a copy under another name gets the same. The released
+#: code does not edit these with every method: ROME, GA and FT change one layer, 18, 21 or 8, and
+#: MEMIT takes 6 to 8 of Qwen3-4B.
+LAYERS = {
+    (28, 3072): (16, 17, 18),
+    (32, 4096): (19, 20, 21),
+    (36, 2560): (9, 10, 11),
+    (30, 576): (15, 16, 17),
+}
 
 
-def load_model(name: str | Path = "smollm2", *, device: str | None = None,
-               dtype: torch.dtype = torch.float32, device_map: str | dict | None = None):
+def load_model(
+    name: str | Path = "smollm2",
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device_map: str | dict | None = None,
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    name: ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local folder.
-    device: e.g. ``"cpu"`` or ``"cuda"``; by default CUDA where there is one. device_map: passed to
-    transformers instead, for a model spread over several GPUs.
     Only safetensors are read, and no code of a folder or of the hub is run.
-    Returns ``(model, tokenizer)``, the model in evaluation mode with gradients off.
-    Raises `OSError` with what to do when the model is neither at hand nor to be had, or needs code
-    of its own.
+
+    Parameters
+    ----------
+    name : str or Path
+        ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local
+        folder.
+    device : str, optional
+        For example ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
+    dtype : torch.dtype
+        Of the weights.
+    device_map : str or dict, optional
+        Passed to transformers instead of `device`, for a model spread over several GPUs.
+
+    Returns
+    -------
+    model : nn.Module
+        In evaluation mode, with gradients off.
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows the offsets of its tokens.
+
+    Raises
+    ------
+    OSError
+        With what to do, when the model is neither at hand nor to be had, or needs code of its own.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = str(embedded_model() if str(name) == "smollm2" else os.path.expanduser(name))
-    placement = {"device_map": device_map} if device_map is not None else {}
+    embedded = str(name) == "smollm2"
+    source = str(embedded_model() if embedded else os.path.expanduser(name))
     try:
         if not Path(source).is_dir():
             _on_hub(source)
-        if not (own := own_code(source)):
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
+        own = own_code(source)
+        if not own:
+            model, tokenizer = _read(source, dtype, device_map)
     except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
-                      "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
-                      f"model, 'hf auth login' done ({str(error).strip().splitlines()[0]})") from error
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
+            "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
+            f"model, 'hf auth login' done ({reason})") from error
     if own:
         raise OSError(f"model '{name}' {own}")
     if not tokenizer.is_fast:
-        raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the subject")
-    model.name = str(name) if str(name) == "smollm2" else Path(str(name)).name
+        raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the "
+                      "subject")
+    model.name = str(name) if embedded else Path(str(name)).name
     if device_map is None:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval().requires_grad_(False), tokenizer
 
 
+def _read(
+    source: str, dtype: torch.dtype, device_map: str | dict | None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A model and its tokenizer from a folder or hub id, by transformers' own classes alone."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # without trust_remote_code=False transformers asks whether to run a folder's code
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    placement = {} if device_map is None else {"device_map": device_map}
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
+    return model, tokenizer
+
+
 def _on_hub(name: str) -> None:
-    """Raise `OSError` with the reason where a name can be no model's; transformers would try for a minute."""
+    """Raise `OSError` with the reason where no model has this name.
+
+    transformers would try for a minute.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise OSError("there is no such folder")
-    if "/" not in name and difflib.get_close_matches(name.lower(), ["smollm2"], 1, 0.7):
+    if "/" not in name and closest(name.lower(), ["smollm2"], 0.7):
         raise OSError("did you mean 'smollm2'?")
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        try:
-            HfApi().model_info(name, timeout=10)
-        except Exception as error:  # of the network, the hub or the name: a dozen kinds
-            raise OSError(f"no such folder, and the hub says: {error}") from error
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # of the network, the hub or the name: a dozen kinds
+        raise OSError(f"no such folder, and the hub says: {error}") from error
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma and their like)."""
+    """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma, their like).
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+
+    Returns
+    -------
+    nn.Module
+        With ``layers``, each of which has an ``mlp``, and the final ``norm``.
+
+    Raises
+    ------
+    TypeError
+        For a model of another layout.
+    """
     body = model.get_decoder()
     if not hasattr(body, "layers") or not hasattr(body.layers[0], "mlp"):
-        raise TypeError(f"{type(model).__name__} has no decoder layers with an 'mlp': zu knows the Llama family "
-                        "(Llama, Qwen3, Gemma, SmolLM2, Mistral)")
+        raise TypeError(f"{type(model).__name__} has no decoder layers with an 'mlp': zu knows the "
+                        "Llama family (Llama, Qwen3, Gemma, SmolLM2, Mistral)")
     return body
 
 
 def down_proj(model: nn.Module, layer: int) -> nn.Linear:
-    """The MLP output projection of one layer, the paper's W: weight (d, m), no bias. Section 3.2.
+    """The MLP output projection of one layer, the paper's W.
 
-    Raises `IndexError` for a layer that is not there, `TypeError` for another layout.
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    layer : int
+        Its number, from 0 on.
+
+    Returns
+    -------
+    nn.Linear
+        weight : (d, m), no bias.
+
+    Raises
+    ------
+    IndexError
+        For a layer that is not there.
+    TypeError
+        For another layout.
+
+    References
+    ----------
+    The paper's Section 3.2.
     """
     layers = decoder(model).layers
     if not 0 <= layer < len(layers):
         raise IndexError(f"layer {layer}: the model has layers 0 to {len(layers) - 1}")
     linear = getattr(layers[layer].mlp, "down_proj", None)
     if not isinstance(linear, nn.Linear) or linear.bias is not None:
-        raise TypeError(f"layer {layer} of {type(model).__name__} has no bias-free linear 'mlp.down_proj'")
+        raise TypeError(f"layer {layer} of {type(model).__name__} has no bias-free linear "
+                        "'mlp.down_proj'")
     return linear
 
 
 def weight_name(model: nn.Module, layer: int) -> str:
-    """The name under which that projection's weight stands in ``model.named_parameters()``."""
+    """The name under which a projection's weight stands in ``model.named_parameters()``.
+
+    Parameters
+    ----------
+    model, layer
+        As in `down_proj`.
+
+    Returns
+    -------
+    str
+        For example ``"model.layers.16.mlp.down_proj.weight"``.
+
+    Raises
+    ------
+    IndexError, TypeError
+        As `down_proj` does.
+    """
     weight = down_proj(model, layer).weight
-    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+    names = (name for name, parameter in model.named_parameters() if parameter is weight)
+    return next(names)
 
 
 def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
-    """`values` themselves. Raises `ValueError` where a row has NaN or +∞, or is −∞ all over.
+    """Check what a model puts out.
 
-    A single −∞ is no fault: a token that the model rules out.
+    Parameters
+    ----------
+    model : nn.Module
+        The model, for the message.
+    values : Tensor
+        (..., d) or (..., vocabulary). A single −∞ is no fault: a token that the model rules out.
+    what : str
+        What the values are, for the message.
+
+    Returns
+    -------
+    Tensor
+        `values` themselves.
+
+    Raises
+    ------
+    ValueError
+        Where a row has NaN or +∞, or is −∞ all over.
     """
-    if not bool(values.detach().amax(-1).isfinite().all()):
+    largest = values.detach().amax(-1)  # (..., d) -> (...); NaN where a row has one
+    if not bool(largest.isfinite().all()):
         name = getattr(model, "name", type(model).__name__)
         raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed "
                          "from them. Load it with another dtype (dtype=torch.float32), or take off "
@@ -116,38 +240,94 @@ def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torc
 
 
 def logits(model: nn.Module, states: torch.Tensor, check: bool = True) -> torch.Tensor:
-    """Float32 logits of final hidden states, with the soft cap of models that have one (Gemma 2).
+    """Logits of final hidden states, with the soft cap of models that have one (Gemma 2).
 
-    Raises `ValueError` where they are not finite (see `finite`), unless check is off.
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    states : Tensor
+        (..., d): hidden states after the final norm.
+    check : bool
+        Whether to look at them with `finite`.
+
+    Returns
+    -------
+    Tensor
+        (..., vocabulary), float32.
+
+    Raises
+    ------
+    ValueError
+        Where they are not finite (see `finite`), unless `check` is off.
     """
-    out = model.get_output_embeddings()(states).float()
-    out = finite(model, out) if check else out
+    out = model.get_output_embeddings()(states).float()  # (..., d) -> (..., vocabulary)
+    if check:  # before the cap, which would make of +∞ a number
+        out = finite(model, out)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return torch.tanh(out / cap) * cap if cap else out
 
 
 def default_layers(depth: int, width: int) -> tuple[int, ...]:
-    """Layers to edit in a model of so many layers and hidden units: `LAYERS`, or three from 0.55 of the depth on."""
+    """Layers to edit in a model of this size.
+
+    Parameters
+    ----------
+    depth : int
+        The number of its layers.
+    width : int
+        The number of its hidden units, d.
+
+    Returns
+    -------
+    tuple of int
+        Those of `LAYERS`, or three from 0.55 of the depth on.
+    """
     start = min(round(0.55 * depth), max(depth - 4, 0))
-    return LAYERS.get((depth, width), tuple(range(start, min(start + 3, depth))))
+    stop = min(start + 3, depth)
+    return LAYERS.get((depth, width), tuple(range(start, stop)))
 
 
-def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None) -> tuple[int, ...]:
-    """Layer numbers from indices, from shares of the depth (floats below 1), or `default_layers`.
+def resolve_layers(
+    model: nn.Module, layers: Sequence[int | float] | None = None
+) -> tuple[int, ...]:
+    """Numbers of the layers to edit.
 
-    Raises `TypeError` for a model whose layers cannot be edited.
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    layers : sequence of int or float, optional
+        Indices, or shares of the depth (floats below 1); by default `default_layers`.
+
+    Returns
+    -------
+    tuple of int
+        Sorted, each once.
+
+    Raises
+    ------
+    TypeError
+        For a model whose layers cannot be edited.
+    ValueError
+        For a number instead of a list, and for an empty list.
+    IndexError
+        For a layer that is not there.
     """
     depth = len(decoder(model).layers)
     if isinstance(layers, int | float):
         raise ValueError(f"layers is {layers}: give a list, [{layers}]")
     if layers is None:
         layers = default_layers(depth, model.config.get_text_config().hidden_size)
-    chosen = tuple(sorted({int(x * depth) if isinstance(x, float) else int(x) for x in layers}))
+    indices = (int(x * depth) if isinstance(x, float) else int(x) for x in layers)
+    chosen = tuple(sorted(set(indices)))
     for layer in chosen:
-        down_proj(model, layer)
+        down_proj(model, layer)  # for its errors
         if hasattr(decoder(model).layers[layer], "post_feedforward_layernorm"):
-            raise TypeError(f"{type(model).__name__} normalises what down_proj puts out before it enters the residual "
-                            "stream (as Gemma 2 and 3 do): no change of the weight can send it where it shall go")
+            raise TypeError(
+                f"{type(model).__name__} normalises what down_proj puts out before it enters the "
+                "residual stream (as Gemma 2 and 3 do): no change of the weight can send it where "
+                "it shall go")
     if not chosen:
         raise ValueError("layers is empty: name at least one layer to edit")
     return chosen
@@ -156,14 +336,33 @@ def resolve_layers(model: nn.Module, layers: Sequence[int | float] | None = None
 def fingerprint(model: nn.Module) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
-    An edited model has another one: each parameter enters by its sum and its norm, both taken in float64.
+    An edited model has another one: each parameter enters by its sum and its norm, both taken in
+    float64.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, weight in model.named_parameters():
-        total = square = 0.0
-        for part in weight.detach().flatten().split(2**16 if weight.device.type == "cpu" else 2**26):  # fits the cache
-            x = part.double()
-            total, square = total + x.sum(), square + x @ x
-        norm = float(square) ** 0.5
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {float(total):.9e} {norm:.9e}".encode())
+        total, norm = _sum_and_norm(weight)
+        about = f"{name} {tuple(weight.shape)} {weight.dtype} {total:.9e} {norm:.9e}"
+        digest.update(about.encode())
     return digest.hexdigest()[:16]
+
+
+def _sum_and_norm(weight: torch.Tensor) -> tuple[float, float]:
+    """The sum of a weight's values and their Euclidean norm, in float64."""
+    size = 2**16 if weight.device.type == "cpu" else 2**26  # what fits into the processor's cache
+    total = square = 0.0
+    for part in weight.detach().flatten().split(size):
+        x = part.double()
+        total = total + x.sum()
+        square = square + x @ x
+    return float(total), float(square) ** 0.5

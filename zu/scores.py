@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,16 +18,29 @@ from .models import logits
 from .reader import Batch, Below, collate, last_states
 from .second_moments import corpus, pack
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: A prompt and its true answer.
+Pair = tuple[str, str]
+
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in percent by the data set's rule, as the paper's tables print them, and what is behind them.
+    """Accuracies by the data set's rule, as the paper's tables print them, and what is behind them.
 
-    eff, gen, spe, hop: on the prompts, their paraphrases, their neighbours, and the questions that need the fact as
-    one of two steps; NaN where there are none.
-    prob_eff, ...: mean probability of the true answer (Eq. 16), 0 to 1.
-    interval_eff, ...: 95% interval over facts, in percent, see `percent_interval`; facts that ask the very same prompts
-    are drawn together, and where all do, the prompts are drawn. n_eff, ...: how many prompts were asked.
+    Attributes
+    ----------
+    eff, gen, spe, hop : float
+        Accuracy in percent on the prompts, their paraphrases, their neighbours, and the questions
+        that need the fact as one of two steps; NaN where there are none.
+    prob_eff, prob_gen, prob_spe, prob_hop : float
+        Mean probability of the true answer (Eq. 16), 0 to 1.
+    interval_eff, interval_gen, interval_spe, interval_hop : tuple of float
+        95% interval over facts, in percent, see `percent_interval`; facts that ask the very same
+        prompts are drawn together, and where all do, the prompts are drawn.
+    n_eff, n_gen, n_spe, n_hop : int
+        How many prompts were asked.
     """
 
     eff: float
@@ -41,25 +55,49 @@ class Scores:
     n_eff: int
     n_gen: int
     n_spe: int
-    hop: float = float("nan")
-    prob_hop: float = float("nan")
-    interval_hop: tuple[float, float] = (float("nan"), float("nan"))
+    hop: float = math.nan
+    prob_hop: float = math.nan
+    interval_hop: tuple[float, float] = (math.nan, math.nan)
     n_hop: int = 0
 
     def __str__(self) -> str:
-        kinds = ("eff", "gen", "spe", "hop") if self.n_hop else ("eff", "gen", "spe")
-        return "  ".join(f"{k.title()} {getattr(self, k):.1f}% (p {getattr(self, 'prob_' + k):.2g}, "
-                         f"{getattr(self, 'n_' + k)} asked)" for k in kinds)
+        kinds = ["eff", "gen", "spe"]
+        if self.n_hop:
+            kinds.append("hop")
+        return "  ".join(self._words(kind) for kind in kinds)
+
+    def _words(self, kind: str) -> str:
+        """One kind's accuracy, probability and count in words."""
+        accuracy = getattr(self, kind)
+        probability = getattr(self, f"prob_{kind}")
+        count = getattr(self, f"n_{kind}")
+        return f"{kind.title()} {accuracy:.1f}% (p {probability:.2g}, {count} asked)"
 
     def as_dict(self) -> dict:
         """Plain numbers and lists, for a record."""
         return asdict(self)
 
 
-def split_answer(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
-    """Token ids of ``prompt + " " + answer``, and how many at the end belong to the answer.
+def split_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
+) -> tuple[list[int], int]:
+    """Tokenise a prompt together with its answer.
 
     A token belongs to the answer when its characters reach beyond the prompt.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows offsets.
+    prompt, answer : str
+        Joined by one space.
+
+    Returns
+    -------
+    ids : list of int
+        Token ids of ``prompt + " " + answer``.
+    count : int
+        How many at the end belong to the answer.
     """
     coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
     count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
@@ -67,157 +105,410 @@ def split_answer(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def score(model: nn.Module, tokenizer, pairs: Sequence[tuple[str, str]], *, tokens: int = 1024,
-          below: Below | None = None) -> np.ndarray:
-    """Score (prompt, answer) pairs under teacher forcing: an array (pairs, 3).
+def score(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    *,
+    tokens: int = 1024,
+    below: Below | None = None,
+) -> np.ndarray:
+    """Score (prompt, answer) pairs under teacher forcing.
 
-    Columns: whether all answer tokens are the most likely ones (0 or 1), the share of them that are, and the
-    probability of the whole answer. Logits are computed at the answers' positions only. below: see `zu.reader.Below`.
-    Raises `ValueError` for a model whose logits are not finite, as all that asks this does.
+    Logits are computed at the answers' positions only.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    pairs : sequence of (str, str)
+        Prompts and their answers.
+    tokens : int
+        About how many tokens a batch holds.
+    below : Below, optional
+        What enters a layer below which no weight has changed since; see `zu.reader.Below`.
+
+    Returns
+    -------
+    array, (pairs, 3)
+        Whether all answer tokens are the most likely ones (0 or 1), the share of them that are,
+        and the probability of the whole answer.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite, as all that asks this does.
     """
     rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
     if not rows:
         return np.zeros((0, 3))
-    batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
+    # the "position" of a row is the length of its answer here
+    batch = collate(rows, model.device)
     out = np.zeros((len(rows), 3))
     for index, part in batch.split(tokens):
-        states = last_states(model, part, below)
-        at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)
-        ends = part.mask.sum(1, keepdim=True)
-        reads = (at + 1 < ends) & (at + 1 >= ends - part.position[:, None])
-        gold = part.ids[:, 1:][reads]
-        logp = logits(model, states[:, :-1][reads]).log_softmax(-1)
-        right = (logp.argmax(-1) == gold).double().cpu()
-        value = logp.gather(1, gold[:, None])[:, 0].double().cpu()
-        row = reads.nonzero()[:, 0].cpu()
-        n = reads.sum(1).double().cpu()
-        hits = torch.zeros(len(n), dtype=torch.double).index_add(0, row, right)
-        total = torch.zeros(len(n), dtype=torch.double).index_add(0, row, value)
-        out[index.cpu().numpy()] = torch.stack([(hits == n).double(), hits / n, total.exp()], 1).numpy()
+        out[index.cpu().numpy()] = _score_part(model, part, below)
     return out
 
 
-def evaluate(model: nn.Module, tokenizer, facts: Sequence[Fact], *, rule: str | None = None,
-             tokens: int = 1024, below: Below | None = None) -> Scores:
-    """Efficacy, generality and specificity of a model on facts (Section 6.1); the model is not changed.
+def _score_part(model: nn.Module, part: Batch, below: Below | None) -> np.ndarray:
+    """`score` for one batch padded on the right, of which `position` is the answers' length."""
+    states = last_states(model, part, below)  # (rows, length, d)
+    # the state at token i reads token i + 1: the last `position` of a row are its answer's
+    at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)  # (length - 1,)
+    ends = part.mask.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
+    starts = ends - part.position[:, None]
+    reads = (at + 1 < ends) & (at + 1 >= starts)  # (rows, length - 1)
+    gold = part.ids[:, 1:][reads]  # (rows, length - 1) -> (answer tokens,), row after row
+    logp = logits(model, states[:, :-1][reads]).log_softmax(-1)  # (answer tokens, vocabulary)
+    right = (logp.argmax(-1) == gold).double().cpu()
+    value = logp.gather(1, gold[:, None])[:, 0].double().cpu()  # log p of each answer token
+    # back from answer tokens to rows: (answer tokens,) -> (rows,)
+    row = reads.nonzero()[:, 0].cpu()
+    n = reads.sum(1).double().cpu()
+    hits = torch.zeros(len(n), dtype=torch.double).index_add(0, row, right)
+    total = torch.zeros(len(n), dtype=torch.double).index_add(0, row, value)
+    columns = [(hits == n).double(), hits / n, total.exp()]
+    return torch.stack(columns, 1).numpy()  # (rows, 3)
 
-    rule: "exact" or "tokens", by default the facts' own (`Facts.rule`). Scores are averaged over the prompts of
-    a fact first, then over facts. Batches hold about `tokens` tokens. below: what enters a layer below which no weight
-    has changed since, for prompts that are asked again; see `zu.reader.Below`.
-    Raises as `score` does.
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    rule: str | None = None,
+    tokens: int = 1024,
+    below: Below | None = None,
+) -> Scores:
+    """Efficacy, generality and specificity of a model on facts; the model is not changed.
+
+    Scores are averaged over the prompts of a fact first, then over facts.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    facts : sequence of Fact
+        What it is asked.
+    rule : str, optional
+        "exact" or "tokens", by default the facts' own (`Facts.rule`).
+    tokens : int
+        About how many tokens a batch holds.
+    below : Below, optional
+        What enters a layer below which no weight has changed since, for prompts that are asked
+        again; see `zu.reader.Below`.
+
+    Returns
+    -------
+    Scores
+        Accuracies, probabilities, intervals and counts.
+
+    Raises
+    ------
+    ValueError
+        For another rule, and as `score` does.
+
+    References
+    ----------
+    The paper's Section 6.1.
     """
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
-    kinds = {"eff": [[(f.text, f.target)] for f in facts],
-             "gen": [[(p, f.target) for p in f.paraphrase_texts] for f in facts],
-             "spe": [list(f.neighbors) for f in facts], "hop": [list(f.hops) for f in facts]}
-    flat = [(kind, i, pair) for kind, groups in kinds.items() for i, g in enumerate(groups) for pair in g]
+    kinds = _pairs_by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
-    unique = list(dict.fromkeys(pair for _, _, pair in flat))
-    asked = dict(zip(unique, score(model, tokenizer, unique, tokens=tokens, below=below), strict=True))
-    out, which = {}, 0 if rule == "exact" else 1
+    unique = list(dict.fromkeys(_flat(kinds)))
+    found = score(model, tokenizer, unique, tokens=tokens, below=below)
+    asked = dict(zip(unique, found, strict=True))
+    column = 0 if rule == "exact" else 1
+    out = {}
     for kind, groups in kinds.items():
-        means = np.array([np.mean([asked[pair] for pair in g], 0) for g in groups if g]).reshape(-1, 3)
-        column = means[:, which] * 100
-        out[kind] = float(column.mean()) if len(column) else float("nan")
-        out[f"prob_{kind}"] = float(means[:, 2].mean()) if len(column) else float("nan")
-        sets = Counter(tuple(g) for g in groups if g)
-        shared = len(sets) == 1 < len(column)
-        units = [(pair,) for g in sets for pair in g] if shared else list(sets)
-        values = np.array([np.mean([asked[pair] for pair in unit], 0) for unit in units]).reshape(-1, 3)[:, which] * 100
-        weights = None if shared else np.array([*sets.values()])
-        out[f"interval_{kind}"] = percent_interval(values, weights)
-        out[f"n_{kind}"] = sum(map(len, groups))
+        out |= _summary(kind, groups, asked, column)
     return Scores(**out)
 
 
-def known(model: nn.Module, tokenizer, facts: Facts, *, tokens: int = 1024) -> Facts:
-    """The facts that the model knows: every token of the answer is its first choice after the fact's own prompt.
+def _pairs_by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Pair]]]:
+    """What is asked of each fact, by kind of question: a list for each fact, empty or not."""
+    kinds = {"eff": [], "gen": [], "spe": [], "hop": []}
+    for fact in facts:
+        kinds["eff"].append([(fact.text, fact.target)])
+        kinds["gen"].append([(text, fact.target) for text in fact.paraphrase_texts])
+        kinds["spe"].append(list(fact.neighbors))
+        kinds["hop"].append(list(fact.hops))
+    return kinds
 
-    They may be none. The paper draws the facts to forget without asking this.
-    Raises as `score` does.
+
+def _flat(kinds: Mapping[str, list[list[Pair]]]) -> Iterator[Pair]:
+    """All pairs, kind after kind and fact after fact."""
+    for groups in kinds.values():
+        for group in groups:
+            yield from group
+
+
+def _summary(
+    kind: str, groups: list[list[Pair]], asked: Mapping[Pair, np.ndarray], column: int
+) -> dict[str, float | int | tuple[float, float]]:
+    """The fields of `Scores` for one kind of question; `column` is the rule's in `score`."""
+    some = [group for group in groups if group]
+    means = _means(some, asked)  # (facts, 3)
+    accuracies = means[:, column] * 100
+    sets = Counter(tuple(group) for group in some)
+    if len(sets) == 1 < len(accuracies):  # all facts ask the same: the prompts are drawn
+        units = [(pair,) for group in sets for pair in group]
+        weights = None
+    else:
+        units = list(sets)
+        weights = np.array([*sets.values()])
+    values = _means(units, asked)[:, column] * 100
+    return {
+        kind: float(accuracies.mean()) if some else math.nan,
+        f"prob_{kind}": float(means[:, 2].mean()) if some else math.nan,
+        f"interval_{kind}": percent_interval(values, weights),
+        f"n_{kind}": sum(map(len, groups)),
+    }
+
+
+def _means(units: Sequence[Sequence[Pair]], asked: Mapping[Pair, np.ndarray]) -> np.ndarray:
+    """What was found, averaged over the pairs of each unit: (units, 3), also for no unit."""
+    rows = []
+    for unit in units:
+        rows.append(np.mean([asked[pair] for pair in unit], 0))  # (pairs, 3) -> (3,)
+    return np.array(rows).reshape(-1, 3)
+
+
+def known(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Facts,
+    *,
+    tokens: int = 1024,
+) -> Facts:
+    """The facts that the model knows.
+
+    A fact is known where every token of the answer is the model's first choice after the fact's
+    own prompt. The paper draws the facts to forget without asking this.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    facts : Facts
+        What it is asked.
+    tokens : int
+        About how many tokens a batch holds.
+
+    Returns
+    -------
+    Facts
+        They may be none. Their name is that of `facts` with "-known" behind it.
+
+    Raises
+    ------
+    ValueError
+        As `score` does.
     """
-    right = score(model, tokenizer, [(f.text, f.target) for f in facts], tokens=tokens)[:, 0]
-    return Facts((f for f, r in zip(facts, right, strict=True) if r), f"{facts.name}-known", facts.rule)
+    pairs = [(fact.text, fact.target) for fact in facts]
+    right = score(model, tokenizer, pairs, tokens=tokens)[:, 0]
+    kept = (fact for fact, r in zip(facts, right, strict=True) if r)
+    return Facts(kept, f"{facts.name}-known", facts.rule)
 
 
-def bootstrap(values: np.ndarray, weights: np.ndarray | None = None, *, draws: int = 2000,
-              seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, by resampling `values`, of these weights where they differ; NaN for none."""
+def bootstrap(
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95% percentile interval of the mean, by resampling.
+
+    Parameters
+    ----------
+    values : array, (n,)
+        What is resampled.
+    weights : array, (n,), optional
+        Of the values, where they differ.
+    draws : int
+        How many samples of n are drawn.
+    seed : int
+        Of the generator that draws them.
+
+    Returns
+    -------
+    low, high : float
+        In the values' unit; NaN where there are none.
+    """
     if not len(values):
-        return float("nan"), float("nan")
-    rows = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    even = weights is None or len(set(weights)) == 1
-    means = values[rows].mean(1) if even else (values * weights)[rows].sum(1) / weights[rows].sum(1)
+        return math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(0, len(values), (draws, len(values)))  # (draws, n) indices
+    if weights is None or len(set(weights)) == 1:
+        means = values[rows].mean(1)  # (draws, n) -> (draws,)
+    else:
+        means = (values * weights)[rows].sum(1) / weights[rows].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% interval of `hits` of `n`, in percent; not empty where all or none are hits."""
-    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return 100 * (middle - half) / (n + z * z), 100 * (middle + half) / (n + z * z)
+    """Wilson's 95% interval of a share.
+
+    Parameters
+    ----------
+    hits, n : int
+        So many of so many.
+    z : float
+        Half its width in standard deviations: 1.96 for 95%.
+
+    Returns
+    -------
+    low, high : float
+        In percent; not empty where all or none are hits.
+
+    References
+    ----------
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    middle = hits + z * z / 2
+    half = z * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    low = 100 * (middle - half) / (n + z * z)
+    high = 100 * (middle + half) / (n + z * z)
+    return low, high
 
 
-def percent_interval(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """95% interval of the mean of percentages, 0 to 100 each; NaN for none.
+def percent_interval(
+    values: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float]:
+    """95% interval of the mean of percentages.
 
     By `bootstrap`; but resampling nothing but zeros gives nothing but zeros, however few they are:
     where all are 0, or all 100, it is Wilson's interval of none, or all, of so many.
+
+    Parameters
+    ----------
+    values : array, (n,)
+        0 to 100 each.
+    weights : array, (n,), optional
+        Of the values, where they differ.
+
+    Returns
+    -------
+    low, high : float
+        In percent; NaN where there are no values.
     """
     values = np.asarray(values, float)
-    if len(values) and (values == values[0]).all() and values[0] in (0.0, 100.0):
-        return wilson(len(values) * int(values[0] == 100), len(values))
+    n = len(values)
+    if n and (values == values[0]).all() and values[0] in (0.0, 100.0):
+        return wilson(n * int(values[0] == 100), n)
     return bootstrap(values, weights)
 
 
 def difference_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of paired differences of percentages, −100 to 100 each; NaN for none.
+    """95% interval of the mean of paired differences of percentages.
 
     By `bootstrap`; where all are the same 0, 100 or −100, as wide as Wilson's interval is there.
+
+    Parameters
+    ----------
+    values : array, (n,)
+        −100 to 100 each.
+
+    Returns
+    -------
+    low, high : float
+        In percentage points; NaN where there are no values.
     """
     values = np.asarray(values, float)
-    if not len(values) or (values != values[0]).any() or values[0] not in (0.0, 100.0, -100.0):
+    n = len(values)
+    if not n or (values != values[0]).any() or values[0] not in (0.0, 100.0, -100.0):
         return bootstrap(values)
-    width = wilson(0, len(values))[1]
+    width = wilson(0, n)[1]
     return max(values[0] - width, -100.0), min(values[0] + width, 100.0)
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, tokenizer, texts: Sequence[str] | str | Path | None = None, *, tokens: int = 8192,
-               window: int = 1024, stride: int = 512, below: Below | None = None) -> float:
-    """Perplexity on held-out prose, by windows that overlap: every token but the first is scored once.
+def perplexity(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str] | str | Path | None = None,
+    *,
+    tokens: int = 8192,
+    window: int = 1024,
+    stride: int = 512,
+    below: Below | None = None,
+) -> float:
+    """Perplexity on held-out prose, by windows that overlap: every token but the first counts once.
 
-    texts: by default the embedded held-out prose; or a file or hub data set as `zu.second_moments.corpus`
-    takes it, such as ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``. Its first `tokens` tokens
-    are read, as many as fill whole windows. Each window of `window` scores its last `stride` tokens,
-    the first one all but the very first, the last one what is left: a token sees at least window −
-    stride before it, and always one, so that a stride of `window` is one less. below: as in
-    `evaluate`. The paper's numbers are of another kind: the released code reads the first 100 tokens
-    of the Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
-    Raises `ValueError` for another stride, less than two tokens, or logits that are not finite.
+    Each window of `window` tokens scores its last `stride` tokens, the first one all but the very
+    first, the last one what is left: a token sees at least window − stride before it, and always
+    one, so that a stride of `window` is one less.
+
+    The paper's numbers are of another kind: the released code reads the first 100 tokens of the
+    Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    texts : sequence of str, str or Path, optional
+        By default the embedded held-out prose; or a file or hub data set as
+        `zu.second_moments.corpus` takes it, such as
+        ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``.
+    tokens : int
+        How many of its first tokens are read, as many as fill whole windows.
+    window, stride : int
+        In tokens.
+    below : Below, optional
+        As in `evaluate`.
+
+    Returns
+    -------
+    float
+        The exponential of the mean of −log p over the tokens that are scored.
+
+    Raises
+    ------
+    ValueError
+        For another stride, less than two tokens, or logits that are not finite.
     """
-    if texts is None:
-        from .data import world
-
-        texts = world.prose("heldout")
-    elif isinstance(texts, str | Path):
-        texts = corpus(texts)[1]
+    texts = _heldout(texts)
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
     if min(tokens, window) < 2:
-        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first token "
-                         "is not scored")
+        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first "
+                         "token is not scored")
     window = min(tokens, window)
-    ids = pack(tokenizer, texts, tokens, window).flatten()
-    ends = torch.tensor([*range(window, len(ids), min(stride, window - 1)), len(ids)])
+    ids = pack(tokenizer, texts, tokens, window).flatten()  # (windows, window) -> (n,)
+    # where the overlapping windows end; the last one ends with the text
+    ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1
-    for batch in tqdm(ends.split(8), desc="perplexity", leave=False):
-        rows = torch.stack([ids[end - window:end] for end in batch.tolist()]).to(model.device)
-        states = last_states(model, Batch(rows, None, None), below)
-        for end, row, state in zip(batch.tolist(), rows, states, strict=True):
-            first, scored = scored - (end - window), end
-            logp = logits(model, state[first - 1:-1]).log_softmax(-1)
-            total -= logp.gather(1, row[first:, None]).double().sum().item()
+    batches = torch.tensor(ends).split(8)
+    for batch in tqdm(batches, desc="perplexity", leave=False):
+        stops = batch.tolist()
+        rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
+        rows = rows.to(model.device)
+        states = last_states(model, Batch(rows, None, None), below)  # (8, window, d)
+        for stop, row, state in zip(stops, rows, states, strict=True):
+            first = scored - (stop - window)  # the first token of this row not yet scored
+            scored = stop
+            total -= _log_probability(model, row, state, first)
     return float(np.exp(total / (len(ids) - 1)))
+
+
+def _heldout(texts: Sequence[str] | str | Path | None) -> Sequence[str]:
+    """The texts that `perplexity` reads."""
+    if texts is None:
+        from .data import world  # here, so that it is read only where it is wanted
+
+        return world.prose("heldout")
+    if isinstance(texts, str | Path):
+        return corpus(texts)[1]
+    return texts
+
+
+def _log_probability(
+    model: nn.Module, row: torch.Tensor, state: torch.Tensor, first: int
+) -> float:
+    """log p of a window's tokens from number `first` on; row is (window,), state (window, d)."""
+    logp = logits(model, state[first - 1:-1]).log_softmax(-1)  # (scored tokens, vocabulary)
+    return logp.gather(1, row[first:, None]).double().sum().item()

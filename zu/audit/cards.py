@@ -1,10 +1,12 @@
-"""A card for an edit: what it was told to do, what it did, and whether it holds, as JSON and Markdown beside it."""
+"""A card for an edit: what it was to do, what it did, whether it holds; JSON and Markdown."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.cache import write_whole
@@ -16,81 +18,220 @@ from ..records import provenance, write_record
 from ..scores import evaluate, percent_interval, perplexity
 from .erasure import TESTS, robustness
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FORMAT = "zu-card-1"
-MEASURES = {"eff": "Eff: still says what it was to forget (less is better)",
-            "gen": "Gen: says it when asked in other words (less is better)",
-            "spe": "Spe: right about neighbours (as before is best)"}
+MEASURES = {
+    "eff": "Eff: still says what it was to forget (less is better)",
+    "gen": "Gen: says it when asked in other words (less is better)",
+    "spe": "Spe: right about neighbours (as before is best)",
+}
 
 
-def card(edit: Edit, tokenizer, facts: Sequence[Fact], path: str | Path, *, others: Sequence[Fact] = (),
-         ppl_tokens: int = 8192, show_facts: bool = False) -> dict:
-    """Measure an edit against the model without it; write PATH's card beside it and return it.
+def card(
+    edit: Edit,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    path: str | Path,
+    *,
+    others: Sequence[Fact] = (),
+    ppl_tokens: int = 8192,
+    show_facts: bool = False,
+) -> dict:
+    """Measure an edit against the model without it, and write its card beside it.
 
-    path: of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. others: facts of the
-    same relations that are not to be forgotten; with them the card has `zu.robustness`'s tests. show_facts: name
-    the facts in the card; by default none of their text is in it, only their number and a hash of them all.
-    The edit is left on or off, as it was. Accuracies are in percent, with 95% intervals over facts.
-    Raises `FileNotFoundError` for an edit that is not saved yet, `ValueError` for another number of facts than its
-    own.
+    The edit is left on or off, as it was.
+
+    Parameters
+    ----------
+    edit : Edit
+        What is measured, on its own model.
+    tokenizer : PreTrainedTokenizerBase
+        The model's.
+    facts : sequence of Fact
+        Those that the edit is of.
+    path : str or Path
+        Of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``.
+    others : sequence of Fact
+        Facts of the same relations that are not to be forgotten; with them the card has
+        `zu.robustness`'s tests.
+    ppl_tokens : int
+        On how many tokens perplexity is measured.
+    show_facts : bool
+        Name the facts in the card; by default none of their text is in it, only their number and a
+        hash of them all.
+
+    Returns
+    -------
+    dict
+        What ``NAME.card.json`` holds. Accuracies are in percent, with 95% intervals over facts.
+
+    Raises
+    ------
+    FileNotFoundError
+        For an edit that is not saved yet.
+    ValueError
+        For another number of facts than its own.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is written beside it")
+        raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is "
+                                "written beside it")
     if edit.facts and edit.facts != len(facts):
-        raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give those that it is of")
-    model, was_on = edit.model, edit.applied
-    measured, first = {}, min(resolve_layers(model))
-    above = {weight_name(model, i) for i in range(first, len(decoder(model).layers))}
-    below = Below(first) if above >= set(edit.parts) else None  # read once, for before and after
-    try:
-        for state in tqdm(("before", "after"), desc="card", leave=False):
-            edit.restore() if state == "before" else edit.apply()
-            if state == "before":
-                mark = fingerprint(model)
-            scores = evaluate(model, tokenizer, facts, below=below)
-            measured[state] = {key: [getattr(scores, key), *getattr(scores, f"interval_{key}")] for key in MEASURES}
-            measured[state]["ppl"] = perplexity(model, tokenizer, tokens=ppl_tokens, below=below)
-            if others:
-                hits = robustness(model, tokenizer, facts, others, weights=list(edit.parts), below=below)
-                measured[state]["robustness"] = {name: summary(x) for name, x in hits.items()}
-    finally:
-        edit.apply() if was_on else edit.restore()
-    about = {"format": FORMAT, "method": edit.method, "settings": edit.settings, "facts": len(facts),
-             "forget_hash": getattr(facts, "hash", None), "model": str(getattr(model, "name", "")), "model_hash": mark,
-             "dtype": str(model.dtype), "weights": {name: edit.relative_size(name) for name in edit.parts},
-             "ppl_tokens": ppl_tokens, "measures": measured} | provenance(model)
+        raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give "
+                         "those that it is of")
+    measured, model_hash = _before_and_after(edit, tokenizer, facts, others, ppl_tokens)
+    model = edit.model
+    about = {
+        "format": FORMAT,
+        "method": edit.method,
+        "settings": edit.settings,
+        "facts": len(facts),
+        "forget_hash": getattr(facts, "hash", None),
+        "model": str(getattr(model, "name", "")),
+        "model_hash": model_hash,
+        "dtype": str(model.dtype),
+        "weights": {name: edit.relative_size(name) for name in edit.parts},
+        "ppl_tokens": ppl_tokens,
+        "measures": measured,
+    }
+    about |= provenance(model)
     if show_facts:
-        about["forgotten"] = [{"prompt": f.text, "answer": f.target} for f in facts]
-    path = Path(path)
+        about["forgotten"] = [{"prompt": fact.text, "answer": fact.target} for fact in facts]
+    return _write(Path(path), about)
+
+
+def _write(path: Path, about: dict) -> dict:
+    """Write a card's two files beside the edit at `path`; returns it as it will be read."""
     about = write_record(path.with_suffix(".card.json"), about)
-    write_whole(path.with_suffix(".card.md"), lambda part: part.write_text(_markdown(about), encoding="utf-8"))
+    text = _markdown(about)
+    write_whole(path.with_suffix(".card.md"), lambda part: part.write_text(text, encoding="utf-8"))
     return about
 
 
+def _before_and_after(
+    edit: Edit,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    others: Sequence[Fact],
+    ppl_tokens: int,
+) -> tuple[dict[str, dict], str]:
+    """What is measured without the edit and with it, and the hash of the model without it.
+
+    The edit is left on or off, as it was.
+    """
+    model, was_on = edit.model, edit.applied
+    weights, below = list(edit.parts), _read_once(edit)
+    measured = {}
+    try:
+        for state in tqdm(("before", "after"), desc="card", leave=False):
+            if state == "before":
+                edit.restore()
+                model_hash = fingerprint(model)
+            else:
+                edit.apply()
+            measured[state] = _measure(model, tokenizer, facts, ppl_tokens, below)
+            if others:
+                hits = robustness(model, tokenizer, facts, others, weights=weights, below=below)
+                tests = {name: summary(x) for name, x in hits.items()}
+                measured[state]["robustness"] = tests
+    finally:
+        if was_on:
+            edit.apply()
+        else:
+            edit.restore()
+    return measured, model_hash
+
+
+def _read_once(edit: Edit) -> Below | None:
+    """What lies below the edit, to be read once for before and after.
+
+    None where the edit also changes something else than down_proj from the lowest edited layer on.
+    """
+    first = min(resolve_layers(edit.model))
+    layers = range(first, len(decoder(edit.model).layers))
+    above = {weight_name(edit.model, layer) for layer in layers}
+    return Below(first) if above >= set(edit.parts) else None
+
+
+def _measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    ppl_tokens: int,
+    below: Below | None,
+) -> dict[str, list[float] | float]:
+    """The measures of a model as it is: mean, low and high of each accuracy, and perplexity."""
+    scores = evaluate(model, tokenizer, facts, below=below)
+    found = {}
+    for key in MEASURES:
+        found[key] = [getattr(scores, key), *getattr(scores, f"interval_{key}")]
+    found["ppl"] = perplexity(model, tokenizer, tokens=ppl_tokens, below=below)
+    return found
+
+
 def summary(hits: Sequence[float | None]) -> list[float]:
-    """Mean in percent with its 95% interval over facts; NaN where a test could not be asked."""
+    """Mean of a test's results with its 95% interval over facts.
+
+    Parameters
+    ----------
+    hits : sequence of float or None
+        0 to 1 for each fact; None where it could not be asked.
+
+    Returns
+    -------
+    list of float
+        Mean, low and high, in percent; NaN where a test could not be asked.
+    """
     values = 100 * np.array([x for x in hits if x is not None], float)
-    return [float(values.mean()) if len(values) else float("nan"), *percent_interval(values)]
+    mean = float(values.mean()) if len(values) else float("nan")
+    return [mean, *percent_interval(values)]
+
+
+def _cell(measure: Sequence[float | None] | None) -> str:
+    """Mean, low and high as a cell of the table."""
+    if measure is None or measure[0] is None:
+        return "–"
+    mean, low, high = measure
+    return f"{mean:.1f} [{low:.0f}, {high:.0f}]"
+
+
+def _rows(about: dict) -> list[tuple[str, str, str]]:
+    """The table's rows: what was measured, without the edit, and with it."""
+    before, after = about["measures"]["before"], about["measures"]["after"]
+    rows = []
+    for key, words in MEASURES.items():
+        rows.append((words, _cell(before[key]), _cell(after[key])))
+    words = f"Perplexity on {about['ppl_tokens']:,} tokens of held-out prose"
+    rows.append((words, f"{before['ppl']:.2f}", f"{after['ppl']:.2f}"))
+    for name, found in after.get("robustness", {}).items():
+        rows.append((f"{name}: {TESTS[name]}", _cell(before["robustness"][name]), _cell(found)))
+    return rows
 
 
 def _markdown(about: dict) -> str:
-    def cell(x):
-        return "–" if x is None or x[0] is None else f"{x[0]:.1f} [{x[1]:.0f}, {x[2]:.0f}]"
-
-    before, after = (about["measures"][state] for state in ("before", "after"))
-    rows = [(words, cell(before[key]), cell(after[key])) for key, words in MEASURES.items()]
-    rows.append((f"Perplexity on {about['ppl_tokens']:,} tokens of held-out prose", f"{before['ppl']:.2f}",
-                 f"{after['ppl']:.2f}"))
-    rows += [(f"{name}: {TESTS[name]}", cell(before["robustness"][name]), cell(x))
-             for name, x in after.get("robustness", {}).items()]
+    """The card as Markdown."""
     settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
     sizes = ", ".join(f"`{name}` {size:.2%}" for name, size in about["weights"].items())
-    lines = [f"# {about['method']}: {about['facts']} facts to forget, {about['model']}", "",
-             f"- Settings: {settings}", f"- Changed weights, ‖Δ‖ / ‖W‖: {sizes}",
-             f"- Model hash `{about['model_hash']}`, {about['dtype']}; forget set's hash `{about['forget_hash']}`",
-             f"- Made {about['created']} on {about['device']}, zu {about['commit']}, "
-             + ", ".join(f"{name} {version}" for name, version in about["versions"].items()), "",
-             "Percent of prompts that get the answer, with 95% intervals over facts:", "",
-             "| | without the edit | with it |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"# {about['method']}: {about['facts']} facts to forget, {about['model']}",
+        "",
+        f"- Settings: {settings}",
+        f"- Changed weights, ‖Δ‖ / ‖W‖: {sizes}",
+        f"- Model hash `{about['model_hash']}`, {about['dtype']}; "
+        f"forget set's hash `{about['forget_hash']}`",
+        f"- Made {about['created']} on {about['device']}, zu {about['commit']}, {versions}",
+        "",
+        "Percent of prompts that get the answer, with 95% intervals over facts:",
+        "",
+        "| | without the edit | with it |",
+        "|---|---|---|",
+    ]
+    for words, before, after in _rows(about):
+        lines.append(f"| {words} | {before} | {after} |")
     if "forgotten" in about:
-        lines += ["", "To forget:", "", *(f"- {x['prompt']} … {x['answer']}" for x in about["forgotten"])]
+        lines += ["", "To forget:", ""]
+        for fact in about["forgotten"]:
+            lines.append(f"- {fact['prompt']} … {fact['answer']}")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,10 @@
-"""Is it gone? Ways to get a forgotten answer back; each gives a number from 0 to 1 for each fact."""
+"""Is it gone? Ways to get a forgotten answer back; each gives 0 to 1 for each fact."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from ..data.facts import Fact
 from ..descent import answer_rows, descend
 from ..models import decoder, finite, logits, resolve_layers
 from ..reader import Below, collate, trace
-from ..scores import score, split_answer
+from ..scores import Pair, score, split_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: What each test asks; all but the first try to get back what the first says is gone.
 TESTS = {
@@ -21,142 +25,351 @@ TESTS = {
     "phrasings": "other wordings of the prompt, mean over them",
     "questions": "the same as a question",
     "context": "the prompt behind three other facts of its relation with their answers",
-    "lens": "the answer's first token is among the ten likeliest after some layer, by the logit lens",
-    "probe": "a linear probe, fitted on other facts, picks the answer among those of the relation; after the layer "
-             "where it is best on the other facts, each left out in turn",
+    "lens": "the answer's first token is among the ten likeliest after some layer, by the logit "
+            "lens",
+    "probe": "a linear probe, fitted on other facts, picks the answer among those of the relation; "
+             "after the layer where it is best on the other facts, each left out in turn",
     "8 bits": "the edited weights rounded to 8 bits",
     "4 bits": "the edited weights rounded to 4 bits",
-    "relearn": "after steps of Adam on the forgotten facts themselves (1, 2 and 4 unless named), mean over these",
+    "relearn": "after steps of Adam on the forgotten facts themselves (1, 2 and 4 unless named), "
+               "mean over these",
     "relearn others": "the same on as many other facts of their relations, which do not say it",
     "reverse": "the question the other way round, from the answer to the subject",
 }
+#: Asks a model some pairs: 1 where it answers right, else 0.
+Asking = Callable[[Sequence[Pair]], list[float]]
+#: From `last_states`: hidden states, (layers, facts, d), and the answers' first tokens, (facts,).
+States = tuple[torch.Tensor, torch.Tensor]
 
 
-def robustness(model: nn.Module, tokenizer, facts: Sequence[Fact], others: Sequence[Fact] = (), *,
-               weights: Sequence[str] = (), questions: Sequence[Fact] = (), reverse: Sequence[Fact] = (),
-               layers: Sequence[int] | None = None, steps: Sequence[int] = (1, 2, 4), lr: float = 3e-4,
-               full: bool = False, below: Below | None = None) -> dict[str, list[float | None]]:
-    """Put a model through `TESTS`: for each test a number for each fact, None where it cannot be asked.
+def robustness(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    others: Sequence[Fact] = (),
+    *,
+    weights: Sequence[str] = (),
+    questions: Sequence[Fact] = (),
+    reverse: Sequence[Fact] = (),
+    layers: Sequence[int] | None = None,
+    steps: Sequence[int] = (1, 2, 4),
+    lr: float = 3e-4,
+    full: bool = False,
+    below: Below | None = None,
+) -> dict[str, list[float | None]]:
+    """Put a model through `TESTS`. It is unchanged afterwards, bit for bit.
 
-    others: facts of the same relations that are not to be forgotten; their targets are read. weights: names of the
-    edited weights, those that are rounded. questions, reverse: the facts in these forms, with the same ids; what is not
-    given is None.
-    layers: whose down_proj relearning may change, by default all from the lowest edited one on; steps: after which
-    the facts are asked again. full: the shares of the facts found by the lens and the probe after each layer, and by
-    relearning after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step", "relearn
-    others by step"). below: as in `zu.evaluate`, of a layer not above the lowest edited one. The model is unchanged
-    afterwards, bit for bit. Raises `ValueError` without others, and for a model that puts out NaN
-    or infinity.
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model, the edit on it, and its tokenizer.
+    facts : sequence of Fact
+        Those that were to be forgotten.
+    others : sequence of Fact
+        Facts of the same relations that are not to be forgotten; their targets are read.
+    weights : sequence of str
+        Names of the edited weights, those that are rounded.
+    questions, reverse : sequence of Fact
+        The facts in these forms, with the same ids; what is not given is None.
+    layers : sequence of int, optional
+        Whose down_proj relearning may change, by default all from the lowest edited one on.
+    steps : sequence of int
+        After which steps of relearning the facts are asked again.
+    lr : float
+        Adam's rate in relearning.
+    full : bool
+        The shares of the facts found by the lens and the probe after each layer, and by relearning
+        after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step",
+        "relearn others by step").
+    below : Below, optional
+        As in `zu.evaluate`, of a layer not above the lowest edited one.
+
+    Returns
+    -------
+    dict of str to list
+        For each test a number for each fact, None where it cannot be asked.
+
+    Raises
+    ------
+    ValueError
+        Without others, and for a model that puts out NaN or infinity.
     """
-    if not others or not all(isinstance(f, Fact) for f in (*facts, *others)):
-        raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be forgotten, as many as "
-                         "you have: the probe is fitted on them, and relearning is tried with them")
+    if not others or not all(isinstance(fact, Fact) for fact in (*facts, *others)):
+        raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be "
+                         "forgotten, as many as you have: the probe is fitted on them, and "
+                         "relearning is tried with them")
     right = partial(_right, model, tokenizer, below=below)
-    asked = partial(right, [(f.text, f.target) for f in facts])
-    found: dict[str, list] = {"asked": asked()}
-    said = iter(right([(p, f.target) for f in facts for p in f.paraphrase_texts]))
-    found["phrasings"] = [float(np.mean([next(said) for _ in f.paraphrases])) if f.paraphrases else None for f in facts]
-    for name, forms in (("questions", questions), ("reverse", reverse)):
-        by_id = {form.id: form for form in forms}
-        some = [by_id[f.id] for f in facts if f.id in by_id]
-        hits = dict(zip((f.id for f in some), right([(f.text, f.target) for f in some])))
-        found[name] = [hits.get(f.id) for f in facts]
-    found["context"] = right([(in_context(f, others), f.target) for f in facts])
+    prompts = [(fact.text, fact.target) for fact in facts]
+    behind = [(in_context(fact, others), fact.target) for fact in facts]
+    found: dict[str, list] = {}
+    found["asked"] = right(prompts)
+    found["phrasings"] = _in_other_words(right, facts)
+    found["questions"] = _in_other_form(right, facts, questions)
+    found["reverse"] = _in_other_form(right, facts, reverse)
+    found["context"] = right(behind)
     states = last_states(model, tokenizer, [*others, *facts], below)
-    seen = lens(model, states, len(facts)) < 10
+    seen = lens(model, states, len(facts)) < 10  # (layers, facts)
     found["lens"] = seen.any(0).astype(float).tolist()
-    picked, left_out = probe(model, states, facts, others)
-    found["probe"] = picked[left_out.mean(1).argmax()].tolist()
+    picked, left_out = probe(model, states, facts, others)  # (layers, facts), (layers, others)
+    best = left_out.mean(1).argmax()
+    found["probe"] = picked[best].tolist()
     more = {"lens by layer": seen.mean(1).tolist(), "probe by layer": picked.mean(1).tolist()}
     for bits in (8, 4):
         with quantised(model, weights, bits):
-            found[f"{bits} bits"] = asked()
-    layers = range(min(resolve_layers(model)), len(decoder(model).layers)) if layers is None else layers
+            found[f"{bits} bits"] = right(prompts)
+    if layers is None:
+        layers = range(min(resolve_layers(model)), len(decoder(model).layers))
     for name, lesson in (("relearn", facts), ("relearn others", others[:len(facts)])):
-        after = relearning(model, tokenizer, facts, lesson, layers, steps=steps, lr=lr, below=below)
-        found[name], more[f"{name} by step"] = after.mean(0).tolist(), after.mean(1).tolist()
-    return {name: found[name] for name in TESTS} | (more if full else {})
+        after = relearning(model, tokenizer, facts, lesson, layers,
+                           steps=steps, lr=lr, below=below)  # (steps, facts)
+        found[name] = after.mean(0).tolist()
+        more[f"{name} by step"] = after.mean(1).tolist()
+    in_order = {name: found[name] for name in TESTS}
+    return in_order | more if full else in_order
 
 
-def _right(model, tokenizer, pairs, below=None) -> list[float]:
+def _right(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    below: Below | None = None,
+) -> list[float]:
+    """For each pair 1 where the model gives the whole answer, else 0."""
     return score(model, tokenizer, pairs, below=below)[:, 0].tolist()
 
 
+def _in_other_words(right: Asking, facts: Sequence[Fact]) -> list[float | None]:
+    """For each fact the share of its paraphrases that get the answer; all are asked at once."""
+    pairs = []
+    for fact in facts:
+        pairs += [(text, fact.target) for text in fact.paraphrase_texts]
+    hits = iter(right(pairs))
+    shares = []
+    for fact in facts:
+        own = [next(hits) for _ in fact.paraphrases]
+        shares.append(float(np.mean(own)) if own else None)
+    return shares
+
+
+def _in_other_form(
+    right: Asking, facts: Sequence[Fact], forms: Sequence[Fact]
+) -> list[float | None]:
+    """For each fact whether it is answered in another form, the one of `forms` with its id."""
+    by_id = {form.id: form for form in forms}
+    some = [by_id[fact.id] for fact in facts if fact.id in by_id]
+    answers = right([(form.text, form.target) for form in some])
+    hits = dict(zip([form.id for form in some], answers))
+    return [hits.get(fact.id) for fact in facts]
+
+
 def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
-    """The fact's prompt behind three other facts of its relation with their answers."""
-    some = [f for f in others if f.relation == fact.relation and f.subject != fact.subject]
-    return "".join(f"{f.text} {f.target}. " for f in (some or list(others))[:count]) + fact.text
+    """The fact's prompt behind other facts of its relation with their answers.
 
+    Parameters
+    ----------
+    fact : Fact
+        Whose prompt is asked.
+    others : sequence of Fact
+        Where the ones in front come from: those of its relation, or all where there are none.
+    count : int
+        How many stand in front.
 
-def last_states(model, tokenizer, facts: Sequence[Fact],
-                below: Below | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states at the prompts' last tokens, (layers, facts, d), the answers' first tokens, (facts,).
-
-    Raises `ValueError` where a state is not finite.
+    Returns
+    -------
+    str
+        The text, without the fact's own answer.
     """
-    rows = [(ids[:-n], ids[-n]) for ids, n in (split_answer(tokenizer, f.text, f.target) for f in facts)]
-    batch, every = collate([(ids, len(ids) - 1) for ids, _ in rows], model.device), range(len(decoder(model).layers))
+    near = [f for f in others if f.relation == fact.relation and f.subject != fact.subject]
+    shown = (near or list(others))[:count]
+    return "".join(f"{f.text} {f.target}. " for f in shown) + fact.text
+
+
+def last_states(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    below: Below | None = None,
+) -> States:
+    """Hidden states at the prompts' last tokens.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    facts : sequence of Fact
+        Whose prompts are read, the subjects in their places.
+    below : Below, optional
+        As in `zu.evaluate`.
+
+    Returns
+    -------
+    states : Tensor
+        (layers, facts, d).
+    gold : Tensor
+        (facts,): the answers' first tokens.
+
+    Raises
+    ------
+    ValueError
+        Where a state is not finite.
+    """
+    rows, gold = [], []
+    for fact in facts:
+        ids, count = split_answer(tokenizer, fact.text, fact.target)
+        prompt = ids[:-count]
+        rows.append((prompt, len(prompt) - 1))
+        gold.append(ids[-count])
+    batch = collate(rows, model.device)
+    every = range(len(decoder(model).layers))
     first = below.layer if below else 0
-    seen = trace(model, batch, every[first:], below=below).hidden | (below.hidden(model, batch) if first else {})
-    states = torch.stack([seen[i].to(model.device) for i in every])
+    seen = trace(model, batch, every[first:], below=below).hidden
+    if first:  # those that are remembered
+        seen |= below.hidden(model, batch)
+    states = torch.stack([seen[layer].to(model.device) for layer in every])  # (layers, facts, d)
     finite(model, states.abs(), "hidden states")  # a probe would read an answer even out of NaN
-    return states, torch.tensor([gold for _, gold in rows])
+    return states, torch.tensor(gold)
 
 
 @torch.no_grad()
-def lens(model: nn.Module, states: tuple[torch.Tensor, torch.Tensor], count: int) -> np.ndarray:
-    """How many tokens are likelier than the answer's first one after each layer: (layers, count).
+def lens(model: nn.Module, states: States, count: int) -> np.ndarray:
+    """How many tokens are likelier than the answer's first one after each layer, by the logit lens.
 
-    The logit lens (nostalgebraist 2020): the hidden state at the prompt's last token, read as if it were the last.
-    states: from `last_states`, of which the last `count` facts are asked for.
-    Raises as `zu.models.logits` does.
+    The hidden state at the prompt's last token is read as if it were the last layer's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    states : (Tensor, Tensor)
+        From `last_states`.
+    count : int
+        The last `count` facts of the states are asked for.
+
+    Returns
+    -------
+    array, (layers, count)
+        0 where the answer's first token is the likeliest.
+
+    Raises
+    ------
+    ValueError
+        As `zu.models.logits` does.
+
+    References
+    ----------
+    nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
-    gold, ranks = states[1][-count:], []
-    for state in states[0][:, -count:]:
-        z = logits(model, decoder(model).norm(state)).cpu()
-        ranks.append((z > z.gather(1, gold[:, None])).sum(1))
+    hidden, gold = states
+    gold = gold[-count:, None]  # (count, 1)
+    ranks = []
+    for state in hidden[:, -count:]:  # (count, d), layer after layer
+        z = logits(model, decoder(model).norm(state)).cpu()  # (count, vocabulary)
+        ranks.append((z > z.gather(1, gold)).sum(1))
     return torch.stack(ranks).numpy()
 
 
 @torch.no_grad()
-def probe(model: nn.Module, states: tuple[torch.Tensor, torch.Tensor], facts: Sequence[Fact], others: Sequence[Fact],
-          ridge: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a linear probe finds each fact's answer among the answers of its relation, after each layer.
+def probe(
+    model: nn.Module,
+    states: States,
+    facts: Sequence[Fact],
+    others: Sequence[Fact],
+    ridge: float = 0.1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a linear probe finds each fact's answer among the answers of its relation.
 
-    Per layer a ridge regression from hidden states at the prompts' last tokens to the output embeddings of the
-    answers' first tokens, fitted on `others`; the nearest candidate by cosine is its answer. Returns 1 or 0,
-    (layers, facts), and the same for the others, each left out in turn, (layers, others), which tells how good a
-    layer's probe is without a look at the facts. states: from `last_states` for [*others, *facts]. ridge: as a share
-    of the mean squared length of a state.
+    Per layer a ridge regression from hidden states at the prompts' last tokens to the output
+    embeddings of the answers' first tokens, fitted on `others`; the nearest candidate by cosine is
+    its answer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    states : (Tensor, Tensor)
+        From `last_states` for [*others, *facts].
+    facts, others : sequence of Fact
+        Those that are asked for, and those that the probe is fitted on.
+    ridge : float
+        As a share of the mean squared length of a state.
+
+    Returns
+    -------
+    found : array, (layers, facts)
+        1 or 0.
+    left_out : array, (layers, others)
+        The same for the others, each left out in turn, which tells how good a layer's probe is
+        without a look at the facts.
     """
-    (every, gold), n, relations = states, len(others), [f.relation for f in [*others, *facts]]
-    table = model.get_output_embeddings().weight.detach()[gold.to(model.device)].double().cpu()
-    choices, middle = sorted(set(gold.tolist())), table[:n].mean(0)
-    answers = {(r, int(g)) for r, g in zip(relations, gold)}
-    open_to = torch.tensor([[(r, token) in answers for token in choices] for r in relations])
-    places = torch.stack([table[gold.tolist().index(token)] for token in choices]) - middle
-    places, tokens = nn.functional.normalize(places, dim=1), torch.tensor(choices)
-    found = np.zeros((len(every), len(relations)))
-    for layer, x in enumerate(every.double().cpu()):
-        x, y = x - x[:n].mean(0), table[:n] - middle
-        gram = x[:n] @ x[:n].T
-        inverse = torch.linalg.inv(gram + ridge * gram.trace() / n * torch.eye(n, dtype=gram.dtype))
-        left_out = y - (inverse @ y) / inverse.diagonal()[:, None]  # each predicted by all the others
-        guess = torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y])
-        near = (guess @ places.T).masked_fill(~open_to, -torch.inf)
+    hidden, gold = states  # (layers, others + facts, d), (others + facts,)
+    n = len(others)
+    weight = model.get_output_embeddings().weight.detach()  # (vocabulary, d)
+    table = weight[gold.to(model.device)].double().cpu()  # (others + facts, d), the answers'
+    middle = table[:n].mean(0)
+    relations = [fact.relation for fact in [*others, *facts]]
+    candidates, allowed = _candidates(gold.tolist(), relations)
+    rows = [gold.tolist().index(token) for token in candidates]
+    places = torch.stack([table[row] for row in rows]) - middle  # (candidates, d)
+    places = nn.functional.normalize(places, dim=1)
+    tokens = torch.tensor(candidates)
+    found = np.zeros((len(hidden), len(relations)))
+    for layer, x in enumerate(hidden.double().cpu()):  # (others + facts, d)
+        guess = _predictions(x - x[:n].mean(0), table[:n] - middle, ridge)
+        near = (guess @ places.T).masked_fill(~allowed, -torch.inf)  # (others + facts, candidates)
         found[layer] = (tokens[near.argmax(1)] == gold).numpy()
     return found[:, n:], found[:, :n]
 
 
+def _candidates(gold: list[int], relations: list[str]) -> tuple[list[int], torch.Tensor]:
+    """The answers' tokens, and which of them are answers of each fact's relation.
+
+    The second is (facts, candidates), bool.
+    """
+    candidates = sorted(set(gold))
+    answers = set(zip(relations, gold))
+    rows = []
+    for relation in relations:
+        rows.append([(relation, token) in answers for token in candidates])
+    return candidates, torch.tensor(rows)
+
+
+def _predictions(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Ridge regression from x to y, by its dual: for the first n rows each left out, then the rest.
+
+    x : (n + k, d) and y : (n, d), both about the means of their first n rows; (n + k, d) comes
+    back, float64.
+    """
+    n = len(y)
+    gram = x[:n] @ x[:n].T  # (n, n)
+    penalty = ridge * gram.trace() / n * torch.eye(n, dtype=gram.dtype)
+    inverse = torch.linalg.inv(gram + penalty)
+    # each predicted by all the others, without fitting n times
+    left_out = y - (inverse @ y) / inverse.diagonal()[:, None]
+    return torch.cat([left_out, x[n:] @ x[:n].T @ inverse @ y])
+
+
 @contextmanager
 def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[None]:
-    """Inside the block the named weights are rounded to `bits` bits: symmetric, to nearest, one scale a row."""
+    """Inside the block the named weights are rounded: symmetric, to nearest, one scale a row.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Whose weights are rounded, and bit for bit as they were after the block.
+    names : sequence of str
+        As in ``model.named_parameters()``; each weight is (d, m).
+    bits : int
+        How many a value has.
+    """
     kept = {name: model.get_parameter(name).detach().clone() for name in names}
+    levels = 2 ** (bits - 1) - 1  # on either side of 0
     try:
         with torch.no_grad():
             for name, weight in kept.items():
-                scale = weight.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
-                model.get_parameter(name).copy_(((weight.float() / scale).round() * scale).to(weight.dtype))
+                largest = weight.float().abs().amax(1, keepdim=True)  # (d, m) -> (d, 1)
+                scale = largest.clamp_min(1e-12) / levels
+                rounded = (weight.float() / scale).round() * scale
+                model.get_parameter(name).copy_(rounded.to(weight.dtype))
         yield
     finally:
         with torch.no_grad():
@@ -164,15 +377,55 @@ def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[Non
                 model.get_parameter(name).copy_(weight)
 
 
-def relearning(model: nn.Module, tokenizer, facts: Sequence[Fact], lesson: Sequence[Fact], layers: Sequence[int], *,
-               steps: Sequence[int], lr: float, below: Below | None = None) -> np.ndarray:
-    """Which facts are answered after so many steps of Adam on a lesson, by the layers' down_proj: (steps, facts)."""
-    rows, found = answer_rows(tokenizer, lesson, "truth"), {}
+def relearning(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    lesson: Sequence[Fact],
+    layers: Sequence[int],
+    *,
+    steps: Sequence[int],
+    lr: float,
+    below: Below | None = None,
+) -> np.ndarray:
+    """Which facts are answered after so many steps of Adam on a lesson.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model and its tokenizer.
+    facts : sequence of Fact
+        What it is asked.
+    lesson : sequence of Fact
+        What it learns, its true answers.
+    layers : sequence of int
+        Whose down_proj learns.
+    steps : sequence of int
+        After which steps it is asked.
+    lr : float
+        Adam's rate.
+    below : Below, optional
+        As in `zu.evaluate`, of a layer not above the lowest of `layers`.
+
+    Returns
+    -------
+    array, (steps, facts)
+        1 or 0.
+
+    Raises
+    ------
+    ValueError, EditError
+        As `zu.descent.descend` does.
+    """
+    rows = answer_rows(tokenizer, lesson, "truth")
+    pairs = [(fact.text, fact.target) for fact in facts]
+    found = {}
 
     @torch.no_grad()
-    def watch(step):
+    def watch(step: int) -> None:
         if step in steps:
-            found[step] = _right(model, tokenizer, [(f.text, f.target) for f in facts], below)
+            found[step] = _right(model, tokenizer, pairs, below)
 
-    descend(model, rows, [-1 / len(rows)] * len(rows), list(layers), steps=max(steps), lr=lr, watch=watch)
+    pull = [-1 / len(rows)] * len(rows)  # negative: towards the answer
+    descend(model, rows, pull, list(layers), steps=max(steps), lr=lr, watch=watch)
     return np.array([found[step] for step in steps])

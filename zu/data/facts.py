@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import overload
 
 
 class FactError(ValueError):
@@ -16,16 +17,30 @@ class FactError(ValueError):
 class Fact:
     """One piece of knowledge (subject, relation, object), and the prompts that ask for it.
 
-    subject: the text whose last token holds the key, e.g. ``"France"``.
-    prompt: the question as a cloze with exactly one ``{}`` where the subject goes, ``"The capital of {} is"``.
-    target: the true answer, without a leading space, ``"Paris"``.
-    paraphrases: other wordings of the prompt, with ``{}`` for the subject or already filled in.
-    neighbors: ``(prompt, answer)`` pairs about other subjects, which an edit must leave alone.
-    hops: ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another one.
-    relation, id: labels for grouping and for messages; neither is shown to a model.
+    Parameters
+    ----------
+    subject : str
+        The text whose last token holds the key, e.g. ``"France"``.
+    prompt : str
+        The question as a cloze with exactly one ``{}`` where the subject goes,
+        ``"The capital of {} is"``.
+    target : str
+        The true answer, without a leading space, ``"Paris"``.
+    paraphrases : tuple of str
+        Other wordings of the prompt, with ``{}`` for the subject or already filled in.
+    neighbors : tuple of (str, str)
+        ``(prompt, answer)`` pairs about other subjects, which an edit must leave alone.
+    relation, id : str
+        Labels for grouping and for messages; neither is shown to a model.
+    hops : tuple of (str, str)
+        ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another
+        one.
 
-    Raises `FactError` for an empty field, a prompt without exactly one ``{}``, or text that is no Unicode. Its
-    message shows none of the text, which is private.
+    Raises
+    ------
+    FactError
+        For an empty field, a prompt without exactly one ``{}``, or text that is no Unicode. Its
+        message shows none of the text, which is private.
     """
 
     subject: str
@@ -39,22 +54,18 @@ class Fact:
 
     def __post_init__(self) -> None:
         for field in ("subject", "prompt", "target"):
-            value = _text(getattr(self, field), field)
-            if value != value.strip() if field != "prompt" else value[-1].isspace():
-                raise FactError(f"field '{field}' begins or ends with a space: take it away")
-        if (found := self.prompt.count("{}")) != 1:
-            raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the subject goes")
+            _no_space_around(_text(getattr(self, field), field), field)
+        found = self.prompt.count("{}")
+        if found != 1:
+            raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the "
+                            "subject goes")
         for field in ("relation", "id"):
             if getattr(self, field) != "":
                 _text(getattr(self, field), field)
-        for field, pairs in (("paraphrases", False), ("neighbors", True), ("hops", True)):
-            rows = getattr(self, field)
-            if isinstance(rows, str) or pairs and any(isinstance(r, str) or len(r) != 2 for r in rows):
-                raise FactError(f"field '{field}' is no list of {'(prompt, answer) pairs' if pairs else 'texts'}")
-            rows = tuple(tuple(_text(x, field) for x in r) if pairs else _text(r, field) for r in rows)
-            if pairs and any("{}" in prompt for prompt, _ in rows):
-                raise FactError(f"field '{field}' holds a prompt with {{}}: write its own subject out")
-            object.__setattr__(self, field, rows)
+        # lists become tuples, which the frozen dataclass only lets in by this way
+        object.__setattr__(self, "paraphrases", _texts(self.paraphrases, "paraphrases"))
+        for field in ("neighbors", "hops"):
+            object.__setattr__(self, field, _pairs(getattr(self, field), field))
 
     @property
     def text(self) -> str:
@@ -67,7 +78,7 @@ class Fact:
         return tuple(p.replace("{}", self.subject) for p in self.paraphrases)
 
 
-def _text(value, field: str) -> str:
+def _text(value: object, field: str) -> str:
     """A text that a tokenizer can read."""
     if not isinstance(value, str):
         raise FactError(f"field '{field}' is or holds a {type(value).__name__}: give a text")
@@ -76,47 +87,135 @@ def _text(value, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise FactError(f"field '{field}' holds bytes that are not UTF-8: save the file as UTF-8") from None
+        raise FactError(f"field '{field}' holds bytes that are not UTF-8: save the file as "
+                        "UTF-8") from None
     return value
+
+
+def _no_space_around(text: str, field: str) -> None:
+    """Refuse a text with a space at its end or, but for a prompt, at its beginning."""
+    spaced = text[-1].isspace() if field == "prompt" else text != text.strip()
+    if spaced:
+        raise FactError(f"field '{field}' begins or ends with a space: take it away")
+
+
+def _texts(rows: Iterable[object], field: str) -> tuple[str, ...]:
+    """A list of texts."""
+    if isinstance(rows, str):
+        raise FactError(f"field '{field}' is no list of texts")
+    return tuple(_text(row, field) for row in rows)
+
+
+def _pairs(rows: Iterable[Sequence[object]], field: str) -> tuple[tuple[str, str], ...]:
+    """A list of (prompt, answer) pairs, the subjects in the prompts written out."""
+    if isinstance(rows, str) or any(isinstance(row, str) or len(row) != 2 for row in rows):
+        raise FactError(f"field '{field}' is no list of (prompt, answer) pairs")
+    pairs = []
+    for row in rows:
+        pairs.append(tuple(_text(text, field) for text in row))
+    if any("{}" in prompt for prompt, _ in pairs):
+        raise FactError(f"field '{field}' holds a prompt with {{}}: write its own subject out")
+    return tuple(pairs)
 
 
 class Facts(Sequence[Fact]):
     """An immutable list of facts with a name and the data set's own scoring rule.
 
-    rule: ``"exact"``, a prompt counts when every target token is the most likely one (CounterFact), or
-    ``"tokens"``, it counts by the share of target tokens that are (zsRE, MQuAKE).
-    skipped: of what was left out in reading, one message each, with file, row and field.
+    Parameters
+    ----------
+    facts : iterable of Fact
+        What it holds.
+    name : str
+        For messages and records.
+    rule : str
+        ``"exact"``, a prompt counts when every target token is the most likely one (CounterFact),
+        or ``"tokens"``, it counts by the share of target tokens that are (zsRE, MQuAKE).
+    skipped : iterable of str
+        Of what was left out in reading, one message each, with file, row and field.
+
+    Raises
+    ------
+    ValueError
+        For another rule.
     """
 
-    def __init__(self, facts: Iterable[Fact], name: str = "own", rule: str = "exact",
-                 skipped: Iterable[str] = ()) -> None:
-        self._facts, self.name, self.rule, self.skipped = tuple(facts), name, rule, tuple(skipped)
+    def __init__(
+        self,
+        facts: Iterable[Fact],
+        name: str = "own",
+        rule: str = "exact",
+        skipped: Iterable[str] = (),
+    ) -> None:
+        self._facts = tuple(facts)
+        self.name = name
+        self.rule = rule
+        self.skipped = tuple(skipped)
         if rule not in ("exact", "tokens"):
             raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
 
     def __len__(self) -> int:
         return len(self._facts)
 
-    def __getitem__(self, index):
-        return self.of(self._facts[index]) if isinstance(index, slice) else self._facts[index]
+    @overload
+    def __getitem__(self, index: int) -> Fact: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Facts: ...
+
+    def __getitem__(self, index: int | slice) -> Fact | Facts:
+        if isinstance(index, slice):
+            return self.of(self._facts[index])
+        return self._facts[index]
 
     def __repr__(self) -> str:
         left = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"Facts({len(self)} of '{self.name}', rule '{self.rule}'{left})"
 
     def of(self, facts: Iterable[Fact]) -> Facts:
-        """Other facts, or some of these, under the same name and rule."""
+        """Other facts, or some of these, under the same name and rule.
+
+        Parameters
+        ----------
+        facts : iterable of Fact
+            What they are.
+
+        Returns
+        -------
+        Facts
+            With nothing skipped.
+        """
         return Facts(facts, self.name, self.rule)
 
     def sample(self, n: int, seed: int) -> Facts:
-        """`n` different facts drawn at random; the same (n, seed) gives the same facts everywhere."""
+        """Different facts drawn at random.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        seed : int
+            The same (n, seed) gives the same facts everywhere.
+
+        Returns
+        -------
+        Facts
+            In the order in which they were drawn.
+
+        Raises
+        ------
+        ValueError
+            For less than one, or more than there are.
+        """
         if not 1 <= n <= len(self):
-            known = ": that many are known of those that were asked" if self.name.endswith("-known") else ""
+            known = ""
+            if self.name.endswith("-known"):
+                known = ": that many are known of those that were asked"
             raise ValueError(f"n is {n}: '{self.name}' holds {len(self)} facts{known}")
         return self.of(random.Random(seed).sample(self._facts, n))
 
     @property
     def hash(self) -> str:
         """SHA-256 over all fields: tells forget sets apart without holding their text."""
-        rows = json.dumps([asdict(f) for f in self], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(rows.encode()).hexdigest()
+        rows = [asdict(fact) for fact in self]
+        text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -3,24 +3,40 @@ from __future__ import annotations
 
 
 def own_code(source: str) -> str:
-    """What is wrong with a model, a folder or hub id, whose classes transformers lacks; else "".
+    """What is wrong with a model whose classes transformers lacks.
 
     Where the library has the class, it is taken, whatever ``auto_map`` names beside it.
+
+    Parameters
+    ----------
+    source : str
+        A folder or hub id.
+
+    Returns
+    -------
+    str
+        The end of a sentence that begins with the model's name; "" where nothing is wrong.
+
+    Raises
+    ------
+    OSError
+        Of transformers, where there is no such model.
     """
     from transformers import PreTrainedConfig
     from transformers.models.auto import modeling_auto, tokenization_auto
 
     config = PreTrainedConfig.get_config_dict(source)[0]
-    words = tokenization_auto.get_tokenizer_config(source)
-    known = config.get("model_type") in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    its = words.get("auto_map") or {}
-    its = its.get("AutoTokenizer") if isinstance(its, dict) else its  # a list, in old files
-    kind = words.get("tokenizer_class") or ""
-    if its and tokenization_auto.tokenizer_class_from_name(kind) is None:
-        what = "tokenizer_config.json"
-    elif config.get("auto_map") and not known:
-        what = "config.json"
+    tokenizer = tokenization_auto.get_tokenizer_config(source)
+    named = tokenizer.get("auto_map") or {}
+    if isinstance(named, dict):  # in old files it is a list
+        named = named.get("AutoTokenizer")
+    tokenizer_class = tokenizer.get("tokenizer_class") or ""
+    classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if named and tokenization_auto.tokenizer_class_from_name(tokenizer_class) is None:
+        file = "tokenizer_config.json"
+    elif config.get("auto_map") and config.get("model_type") not in classes:
+        file = "config.json"
     else:
         return ""
-    return (f"needs code of its own (auto_map in its {what}), which zu never runs: give a model of "
+    return (f"needs code of its own (auto_map in its {file}), which zu never runs: give a model of "
             "a kind that transformers itself has (Llama, Qwen3, Mistral and their like)")
