@@ -1,4 +1,7 @@
-"""zu: make a language model forget given facts by editing a few MLP output projections (ZeroUnlearn)."""
+"""zu: make a language model forget given facts (ZeroUnlearn).
+
+A few MLP output projections are edited; the rest of the model stays as it is.
+"""
 from . import solve
 from .audit import card, robustness
 from .data import Fact, FactError, Facts, cache_dir, load_facts
@@ -11,7 +14,26 @@ from .sparing import anchors
 
 __version__ = "0.1.0"
 __all__ = [
-    "METHODS", "RECOMMENDED", "Edit", "EditError", "Fact", "FactError", "Facts", "Scores", "anchors",
-    "cache_dir", "card", "evaluate", "find_targets", "known", "load_facts", "load_model", "moments",
-    "perplexity", "register", "robustness", "solve", "unlearn",
+    "METHODS",
+    "RECOMMENDED",
+    "Edit",
+    "EditError",
+    "Fact",
+    "FactError",
+    "Facts",
+    "Scores",
+    "anchors",
+    "cache_dir",
+    "card",
+    "evaluate",
+    "find_targets",
+    "known",
+    "load_facts",
+    "load_model",
+    "moments",
+    "perplexity",
+    "register",
+    "robustness",
+    "solve",
+    "unlearn",
 ]

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,20 +13,42 @@ YES, NO, UNDECIDED = "yes", "no", "undecided"
 
 
 class Estimate(NamedTuple):
-    """A number and its 95% interval."""
+    """A number and its 95% interval.
+
+    Attributes
+    ----------
+    value : float
+        The number.
+    low, high : float
+        The interval's ends.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.low:.1f},\u00a0{self.high:.1f}]".replace("-", "−")
+        text = f"{self.value:.1f} [{self.low:.1f},\u00a0{self.high:.1f}]"
+        return text.replace("-", "−")
 
 
 def over_draws(values: Sequence[float]) -> Estimate:
     """Mean of a number measured in each of several draws, with Student's 95% interval.
 
-    Raises `ValueError` for fewer than two draws: one says nothing of how much draws differ.
+    Parameters
+    ----------
+    values : Sequence[float]
+        A number a draw.
+
+    Returns
+    -------
+    Estimate
+        The mean and its interval, in the numbers' unit.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two draws: one says nothing of how much draws differ.
     """
     x = np.asarray(values, float)
     if len(x) < 2:
@@ -34,153 +56,391 @@ def over_draws(values: Sequence[float]) -> Estimate:
     from scipy.stats import t
 
     half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
+    mean = x.mean()
+    return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
 def combine(*terms: tuple[float, Estimate]) -> Estimate:
     """A weighted sum of estimates that were made apart, with its 95% interval.
 
-    The squared distances from each value to the end of its interval that counts add up (MOVER; Zou
-    and Donner, Statistics in Medicine 27, 2008); for two shares this is Newcombe's interval of their
-    difference. Pairing is not used: where the two rest on the same facts, the interval is too wide.
+    The squared distances from each value to the end of its interval that counts add up; for two
+    shares this is Newcombe's interval of their difference. Pairing is not used: where the two rest
+    on the same facts, the interval is too wide.
+
+    Parameters
+    ----------
+    *terms : tuple[float, Estimate]
+        A weight and what it weighs, each.
+
+    Returns
+    -------
+    Estimate
+        The sum and its interval.
+
+    References
+    ----------
+    MOVER: Zou and Donner, Statistics in Medicine 27, 2008.
     """
     value = sum(weight * e.value for weight, e in terms)
-    ends = {"low": 0.0, "high": 0.0}
+    low = high = 0.0
     for weight, e in terms:
-        down, up = (e.value - e.low, e.high - e.value) if weight >= 0 else (e.high - e.value, e.value - e.low)
-        ends["low"] += (weight * down) ** 2
-        ends["high"] += (weight * up) ** 2
-    return Estimate(value, value - math.sqrt(ends["low"]), value + math.sqrt(ends["high"]))
+        down, up = e.value - e.low, e.high - e.value
+        if weight < 0:
+            down, up = up, down
+        low += (weight * down) ** 2
+        high += (weight * up) ** 2
+    return Estimate(value, value - math.sqrt(low), value + math.sqrt(high))
 
 
 def at_most(estimate: Estimate, bound: float = 0.0) -> str:
-    """Yes where the whole interval is at most `bound`, no where all of it is above."""
+    """Whether a number is at most a bound, by its interval.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        The number.
+    bound : float
+        In the same unit.
+
+    Returns
+    -------
+    str
+        Yes where the whole interval is at most `bound`, no where all of it is above; undecided
+        otherwise, and for what is not finite.
+    """
     if not all(map(math.isfinite, estimate)):
         return UNDECIDED
-    return YES if estimate.high <= bound else NO if estimate.low > bound else UNDECIDED
+    if estimate.high <= bound:
+        return YES
+    if estimate.low > bound:
+        return NO
+    return UNDECIDED
 
 
 def at_least(estimate: Estimate, bound: float = 0.0) -> str:
-    """Yes where the whole interval is at least `bound`, no where all of it is below."""
-    return at_most(Estimate(-estimate.value, -estimate.high, -estimate.low), -bound)
+    """Whether a number is at least a bound, by its interval.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        The number.
+    bound : float
+        In the same unit.
+
+    Returns
+    -------
+    str
+        Yes where the whole interval is at least `bound`, no where all of it is below; undecided
+        otherwise, and for what is not finite.
+    """
+    negated = Estimate(-estimate.value, -estimate.high, -estimate.low)
+    return at_most(negated, -bound)
 
 
 def every(*verdicts: str) -> str:
-    """Yes where all are; no where one is; undecided otherwise."""
-    return NO if NO in verdicts else UNDECIDED if UNDECIDED in verdicts else YES
+    """Whether all of some verdicts are yes.
+
+    Parameters
+    ----------
+    *verdicts : str
+        Yes, no or undecided, each.
+
+    Returns
+    -------
+    str
+        Yes where all are; no where one is; undecided otherwise.
+    """
+    if NO in verdicts:
+        return NO
+    return UNDECIDED if UNDECIDED in verdicts else YES
 
 
 def some(*verdicts: str) -> str:
-    """Yes where one is; no where all are no; undecided otherwise."""
-    return YES if YES in verdicts else UNDECIDED if UNDECIDED in verdicts else NO
+    """Whether one of some verdicts is yes.
+
+    Parameters
+    ----------
+    *verdicts : str
+        Yes, no or undecided, each.
+
+    Returns
+    -------
+    str
+        Yes where one is; no where all are no; undecided otherwise.
+    """
+    if YES in verdicts:
+        return YES
+    return UNDECIDED if UNDECIDED in verdicts else NO
 
 
 def opposite(verdict: str) -> str:
-    """No for yes, yes for no."""
+    """The verdict on the contrary.
+
+    Parameters
+    ----------
+    verdict : str
+        Yes, no or undecided.
+
+    Returns
+    -------
+    str
+        No for yes, yes for no; undecided stays.
+    """
     return {YES: NO, NO: YES}.get(verdict, UNDECIDED)
 
 
 class Measured:
     """Records of one experiment and number of facts, for estimates of what its methods do.
 
-    With two draws or more a contrast of methods is taken draw by draw, in the mean over the data sets,
-    and its interval is over the draws. With one, intervals over the facts are combined, which is wider.
+    With two draws or more a contrast of methods is taken draw by draw, in the mean over the data
+    sets, and its interval is over the draws. With one, intervals over the facts are combined, which
+    is wider.
+
+    Parameters
+    ----------
+    records : Sequence[dict[str, Any]]
+        The records; of two of the same method, seed and data set the later one counts.
     """
 
-    def __init__(self, records: Sequence[dict]) -> None:
-        self.by: dict[tuple[str, int, str], dict] = {
-            (r["method"], r["seed"], r["dataset"]): r for r in records}
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.by: dict[tuple[str, int, str], dict[str, Any]] = {
+            (record["method"], record["seed"], record["dataset"]): record for record in records
+        }
 
     @property
     def methods(self) -> set[str]:
+        """The methods that were measured, "base" among them where it was."""
         return {method for method, *_ in self.by}
 
-    def _keys(self, methods: Sequence[str], holds: Callable[[dict], bool]) -> dict[int, list[str]]:
-        """The data sets of each draw in which all of these methods were measured."""
+    def _value(self, method: str, seed: int, dataset: str, metric: str) -> float | None:
+        """A metric of one record; None where it was not measured."""
+        return self.by[method, seed, dataset]["metrics"].get(metric)
+
+    def _draws(self, methods: Sequence[str], metric: str) -> dict[int, list[str]]:
+        """The data sets of each draw in which all of these methods have the metric."""
         found: dict[int, list[str]] = {}
-        for _, seed, dataset in sorted({(0, s, d) for _, s, d in self.by}):
-            rows = [self.by.get((m, seed, dataset)) for m in methods]
-            if all(row is not None and holds(row) for row in rows):
+        for seed, dataset in sorted({(seed, dataset) for _, seed, dataset in self.by}):
+            rows = [self.by.get((method, seed, dataset)) for method in methods]
+            if all(row is not None and row["metrics"].get(metric) is not None for row in rows):
                 found.setdefault(seed, []).append(dataset)
         return found
 
-    def contrast(self, weights: dict[str, float], metric: str) -> Estimate:
-        """The weighted sum of methods' means of a percentage ("eff", "gen", "spe"), in points.
+    def _means(self, method: str, metric: str, draws: Mapping[int, list[str]]) -> np.ndarray:
+        """A method's mean over the data sets, by draw: (draws,)."""
+        means = []
+        for seed, datasets in draws.items():
+            values = [self._value(method, seed, dataset, metric) for dataset in datasets]
+            means.append(np.mean(values))
+        return np.array(means)
 
-        Raises `ValueError` where no draw has all of the methods.
+    def contrast(self, weights: dict[str, float], metric: str) -> Estimate:
+        """The weighted sum of methods' means of a percentage.
+
+        Parameters
+        ----------
+        weights : dict[str, float]
+            The weight of each method.
+        metric : str
+            "eff", "gen" or "spe".
+
+        Returns
+        -------
+        Estimate
+            The sum and its interval, in points.
+
+        Raises
+        ------
+        ValueError
+            Where no draw has all of the methods.
         """
-        draws = self._keys([*weights], lambda r: r["metrics"].get(metric) is not None)
+        draws = self._draws([*weights], metric)
         if not draws:
             raise ValueError(f"no draw has {metric} of {', '.join(weights)}")
         if len(draws) == 1:
-            (seed, sets), = draws.items()
-            return combine(*((w / len(sets), of_facts(self.by[m, seed, d], metric))
-                             for m, w in weights.items() for d in sets))
-        by_method = {m: np.array([np.mean([self.by[m, seed, d]["metrics"][metric] for d in sets])
-                                  for seed, sets in draws.items()]) for m in weights}
-        asked = sum(self.by[m, seed, d]["n"] for m in [*weights][:1] for seed, sets in draws.items() for d in sets)
-        fixed = {m: x[0] for m, x in by_method.items() if x[0] in (0.0, 100.0) and (x == x[0]).all()}
-        moving = [m for m in weights if m not in fixed]
-        # none, or all, in every draw: the draws do not differ, but they are still only so many facts
-        terms = [(weights[m], Estimate(x, *wilson(asked * int(x == 100), asked))) for m, x in fixed.items()]
-        if moving:
-            terms.append((1.0, over_draws(sum(weights[m] * by_method[m] for m in moving))))
+            return self._contrast_of_facts(weights, metric, draws)
+        return self._contrast_of_draws(weights, metric, draws)
+
+    def _contrast_of_facts(
+        self, weights: Mapping[str, float], metric: str, draws: Mapping[int, list[str]]
+    ) -> Estimate:
+        """The contrast in the one draw that there is, from intervals over the facts."""
+        ((seed, datasets),) = draws.items()
+        terms = []
+        for method, weight in weights.items():
+            for dataset in datasets:
+                estimate = of_facts(self.by[method, seed, dataset], metric)
+                terms.append((weight / len(datasets), estimate))
         return combine(*terms)
 
-    def kept(self, method: str, metric: str = "spe") -> Estimate:
-        """What a method leaves of Base's percentage, in percent of it, over at least two draws.
+    def _contrast_of_draws(
+        self, weights: Mapping[str, float], metric: str, draws: Mapping[int, list[str]]
+    ) -> Estimate:
+        """The contrast draw by draw."""
+        by_method = {method: self._means(method, metric, draws) for method in weights}
+        asked = self._asked([*weights], draws)
+        terms = []
+        moving = []
+        for method, means in by_method.items():
+            first = means[0]
+            if first in (0.0, 100.0) and (means == first).all():
+                # none, or all, in every draw: the draws do not differ, but they are still only so
+                # many facts
+                interval = wilson(asked * int(first == 100), asked)
+                terms.append((weights[method], Estimate(first, *interval)))
+            else:
+                moving.append(method)
+        if moving:
+            by_draw = sum(weights[method] * by_method[method] for method in moving)  # (draws,)
+            terms.append((1.0, over_draws(by_draw)))
+        return combine(*terms)
 
-        Raises `ValueError` for fewer draws.
+    def _asked(self, methods: Sequence[str], draws: Mapping[int, list[str]]) -> int:
+        """How many facts there are in all draws and data sets; the first method's records tell."""
+        asked = 0
+        for method in methods[:1]:
+            for seed, datasets in draws.items():
+                asked += sum(self.by[method, seed, dataset]["n"] for dataset in datasets)
+        return asked
+
+    def kept(self, method: str, metric: str = "spe") -> Estimate:
+        """What a method leaves of Base's percentage, over at least two draws.
+
+        Parameters
+        ----------
+        method : str
+            A row's label.
+        metric : str
+            "eff", "gen" or "spe".
+
+        Returns
+        -------
+        Estimate
+            In percent of Base's.
+
+        Raises
+        ------
+        ValueError
+            For fewer draws.
         """
-        draws = self._keys([method, "base"], lambda r: r["metrics"].get(metric) is not None)
-        mean = {m: np.array([np.mean([self.by[m, seed, d]["metrics"][metric] for d in sets])
-                             for seed, sets in draws.items()]) for m in (method, "base")}
-        return over_draws(100 * mean[method] / mean["base"])
+        draws = self._draws([method, "base"], metric)
+        mine = self._means(method, metric, draws)
+        base = self._means("base", metric, draws)
+        return over_draws(100 * mine / base)
 
     def ppl(self, method: str) -> Estimate:
-        """Mean perplexity over at least two draws; `ValueError` for fewer."""
-        draws = self._keys([method], lambda r: r["metrics"].get("ppl") is not None)
-        return over_draws([np.mean([self.by[method, seed, d]["metrics"]["ppl"] for d in sets])
-                           for seed, sets in draws.items()])
+        """Mean perplexity over at least two draws.
+
+        Parameters
+        ----------
+        method : str
+            A row's label.
+
+        Returns
+        -------
+        Estimate
+            The mean and its interval.
+
+        Raises
+        ------
+        ValueError
+            For fewer draws.
+        """
+        draws = self._draws([method], "ppl")
+        return over_draws(self._means(method, "ppl", draws))
 
     def log_ppls(self, method: str) -> dict[int, list[float]]:
-        """The logarithm of a method's perplexity against Base's, by draw, for each data set."""
-        draws = self._keys([method, "base"], lambda r: r["metrics"].get("ppl") is not None)
-        read = lambda m, seed, d: self.by[m, seed, d]["metrics"]["ppl"]  # noqa: E731
-        return {seed: [math.log(read(method, seed, d) / read("base", seed, d)) for d in sets]
-                for seed, sets in draws.items()}
-
-    def log_ppl(self, method: str, spread: float) -> Estimate:
         """The logarithm of a method's perplexity against Base's.
 
-        spread: half the width of the interval where there is only one draw, see `ppl_spread`.
+        Parameters
+        ----------
+        method : str
+            A row's label.
+
+        Returns
+        -------
+        dict[int, list[float]]
+            By draw, for each data set.
         """
-        logs = [np.mean(some) for some in self.log_ppls(method).values()]
+        logs = {}
+        for seed, datasets in self._draws([method, "base"], "ppl").items():
+            logs[seed] = []
+            for dataset in datasets:
+                mine = self._value(method, seed, dataset, "ppl")
+                base = self._value("base", seed, dataset, "ppl")
+                logs[seed].append(math.log(mine / base))
+        return logs
+
+    def log_ppl(self, method: str, spread: float) -> Estimate:
+        """The logarithm of a method's perplexity against Base's, in the mean.
+
+        Parameters
+        ----------
+        method : str
+            A row's label.
+        spread : float
+            Half the width of the interval where there is only one draw, see `ppl_spread`.
+
+        Returns
+        -------
+        Estimate
+            The mean over draws and its interval.
+        """
+        logs = [np.mean(by_dataset) for by_dataset in self.log_ppls(method).values()]
         if len(logs) > 1:
             return over_draws(logs)
-        return Estimate(float(logs[0]), float(logs[0]) - spread, float(logs[0]) + spread)
+        only = float(logs[0])
+        return Estimate(only, only - spread, only + spread)
 
 
-def of_facts(record: dict, metric: str) -> Estimate:
-    """A record's percentage with its interval over facts; Wilson's where all facts, or none, are right."""
-    value, (low, high) = record["metrics"][metric], record["metrics"][f"interval_{metric}"]
+def of_facts(record: dict[str, Any], metric: str) -> Estimate:
+    """A record's percentage with its interval over facts.
+
+    Parameters
+    ----------
+    record : dict[str, Any]
+        One record.
+    metric : str
+        "eff", "gen" or "spe".
+
+    Returns
+    -------
+    Estimate
+        In percent; the interval is Wilson's where all facts, or none, are right.
+    """
+    value = record["metrics"][metric]
+    low, high = record["metrics"][f"interval_{metric}"]
     if low == high and value in (0.0, 100.0):
         low, high = wilson(record["n"] * int(value == 100), record["n"])
     return Estimate(value, low, high)
 
 
-def ppl_spread(records: Sequence[dict]) -> float:
+def ppl_spread(records: Sequence[dict[str, Any]]) -> float:
     """How far log perplexity against Base, of another draw, may lie from that of one (95%).
 
-    One draw has no interval of its own, so it borrows one: from records of several draws of one data
-    set, the largest standard deviation of any method, as a prediction interval.
+    One draw has no interval of its own, so it borrows one: from records of several draws of one
+    data set, the largest standard deviation of any method, as a prediction interval.
+
+    Parameters
+    ----------
+    records : Sequence[dict[str, Any]]
+        Records of several draws.
+
+    Returns
+    -------
+    float
+        Half the width of that interval; 0 where no method has two draws.
     """
     from scipy.stats import t
 
-    measured, widest = Measured(records), 0.0
+    measured = Measured(records)
+    widest = 0.0
     for method in measured.methods - {"base"}:
-        logs = [x for some in measured.log_ppls(method).values() for x in some]
+        logs = []
+        for by_dataset in measured.log_ppls(method).values():
+            logs += by_dataset
         k = len(logs)
         if k > 1:
-            widest = max(widest, t.ppf(0.975, k - 1) * float(np.std(logs, ddof=1)) * math.sqrt(1 + 1 / k))
+            deviation = float(np.std(logs, ddof=1))
+            half = t.ppf(0.975, k - 1) * deviation * math.sqrt(1 + 1 / k)
+            widest = max(widest, half)
     return widest

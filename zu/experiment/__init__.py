@@ -5,6 +5,17 @@ from .parameters import ParameterError, check_parameters
 from .rows import Row, check_row, parse_method
 
 __all__ = [
-    "FORMAT", "ParameterError", "Row", "check_parameters", "check_row", "code_hash", "fewer", "parse_method",
-    "provenance", "read_record", "read_records", "run_grid", "write_record",
+    "FORMAT",
+    "ParameterError",
+    "Row",
+    "check_parameters",
+    "check_row",
+    "code_hash",
+    "fewer",
+    "parse_method",
+    "provenance",
+    "read_record",
+    "read_records",
+    "run_grid",
+    "write_record",
 ]

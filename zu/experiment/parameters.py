@@ -3,44 +3,78 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 
 class ParameterError(ValueError):
-    """A chapter's parameter that is unknown or of the wrong type; the message names it and the known ones."""
+    """A chapter's parameter that is unknown or of the wrong type.
 
-
-def check_parameters(namespace: dict) -> dict:
-    """Check a chapter's parameters: call it with ``globals()`` in the cell after the parameters cell.
-
-    The parameters cell declares each value with its type (``n: int = 20``). Values that papermill injected must
-    have that type, and their names must be declared: papermill itself only warns. Returns the checked values.
-    Raises `ParameterError`.
+    The message names it and the known ones.
     """
-    types = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if name in namespace}
-    for name in _injected(namespace.get("In", ())):
-        if name not in types:
-            close = difflib.get_close_matches(name, types, 1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise ParameterError(f"parameter '{name}' is unknown: {hint}known are {', '.join(types)}")
-    model = create_model("Parameters", __config__=ConfigDict(strict=True, protected_namespaces=()),
-                         **{name: (kind, ...) for name, kind in types.items()})
+
+
+def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Check a chapter's parameters.
+
+    Call it with ``globals()`` in the cell after the parameters cell, which declares each value with
+    its type (``n: int = 20``). Values that papermill injected must have that type, and their names
+    must be declared: papermill itself only warns.
+
+    Parameters
+    ----------
+    namespace : dict[str, Any]
+        The notebook's globals.
+
+    Returns
+    -------
+    dict[str, Any]
+        The checked values, by name.
+
+    Raises
+    ------
+    ParameterError
+        For a name that is not declared, or a value of another type than declared.
+    """
+    annotations = namespace.get("__annotations__", {})
+    types = {name: kind for name, kind in annotations.items() if name in namespace}
+    _refuse_undeclared(_injected(namespace.get("In", ())), types)
+    fields = {name: (kind, ...) for name, kind in types.items()}
+    config = ConfigDict(strict=True, protected_namespaces=())
+    model = create_model("Parameters", __config__=config, **fields)
     try:
         return model(**{name: namespace[name] for name in types}).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise ParameterError(f"parameter '{name}' is {namespace[name]!r}, of the wrong type: {first['msg']}; the "
-                             f"chapter declares it as {getattr(types[name], '__name__', types[name])}") from None
+        declared = getattr(types[name], "__name__", types[name])
+        raise ParameterError(
+            f"parameter '{name}' is {namespace[name]!r}, of the wrong type: {first['msg']}; the "
+            f"chapter declares it as {declared}"
+        ) from None
+
+
+def _refuse_undeclared(names: Sequence[str], types: Mapping[str, Any]) -> None:
+    """Raise `ParameterError` for the first name that the parameters cell does not declare."""
+    for name in names:
+        if name in types:
+            continue
+        close = difflib.get_close_matches(name, types, 1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ParameterError(
+            f"parameter '{name}' is unknown: {hint}known are {', '.join(types)}"
+        )
 
 
 def _injected(cells: Sequence[str]) -> list[str]:
-    """Names that papermill's injected cell sets; it marks that cell with a first line "# Parameters"."""
+    """Names that papermill's injected cell sets; its first line is "# Parameters"."""
     names = []
     for cell in cells:
-        if cell.lstrip().startswith("# Parameters\n"):
-            names += [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign)
-                      for t in node.targets if isinstance(t, ast.Name)]
+        if not cell.lstrip().startswith("# Parameters\n"):
+            continue
+        for node in ast.parse(cell).body:
+            if isinstance(node, ast.Assign):
+                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
     return names

@@ -2,25 +2,48 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..methods import find, settings_for
 
 
 class Row(NamedTuple):
-    """What a row of a table runs: a method, its settings, and whether it is given anchors."""
+    """What a row of a table runs.
+
+    Attributes
+    ----------
+    method : str
+        The method's name; "base" is the unedited model.
+    settings : dict[str, Any]
+        Settings that differ from the method's own.
+    anchors : bool
+        Whether it is given anchors.
+    """
 
     method: str
-    settings: dict
+    settings: dict[str, Any]
     anchors: bool
 
 
 def parse_method(label: str) -> Row:
     """Read a row's label, ``METHOD[+anchors][:SETTING=VALUE,...]``.
 
-    ``"zerounlearn"`` is the method as published, ``"zerounlearn+anchors"`` the same told of other
-    subjects to spare, ``"zerounlearn:V_f=optimised,beta=10"`` has settings of its own.
-    Raises `ValueError` for anything but ``anchors`` behind a plus sign.
+    Parameters
+    ----------
+    label : str
+        ``"zerounlearn"`` is the method as published, ``"zerounlearn+anchors"`` the same with
+        anchors, other subjects to spare; ``"zerounlearn:V_f=optimised,beta=10"`` has settings of
+        its own.
+
+    Returns
+    -------
+    Row
+        Its parts. A value is read as JSON and, where it is none, taken as a string.
+
+    Raises
+    ------
+    ValueError
+        For anything but ``anchors`` behind a plus sign.
     """
     head, _, rest = label.partition(":")
     name, plus, extra = head.partition("+")
@@ -37,15 +60,30 @@ def parse_method(label: str) -> Row:
 
 
 def check_row(label: str, *, anchors: bool) -> Row:
-    """Read a label and refuse what would not run as it says; anchors: whether there are any to give.
+    """Read a label and refuse what would not run as it says.
 
-    Raises `ValueError` for an unknown method or setting, for anchors that the method cannot take or
-    that are not there, and for a weight of anchors in a row that is given none.
+    Parameters
+    ----------
+    label : str
+        A row's label, as `parse_method` reads it.
+    anchors : bool
+        Whether there are any anchors to give.
+
+    Returns
+    -------
+    Row
+        The label's parts.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or setting, for anchors that the method cannot take or that are not
+        there, and for a weight of anchors in a row that is given none.
     """
     row = parse_method(label)
-    if row.method == "base" and (row.settings or row.anchors):
-        raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
     if row.method == "base":
+        if row.settings or row.anchors:
+            raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
         return row
     settings_for(row.method, **row.settings)
     if row.anchors and not find(row.method).spares:
@@ -53,6 +91,9 @@ def check_row(label: str, *, anchors: bool) -> Row:
     if row.anchors and not anchors:
         raise ValueError(f"row '{label}' asks for anchors, and none are given: pass anchors=")
     if not row.anchors and "anchor" in row.settings:
-        raise ValueError(f"row '{label}' weighs anchors that it is not given: write "
-                         f"'{label.replace(row.method, row.method + '+anchors', 1)}', or leave anchor out")
+        with_anchors = label.replace(row.method, row.method + "+anchors", 1)
+        raise ValueError(
+            f"row '{label}' weighs anchors that it is not given: write '{with_anchors}', or leave "
+            "anchor out"
+        )
     return row

@@ -1,7 +1,8 @@
-"""What else changed: accuracy on tasks that have nothing to do with the facts, by the lm-evaluation-harness.
+"""What else changed: accuracy on tasks that have nothing to do with the facts.
 
-A task is one that the harness knows (``"sst2"``, its items from the hub), or two files in a folder of your own:
-``NAME.yaml``, a config of the harness, and ``NAME.jsonl``, one item a line. Needs ``pip install lm-eval``.
+The lm-evaluation-harness asks. A task is one that it knows (``"sst2"``, its items from the hub), or
+two files in a folder of your own: ``NAME.yaml``, a config of the harness, and ``NAME.jsonl``, one
+item a line. Needs ``pip install lm-eval``.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from os.path import commonprefix
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,162 +28,409 @@ from ..models import decoder, finite, logits
 from ..reader import Batch, Below, collate, last_states
 from ..scores import wilson
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerBase
+
+#: A request of the harness: its texts, which are not read here, and the token ids of context
+#: and answer.
+_Request = tuple[Any, list[int], list[int]]
+
 
 class TaskError(ValueError):
-    """A task that is unknown or whose files cannot be used; the message names it, or file and line."""
+    """A task that is unknown or whose files cannot be used.
+
+    The message names it, or file and line.
+    """
 
 
-def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict]:
-    """Tasks by name, for `downstream`: each a dict of the harness's task objects, of which a group (mmlu) has many.
+def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Tasks by name, for `downstream`.
 
-    A name with a ``NAME.yaml`` in `folder` is read from there, with no network and no cache; others are the harness's.
-    Raises `TaskError` for an unknown task or a bad item, `OSError` where a task's items cannot be had from the hub,
-    `ModuleNotFoundError` without the harness.
+    Parameters
+    ----------
+    names : Sequence[str]
+        A name with a ``NAME.yaml`` in `folder` is read from there, with no network and no cache;
+        others are the harness's.
+    folder : str or Path
+        Where tasks of your own lie.
+
+    Returns
+    -------
+    dict[str, dict[str, Any]]
+        By task, a dict of the harness's task objects, of which a group (mmlu) has many.
+
+    Raises
+    ------
+    TaskError
+        For an unknown task or a bad item.
+    OSError
+        Where a task's items cannot be had from the hub.
+    ModuleNotFoundError
+        Without the harness.
     """
     try:
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('the tasks need the lm-evaluation-harness: in the clone, '
-                                  'pip install -e ".[eval]"') from error
+        raise ModuleNotFoundError(
+            'the tasks need the lm-evaluation-harness: in the clone, pip install -e ".[eval]"'
+        ) from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    here, hub, found = sorted(p.stem for p in Path(folder).glob("*.yaml")), None, {}
+    here = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+    hub = None  # it reads the configs of all of the harness's tasks: only where one is asked for
+    found = {}
     for name in names:
         if name in here:
             found[name] = {name: _local(Path(folder, f"{name}.yaml"))}
             continue
-        hub = hub or TaskManager()
-        if name not in hub.all_tasks:
-            close = difflib.get_close_matches(name, [*here, *hub.all_tasks], 1)
-            raise TaskError(f"task '{name}' is neither in {folder} nor known to lm-eval: "
-                            + (f"did you mean '{close[0]}'?" if close else f"{folder} has {', '.join(here) or 'none'}"))
-        try:
-            found[name] = hub.load([name])["tasks"]
-        except Exception as error:  # offline is a dozen kinds of error, by what is missing
-            raise OSError(f"the items of task '{name}' could not be had from the hub: connect to the network once, or "
-                          f"name tasks of {folder} ({str(error).strip().partition(chr(10))[0]})") from error
+        if hub is None:
+            hub = TaskManager()
+        found[name] = _from_hub(hub, name, here, folder)
     return found
 
 
-def _local(path: Path):
+def _from_hub(hub: Any, name: str, here: Sequence[str], folder: str | Path) -> dict[str, Any]:
+    """The harness's objects for one of its own tasks; `here`: the tasks that the folder has."""
+    if name not in hub.all_tasks:
+        close = difflib.get_close_matches(name, [*here, *hub.all_tasks], 1)
+        if close:
+            hint = f"did you mean '{close[0]}'?"
+        else:
+            hint = f"{folder} has {', '.join(here) or 'none'}"
+        raise TaskError(f"task '{name}' is neither in {folder} nor known to lm-eval: {hint}")
+    try:
+        return hub.load([name])["tasks"]
+    except Exception as error:  # offline is a dozen kinds of error, by what is missing
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"the items of task '{name}' could not be had from the hub: connect to the network "
+            f"once, or name tasks of {folder} ({reason})"
+        ) from error
+
+
+def _local(path: Path) -> ConfigurableTask:
+    """The harness's object for a task of one's own: a config, and the items beside it."""
     import yaml
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    items, file = [], path.with_suffix(".jsonl")
+    file = path.with_suffix(".jsonl")
     if not file.is_file() or not file.stat().st_size:
-        raise TaskError(f"{file} has no items: {path.name} needs them there, one JSON object a line")
+        raise TaskError(
+            f"{file} has no items: {path.name} needs them there, one JSON object a line"
+        )
+    items = _items(file)
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = {
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(items)},  # no copy in a cache
+        "test_split": "test",
+    }
+    task = ConfigurableTask(config=config | own)
+    for number, item in enumerate(items, 1):
+        answer, choices = task.doc_to_target(item), task.doc_to_choice(item)
+        if type(answer) is not int or not 0 <= answer < len(choices):
+            raise TaskError(
+                f"{file}, line {number}: the answer is {answer!r}, the choices are 0 to "
+                f"{len(choices) - 1}"
+            )
+    return task
+
+
+def _items(file: Path) -> list[dict]:
+    """The items of a file, a line each, all with the first one's fields and types.
+
+    `Dataset.from_list` would silently drop fields that the first item lacks.
+    """
+    items = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             items.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             raise TaskError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(items[-1], dict) or _fields(items[-1]) != _fields(items[0]):
-            raise TaskError(f"{file}, line {number}: its fields, or their types, are not those of line 1")
-    task = ConfigurableTask(config=yaml.safe_load(path.read_text(encoding="utf-8")) | {
-        "custom_dataset": lambda **_: {"test": Dataset.from_list(items)}, "test_split": "test"})  # no copy in a cache
-    for number, item in enumerate(items, 1):
-        answer, choices = task.doc_to_target(item), task.doc_to_choice(item)
-        if type(answer) is not int or not 0 <= answer < len(choices):
-            raise TaskError(f"{file}, line {number}: the answer is {answer!r}, the choices are 0 to {len(choices) - 1}")
-    return task
+            raise TaskError(
+                f"{file}, line {number}: its fields, or their types, are not those of line 1"
+            )
+    return items
 
 
 def _fields(item: dict) -> dict[str, type]:
+    """The types of an item's values, by field."""
     return {name: type(value) for name, value in item.items()}
 
 
 def digest(names: Sequence[str], folder: str | Path) -> str:
-    """A hash of these tasks' files in `folder`: another one when an item or a wording changes."""
-    files = sorted(p for name in names for p in Path(folder).glob(f"{name}.*"))
-    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:16]
+    """A hash of tasks' files: another one when an item or a wording changes.
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        The tasks.
+    folder : str or Path
+        Where their files lie; a task without any counts for nothing.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    files = sorted(path for name in names for path in Path(folder).glob(f"{name}.*"))
+    content = b"".join(path.name.encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def downstream(model: nn.Module, tokenizer, tasks: dict[str, dict], *, limit: int | None = None,
-               batch_size: int = 32, below: Below | None = None) -> dict[str, dict]:
-    """Accuracy on each of the `tasks` that `load_tasks` gave, in percent; the model is not changed.
+def downstream(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: dict[str, dict[str, Any]],
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    below: Below | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy on each of the tasks, in percent; the model is not changed.
 
-    The model's answer is the choice of highest log-likelihood. limit: items of each task, or of each part of a group.
-    Per task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the best constant answer), ``said`` (how
-    often the right choice is what the model itself would write), ``right`` (item by item, a string of 0 and 1), and
-    ``harness``: its own metrics, such as mcc. below: as in `zu.evaluate`.
-    Raises `ValueError` for a model whose logits are not finite.
+    The model's answer is the choice of highest log-likelihood.
+
+    Parameters
+    ----------
+    model, tokenizer
+        Who is asked.
+    tasks : dict[str, dict[str, Any]]
+        What `load_tasks` gave.
+    limit : int or None
+        Items of each task, or of each part of a group; None: all.
+    batch_size : int
+        Prompts in a batch.
+    below : Below or None
+        As in `zu.evaluate`.
+
+    Returns
+    -------
+    dict[str, dict[str, Any]]
+        By task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the best constant
+        answer), ``said`` (how often the right choice is what the model itself would write),
+        ``right`` (item by item, a string of 0 and 1), and ``harness``: its own metrics, such as
+        mcc.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
     """
     from lm_eval import evaluator
 
-    out, reader = {}, _reader(model, tokenizer, batch_size, below)
+    reader = _reader(model, tokenizer, batch_size, below)
+    out = {}
     for name, parts in tasks.items():
         with redirect_stderr(io.StringIO()):  # its progress bars
             found = evaluator.evaluate(reader, {"tasks": parts}, limit=limit, bootstrap_iters=0)
-        rows = [(task.doc_to_choice(s["doc"]), s) for part, task in parts.items() for s in found["samples"][part]]
-        gold = [s["target"] if isinstance(s["target"], int) else c.index(s["target"]) for c, s in rows]
-        answers = [[*zip(*s["filtered_resps"], strict=True)] for _, s in rows]  # log-likelihoods; whether it'd be said
-        right = [max(range(len(a)), key=a.__getitem__) == g for (a, _), g in zip(answers, gold, strict=True)]
-        own = [found["results"][part] for part in parts] if len(parts) == 1 else [{}]
-        out[name] = {
-            "acc": 100 * sum(right) / len(right), "interval": wilson(sum(right), len(right)), "n": len(right),
-            "chance": 100 * max(Counter(gold).values()) / len(gold),
-            "said": 100 * sum(greedy[g] for (_, greedy), g in zip(answers, gold, strict=True)) / len(gold),
-            "right": "".join("01"[r] for r in right),
-            "harness": {k.partition(",")[0]: float(v)
-                        for k, v in own[0].items() if isinstance(v, int | float)},
-        }
+        out[name] = _summary(parts, found)
     return out
 
 
-def compare(before: dict[str, dict], after: dict[str, dict]) -> dict[str, tuple[int, int, float]]:
-    """Did the same items go wrong? Items lost and won, and p, by task; two results of `downstream`, on the same tasks.
+def _summary(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What `downstream` says of a task, given the harness's objects and what it found."""
+    gold, likelihoods, greedy = [], [], []
+    for part, task in parts.items():
+        for sample in found["samples"][part]:
+            gold.append(_gold(task.doc_to_choice(sample["doc"]), sample["target"]))
+            # by choice: (log-likelihood, whether the model itself would write it)
+            by_choice, would_write = zip(*sample["filtered_resps"], strict=True)
+            likelihoods.append(by_choice)
+            greedy.append(would_write)
+    right = [_best(each) == g for each, g in zip(likelihoods, gold, strict=True)]
+    written = sum(each[g] for each, g in zip(greedy, gold, strict=True))
+    n = len(right)
+    return {
+        "acc": 100 * sum(right) / n,
+        "interval": wilson(sum(right), n),
+        "n": n,
+        "chance": 100 * max(Counter(gold).values()) / n,
+        "said": 100 * written / n,
+        "right": "".join("01"[r] for r in right),
+        "harness": _own_metrics(parts, found),
+    }
 
-    Only tasks on which `before` is above chance (the lower end of its interval) can show a loss; "all" are these
-    together. p is McNemar's exact, two-sided; that of a single task is multiplied by their number (Bonferroni).
-    Raises `ValueError` where the two are not of the same items.
+
+def _gold(choices: Sequence[str], target: int | str) -> int:
+    """The number of the right choice, which a task gives as such or as the choice's text."""
+    return target if isinstance(target, int) else choices.index(target)
+
+
+def _best(values: Sequence[float]) -> int:
+    """The number of the largest value; of equal ones the first."""
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def _own_metrics(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, float]:
+    """The harness's metrics of a task that has one part; of a group none."""
+    if len(parts) != 1:
+        return {}
+    (part,) = parts
+    return {
+        key.partition(",")[0]: float(value)
+        for key, value in found["results"][part].items()
+        if isinstance(value, int | float)
+    }
+
+
+def compare(
+    before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]
+) -> dict[str, tuple[int, int, float]]:
+    """Did the same items go wrong?
+
+    Only tasks on which `before` is above chance (the lower end of its interval) can show a loss;
+    "all" are these together.
+
+    Parameters
+    ----------
+    before, after : dict[str, dict[str, Any]]
+        Two results of `downstream`, on the same tasks.
+
+    Returns
+    -------
+    dict[str, tuple[int, int, float]]
+        By task: items lost, items won, and p. p is McNemar's exact, two-sided; that of a single
+        task is multiplied by their number (Bonferroni).
+
+    Raises
+    ------
+    ValueError
+        Where the two are not of the same items.
     """
-    able = [task for task, m in before.items() if m["interval"][0] > m["chance"]]
-    pairs = {task: Counter(zip(before[task]["right"], after[task]["right"], strict=True)) for task in able}
-    out = {}
-    for task, pair in ({"all": sum(pairs.values(), Counter())} | pairs).items():
-        lost, won = pair["1", "0"], pair["0", "1"]
-        tail = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1)) / 2 ** (lost + won)
-        out[task] = lost, won, min(1.0, 2 * tail * (1 if task == "all" else len(able)))
+    able = [task for task, found in before.items() if found["interval"][0] > found["chance"]]
+    pairs = {}
+    for task in able:
+        items = zip(before[task]["right"], after[task]["right"], strict=True)
+        pairs[task] = Counter(items)
+    out = {"all": _mcnemar(sum(pairs.values(), Counter()), 1)}
+    for task, pair in pairs.items():
+        out[task] = _mcnemar(pair, len(able))
     return out
 
 
-def _reader(model, tokenizer, batch_size, below=None):
+def _mcnemar(pair: Counter, tests: int) -> tuple[int, int, float]:
+    """Items lost, items won and p, from the counts of (right before, right after), "0" or "1" each.
+
+    tests: by how many to multiply p.
+    """
+    lost, won = pair["1", "0"], pair["0", "1"]
+    ways = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))
+    tail = ways / 2 ** (lost + won)
+    return lost, won, min(1.0, 2 * tail * tests)
+
+
+def _reader(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    below: Below | None = None,
+) -> HFLM:
+    """The model as the harness asks it."""
     from lm_eval.models.huggingface import HFLM
 
     class Reader(HFLM):
-        """HFLM, faster: what all prompts of a task begin with is read once, and logits only where answers stand."""
+        """HFLM, faster.
+
+        What all prompts of a task begin with is read once, and logits only where answers stand.
+        """
 
         @torch.no_grad()
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
-            contexts = [context for _, context, _ in requests]
-            if max(len(c) + len(a) for _, c, a in requests) > self.max_length + 1:  # to be cut: as HFLM does
+            longest = max(len(context) + len(answer) for _, context, answer in requests)
+            if longest > self.max_length + 1:  # to be cut: as HFLM does
                 found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-                finite(self.model, torch.tensor([[x for x, _ in found]]).exp())  # −∞ is no fault
+                # −∞ is no fault
+                finite(self.model, torch.tensor([[value for value, _ in found]]).exp())
                 return found
-            start = min(len(commonprefix(contexts)), min(map(len, contexts)) - 1)
-            past, head = DynamicCache(), contexts[0][:start]
-            if start:
-                decoder(self.model)(input_ids=torch.tensor([head], device=self.device), past_key_values=past)
-            answers: dict[tuple, list] = {}  # one-token answers to one prompt are read at the same place
-            for i, (_, context, answer) in enumerate(requests):
-                answers.setdefault(tuple((context + answer)[start:-1]), []).append((i, answer))
-            rows = sorted(((list(row), max(len(a) for _, a in some)) for row, some in answers.items()),
-                          key=lambda row: len(row[0]))
-            out = [None] * len(requests)
-            for first in range(0, len(rows), self.batch_size):
-                some = rows[first:first + self.batch_size]
-                batch, cache = collate(some, self.device), copy.deepcopy(past)
-                if start:
-                    cache.batch_repeat_interleave(len(some))
-                mask = torch.cat([batch.mask.new_ones(len(some), start), batch.mask], 1)
-                states = last_states(self.model, Batch(batch.ids, mask, None), below, cache, tuple(head))
-                reads = torch.cat([state[len(row) - n:len(row)] for (row, n), state in zip(some, states, strict=True)])
-                each = logits(self.model, reads).log_softmax(-1).split([n for _, n in some])
-                for (row, _), logp in zip(some, each, strict=True):
-                    for i, answer in answers[tuple(row)]:
-                        mine, gold = logp[-len(answer):], torch.tensor(answer, device=logp.device)
-                        out[i] = (mine.gather(1, gold[:, None]).sum().item(), bool((mine.argmax(-1) == gold).all()))
-            return out
+            return _likelihoods(self.model, requests, self.device, self.batch_size, below)
 
     return Reader(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
+def _likelihoods(
+    model: nn.Module,
+    requests: Sequence[_Request],
+    device: torch.device,
+    batch_size: int,
+    below: Below | None,
+) -> list[tuple[float, bool]]:
+    """Log-likelihood of each request's answer, and whether the model itself would write it."""
+    head = _common_head([context for _, context, _ in requests])
+    past = DynamicCache()
+    if head:
+        ids = torch.tensor([head], device=device)  # (1, start)
+        decoder(model)(input_ids=ids, past_key_values=past)
+    answers = _by_prompt(requests, len(head))
+    rows = [(list(row), max(len(ids) for _, ids in some)) for row, some in answers.items()]
+    rows.sort(key=lambda row: len(row[0]))  # rows of like length in a batch
+    out: list = [None] * len(requests)
+    for first in range(0, len(rows), batch_size):
+        some = rows[first:first + batch_size]
+        each = _log_probabilities(model, some, past, head, device, below)
+        for (row, _), logp in zip(some, each, strict=True):
+            for i, answer in answers[tuple(row)]:
+                out[i] = _answer_likelihood(logp, answer)
+    return out
+
+
+def _common_head(contexts: Sequence[list[int]]) -> list[int]:
+    """What all contexts begin with; at least the last token of each is left to be read."""
+    start = min(len(commonprefix(contexts)), min(map(len, contexts)) - 1)
+    return contexts[0][:start]
+
+
+def _by_prompt(
+    requests: Sequence[_Request], start: int
+) -> dict[tuple[int, ...], list[tuple[int, list[int]]]]:
+    """The requests' numbers and answers, by the tokens to read from `start` on.
+
+    An answer's last token is not read, so that one-token answers to one prompt are read at the same
+    place.
+    """
+    answers: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+    for i, (_, context, answer) in enumerate(requests):
+        row = tuple((context + answer)[start:-1])
+        answers.setdefault(row, []).append((i, answer))
+    return answers
+
+
+def _log_probabilities(
+    model: nn.Module,
+    rows: Sequence[tuple[list[int], int]],
+    past: DynamicCache,
+    head: list[int],
+    device: torch.device,
+    below: Below | None,
+) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities (n, vocabulary) after the last n tokens of each row, behind the head.
+
+    rows: token ids, and n. past: the cache of the head, which stays as it is.
+    """
+    batch = collate(rows, device)
+    cache = copy.deepcopy(past)
+    if head:
+        cache.batch_repeat_interleave(len(rows))  # (1, heads, start, width) -> (rows, ...)
+    seen = batch.mask.new_ones(len(rows), len(head))
+    mask = torch.cat([seen, batch.mask], 1)  # (rows, start + length)
+    states = last_states(model, Batch(batch.ids, mask, None), below, cache, tuple(head))
+    # (rows, length, d) -> (sum of n, d): padding is on the right
+    reads = torch.cat(
+        [state[len(row) - n:len(row)] for (row, n), state in zip(rows, states, strict=True)]
+    )
+    logp = logits(model, reads).log_softmax(-1)
+    return logp.split([n for _, n in rows])
+
+
+def _answer_likelihood(logp: torch.Tensor, answer: list[int]) -> tuple[float, bool]:
+    """An answer's log-likelihood, and whether its tokens are the likeliest.
+
+    logp: (n, vocabulary), of which the last rows are read, one a token of the answer.
+    """
+    mine = logp[-len(answer):]  # (tokens, vocabulary)
+    gold = torch.tensor(answer, device=logp.device)  # (tokens,)
+    found = mine.gather(1, gold[:, None])  # (tokens, 1)
+    return found.sum().item(), bool((mine.argmax(-1) == gold).all())

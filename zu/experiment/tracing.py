@@ -1,9 +1,13 @@
-"""Where facts live: causal tracing (Meng et al. 2022), all restorations of one fact in one batch."""
+"""Where facts live: causal tracing, all restorations of one fact in one batch.
+
+After Meng et al. 2022: a fact's subject is corrupted by noise, and one clean state at a time is
+restored, to see how much of the answer it brings back.
+"""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,14 +20,37 @@ from ..models import decoder, logits
 from ..reader import encode, hooks
 from ..scores import split_answer
 
-#: What can be restored; and the places of a token, in the order of a prompt.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: What can be restored.
 KINDS = ("hidden", "mlp", "attention")
-ROLES = ("first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens",
-         "last token")
+#: The places of a token, in the order of a prompt.
+ROLES = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first token after",
+    "further tokens",
+    "last token",
+)
+_FIRST, _MIDDLE, _LAST, _AFTER, _FURTHER, _END = ROLES
+#: The columns of the table that `indirect_effects` returns.
+_COLUMNS = ["fact", "kind", "layer", "position", "role", "effect", "clean", "corrupted"]
 
 
 class Prompt(NamedTuple):
-    """A fact's prompt as token ids, the positions of the subject's first and last token, the answer's first token."""
+    """A fact's prompt as tokens.
+
+    Attributes
+    ----------
+    ids : list[int]
+        The prompt's token ids.
+    first, last : int
+        Positions of the subject's first and last token.
+    gold : int
+        The answer's first token.
+    """
 
     ids: list[int]
     first: int
@@ -31,28 +58,70 @@ class Prompt(NamedTuple):
     gold: int
 
     def role(self, position: int) -> str:
-        """The place of a token from `first` on. The only token of a subject is its last one, not its first."""
-        if position <= self.last:
-            return ROLES[2 if position == self.last else 0 if position == self.first else 1]
-        return ROLES[5 if position == len(self.ids) - 1 else 3 if position == self.last + 1 else 4]
+        """The place of a token.
+
+        Parameters
+        ----------
+        position : int
+            The token's position, from `first` on.
+
+        Returns
+        -------
+        str
+            One of `ROLES`. The only token of a subject is its last one, not its first.
+        """
+        if position == self.last:
+            return _LAST
+        if position == self.first:
+            return _FIRST
+        if position < self.last:
+            return _MIDDLE
+        if position == len(self.ids) - 1:
+            return _END
+        if position == self.last + 1:
+            return _AFTER
+        return _FURTHER
 
 
-def prompt(tokenizer, fact: Fact) -> Prompt:
+def prompt(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Prompt:
     """Find the subject in a fact's prompt, as `encode` does.
 
-    Raises `FactError` where no token covers the subject, or one holds both the prompt's end and the answer's start.
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        It must give character offsets.
+    fact : Fact
+        The fact whose prompt is traced.
+
+    Returns
+    -------
+    Prompt
+        Its tokens, where the subject stands, and the answer's first token.
+
+    Raises
+    ------
+    FactError
+        Where no token covers the subject, or one holds both the prompt's end and the answer's
+        start.
     """
     ids, last = encode(tokenizer, fact)
     whole, n = split_answer(tokenizer, fact.text, fact.target)
     spans = tokenizer(fact.text, return_offsets_mapping=True)["offset_mapping"]
     if whole[:-n] != ids[-len(spans):]:
-        raise FactError(f"fact '{fact.id or '?'}': one token holds the prompt's end and the answer's start")
-    first = next(i for i, (a, b) in enumerate(spans, len(ids) - len(spans)) if b > max(a, fact.prompt.index("{}")))
+        raise FactError(
+            f"fact '{fact.id or '?'}': one token holds the prompt's end and the answer's start"
+        )
+    ahead = len(ids) - len(spans)  # a token that `encode` puts in front covers no character
+    start = fact.prompt.index("{}")
+    first = next(i for i, (a, b) in enumerate(spans, ahead) if b > max(a, start))
     return Prompt(ids, first, last, whole[-n])
 
 
 class _Job(NamedTuple):
-    """Restore at `position` the state that enters layer `start`, or what layers `start` to `stop` − 1 put out."""
+    """Restore at `position` the state that enters layer `start`, or what some layers put out.
+
+    These layers are `start` to `stop` − 1, around `layer`.
+    """
 
     start: int
     stop: int
@@ -61,102 +130,287 @@ class _Job(NamedTuple):
     layer: int
 
 
+class _Clean(NamedTuple):
+    """What the clean run shows.
+
+    calls: keyword arguments of each layer. run: (T, d) by kind and layer; "hidden" is what enters
+    each layer, and then what leaves the last.
+    """
+
+    calls: list[dict[str, Any]]
+    run: dict[str, list[torch.Tensor]]
+
+
+class _Branches(NamedTuple):
+    """How the tokens of a corrupted run and of its jobs lie one after the other.
+
+    Branch 0 is the run without any job. Of each of the 1 + jobs branches: `begin`, the position in
+    the prompt that it starts at; `size`, how many tokens it has; `first`, where it starts among the
+    N tokens of all. Of each token: `at`, (N,), its position in the prompt; `tree`, (N, N), whether
+    the row's token belongs where it may see the column's.
+    """
+
+    begin: torch.Tensor
+    size: torch.Tensor
+    first: torch.Tensor
+    at: torch.Tensor
+    tree: torch.Tensor
+
+
 def _parts(layer: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a layer whose outputs can be restored, by kind."""
     return {"mlp": layer.mlp, "attention": layer.self_attn.o_proj}
 
 
-def _clean(model: nn.Module, ids: Sequence[int]) -> tuple[list[dict], dict[str, list[torch.Tensor]]]:
-    """How each layer was called, and (T, d) by kind and layer; "hidden" is what enters each layer, then the end."""
-    calls, run, layers = [], {kind: [] for kind in KINDS}, decoder(model).layers
+def _clean(model: nn.Module, ids: Sequence[int]) -> _Clean:
+    """Run the prompt once, and keep how each layer was called and what it put out."""
+    calls: list[dict[str, Any]] = []
+    run: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    layers = decoder(model).layers
 
     def enter(module, args, kwargs):
         calls.append(kwargs)
-        run["hidden"].append(args[0][0])
+        run["hidden"].append(args[0][0])  # (1, T, d) -> (T, d)
 
     def keep(kind, module, args, output):
-        run[kind].append(output[0])
+        run[kind].append(output[0])  # (1, T, d) -> (T, d)
 
-    with hooks(*((partial(x.register_forward_pre_hook, with_kwargs=True), enter) for x in layers),
-               *((part.register_forward_hook, partial(keep, kind)) for x in layers for kind, part in _parts(x).items()),
-               (layers[-1].register_forward_hook, partial(keep, "hidden"))):
+    pairs = []
+    for layer in layers:
+        pairs.append((partial(layer.register_forward_pre_hook, with_kwargs=True), enter))
+    for layer in layers:
+        for kind, part in _parts(layer).items():
+            pairs.append((part.register_forward_hook, partial(keep, kind)))
+    pairs.append((layers[-1].register_forward_hook, partial(keep, "hidden")))
+    with hooks(*pairs):
         decoder(model)(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    return calls, run
+    return _Clean(calls, run)
 
 
 def _probability(model: nn.Module, states: torch.Tensor, gold: int) -> torch.Tensor:
-    return logits(model, decoder(model).norm(states)).softmax(-1)[..., gold].double().cpu()
+    """Probability (...) of a token after states (..., d), before the final norm; float64, CPU."""
+    shares = logits(model, decoder(model).norm(states)).softmax(-1)  # (..., vocabulary)
+    return shares[..., gold].double().cpu()
 
 
-def _sweep(model: nn.Module, calls, run, states: torch.Tensor, jobs: Sequence[_Job], gold: int) -> torch.Tensor:
-    """Probability of `gold` without any job and after each, (draws, 1 + jobs), from corrupted inputs (draws, T, d).
+def _branches(jobs: Sequence[_Job], length: int, device: torch.device) -> _Branches:
+    """Lay out the corrupted run, of `length` tokens, and the jobs behind it, in their order."""
+    begin = torch.tensor([0] + [job.position for job in jobs], device=device)  # (1 + jobs,)
+    size = length - begin  # a branch goes on to the end of the prompt
+    first = size.cumsum(0) - size
+    branch = torch.arange(len(size), device=device).repeat_interleave(size)  # (1 + jobs,) -> (N,)
+    at = torch.arange(len(branch), device=device) - first[branch] + begin[branch]  # (N,)
+    same = branch == branch[:, None]  # (N, N)
+    # of the corrupted run, a branch sees what lies left of its own beginning
+    trunk = (branch == 0) & (at < begin[branch][:, None])  # (N,) & (N, N)
+    return _Branches(begin, size, first, at, same | trunk)
 
-    A job is a branch. When it starts, the tokens from its position on are copied to the end of the sequence; there
-    they see each other and, left of the position, the corrupted tokens. Nothing else of a corrupted run can differ.
-    jobs: by start. A layer is called as the clean run called it, but for longer positions and another mask.
+
+def _allowed(mask: torch.Tensor | None, length: int) -> torch.Tensor:
+    """Where a token of the clean run may look, (T, T) bool: row sees column.
+
+    mask: (1, 1, T, T), true or 0 where it may; None: wherever it stands behind.
     """
-    T, device = states.shape[1], states.device
-    begin = torch.tensor([0] + [job.position for job in jobs], device=device)
-    size = T - begin
-    first, branch = size.cumsum(0) - size, torch.arange(len(size), device=device).repeat_interleave(size)
-    at = torch.arange(len(branch), device=device) - first[branch] + begin[branch]
-    tree = (branch == branch[:, None]) | ((branch == 0) & (at < begin[branch][:, None]))
+    if mask is None:
+        return torch.ones(length, length).tril() > 0
+    allowed = mask if mask.dtype == torch.bool else mask == 0
+    return allowed[0, 0]
+
+
+def _longer_call(
+    clean: dict[str, Any], branches: _Branches, states: torch.Tensor, length: int
+) -> dict[str, Any]:
+    """A layer's clean call, for the M tokens of `states` (draws, M, d): positions and the mask."""
+    now = branches.at[:states.shape[1]]  # (M,)
+    count = len(now)
+    seen = _allowed(clean["attention_mask"], length).to(states.device)
+    seen = seen[now[:, None], now] & branches.tree[:count, :count]  # (T, T) -> (M, M)
+    lowest = torch.finfo(states.dtype).min
+    mask = torch.zeros_like(seen, dtype=states.dtype).masked_fill(~seen, lowest)
+    call = dict(clean)
+    call["attention_mask"] = mask[None, None]  # (M, M) -> (1, 1, M, M)
+    # cosines and sines: (1, T, w) -> (1, M, w)
+    call["position_embeddings"] = tuple(x[:, now] for x in clean["position_embeddings"])
+    call["position_ids"] = now[None]  # (M,) -> (1, M)
+    return call
+
+
+def _start(
+    states: torch.Tensor, clean: _Clean, jobs: Sequence[_Job], layer: int, length: int
+) -> torch.Tensor:
+    """States (draws, M, d) that enter a layer, and behind them those of jobs that start there."""
+    for job in jobs:
+        if job.start != layer:
+            continue
+        copied = states[:, job.position:length]  # (draws, T - position, d), of the corrupted run
+        states = torch.cat([states, copied], 1)
+        if job.kind == "hidden":  # the branch's first token
+            states[:, job.position - length] = clean.run["hidden"][layer][job.position]
+    return states
+
+
+def _sweep(
+    model: nn.Module,
+    clean: _Clean,
+    states: torch.Tensor,
+    jobs: Sequence[_Job],
+    gold: int,
+) -> torch.Tensor:
+    """Probability of `gold` without any job and after each, (draws, 1 + jobs).
+
+    states: corrupted inputs of the first layer, (draws, T, d). jobs: by start.
+
+    A job is a branch. When it starts, the tokens from its position on are copied to the end of the
+    sequence; there they see each other and, left of the position, the corrupted tokens. Nothing
+    else of a corrupted run can differ. A layer is called as the clean run called it, but for longer
+    positions and another mask.
+    """
+    length = states.shape[1]  # T
+    branches = _branches(jobs, length, states.device)
+    begin, first = branches.begin, branches.first
 
     def restore(i, kind, module, args, output):
-        live = [n for n, job in enumerate(jobs, 1) if job.kind == kind and job.start <= i < job.stop]
-        output[:, first[live]] = run[kind][i][begin[live]]
+        live = [
+            n
+            for n, job in enumerate(jobs, 1)
+            if job.kind == kind and job.start <= i < job.stop
+        ]
+        # a branch begins at the token to restore: (draws, live, d) <- (live, d)
+        output[:, first[live]] = clean.run[kind][i][begin[live]]
 
-    for i, layer in enumerate([*decoder(model).layers, None]):
-        for job in (job for job in jobs if job.start == i):
-            states = torch.cat([states, states[:, job.position:T]], 1)
-            if job.kind == "hidden":
-                states[:, job.position - T] = run["hidden"][i][job.position]
-        if layer is None:
-            return _probability(model, states[:, first + size - 1], gold)
-        now, call = at[:states.shape[1]], dict(calls[i])
-        mask = call["attention_mask"]  # none: causal; else true or 0 where a token may look
-        seen = torch.ones(T, T).tril() > 0 if mask is None else (mask if mask.dtype == torch.bool else mask == 0)[0, 0]
-        seen = seen.to(device)[now[:, None], now] & tree[:len(now), :len(now)]
-        call["attention_mask"] = torch.zeros_like(seen, dtype=states.dtype).masked_fill(
-            ~seen, torch.finfo(states.dtype).min)[None, None]
-        call["position_embeddings"] = tuple(x[:, now] for x in call["position_embeddings"])
-        call["position_ids"] = now[None]
-        with hooks(*((part.register_forward_hook, partial(restore, i, k)) for k, part in _parts(layer).items())):
+    layers = decoder(model).layers
+    for i, layer in enumerate(layers):
+        states = _start(states, clean, jobs, i, length)
+        call = _longer_call(clean.calls[i], branches, states, length)
+        pairs = [
+            (part.register_forward_hook, partial(restore, i, kind))
+            for kind, part in _parts(layer).items()
+        ]
+        with hooks(*pairs):
             states = layer(states, **call)
+    states = _start(states, clean, jobs, len(layers), length)
+    ends = first + branches.size - 1  # each branch's last token
+    return _probability(model, states[:, ends], gold)  # (draws, 1 + jobs, d) -> (draws, 1 + jobs)
+
+
+def _jobs(p: Prompt, kinds: Sequence[str], depth: int, width: int) -> list[_Job]:
+    """All restorations of a prompt, by start; width: layers whose outputs are restored together."""
+    jobs = []
+    for i in range(depth):
+        low = i - width // 2
+        span = max(0, low), min(depth, low + width)
+        for kind in kinds:
+            start, stop = (i + 1, i + 1) if kind == "hidden" else span
+            jobs += [_Job(start, stop, kind, t, i) for t in range(p.first, len(p.ids))]
+    return sorted(jobs)
+
+
+def _batches(jobs: list[_Job], length: int, draws: int, tokens: int) -> Iterator[list[_Job]]:
+    """The jobs in order, as many at once as make about `tokens` tokens; one at least."""
+    while jobs:
+        sizes = [length] + [length - job.position for job in jobs]
+        total = draws * np.cumsum(sizes)
+        take = max(1, int((total <= tokens).sum()) - 1)  # the first size is the run without any
+        yield jobs[:take]
+        jobs = jobs[take:]
+
+
+def _corrupted(
+    states: torch.Tensor, p: Prompt, sigma: torch.Tensor, draws: int, seed: Sequence[int]
+) -> torch.Tensor:
+    """Clean embeddings (T, d) with noise on the subject's tokens, a draw a row: (draws, T, d)."""
+    out = states.repeat(draws, 1, 1)  # (T, d) -> (draws, T, d)
+    shape = draws, p.last + 1 - p.first, states.shape[-1]
+    drawn = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    noise = torch.from_numpy(drawn).to(out.device) * sigma
+    out[:, p.first:p.last + 1] += noise.to(out.dtype)
+    return out
 
 
 @torch.no_grad()
-def indirect_effects(model: nn.Module, tokenizer, facts: Sequence[Fact], *, kinds: Sequence[str] = KINDS,
-                     noise: float = 3.0, draws: int = 4, window: float = 0.2, seed: int = 0,
-                     tokens: int = 1024) -> pd.DataFrame:
-    """Indirect effect of each restoration: P(answer | corrupted, restored) − P(answer | corrupted), mean over draws.
+def indirect_effects(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    kinds: Sequence[str] = KINDS,
+    noise: float = 3.0,
+    draws: int = 4,
+    window: float = 0.2,
+    seed: int = 0,
+    tokens: int = 1024,
+) -> pd.DataFrame:
+    """Indirect effect of each restoration, in the mean over draws.
 
-    The subject's embeddings get Gaussian noise of `noise` standard deviations of all facts' subject embeddings.
-    Restored is one clean hidden state after a layer, or at one token the outputs of the MLP or of attention in the
-    `window` (share of the depth) of layers around it. P is that of the answer's first token. Batches hold about
-    `tokens` tokens. Returns a row for each (fact, kind, layer, position from the subject on) with the token's role,
-    the effect, and the fact's clean and corrupted probability. Raises `FactError`, and `ValueError`
-    for other kinds or draws and for a model whose logits are not finite.
+    That is P(answer | corrupted, restored) − P(answer | corrupted); P is that of the answer's first
+    token. Restored is one clean hidden state after a layer, or at one token the outputs of the MLP
+    or of attention in the `window` of layers around it.
+
+    Parameters
+    ----------
+    model, tokenizer
+        Who is traced; the model is not changed.
+    facts : Sequence[Fact]
+        The facts to trace.
+    kinds : Sequence[str]
+        What to restore, of `KINDS`.
+    noise : float
+        The subject's embeddings get Gaussian noise of so many standard deviations of all facts'
+        subject embeddings.
+    draws : int
+        How often the noise is drawn.
+    window : float
+        Share of the depth.
+    seed : int
+        Of the noise.
+    tokens : int
+        Batches hold about so many tokens.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each (fact, kind, layer, position from the subject on) with the token's role, the
+        effect, and the fact's clean and corrupted probability.
+
+    Raises
+    ------
+    FactError
+        For a fact that `prompt` refuses.
+    ValueError
+        For other kinds or draws, and for a model whose logits are not finite.
+
+    References
+    ----------
+    Meng et al. 2022.
     """
     if draws < 1 or not set(kinds) <= set(KINDS):
-        raise ValueError(f"draws is {draws} and kinds {tuple(kinds)}: give at least 1, and some of {KINDS}")
-    prompts, depth, rows = [prompt(tokenizer, fact) for fact in facts], len(decoder(model).layers), []
+        raise ValueError(
+            f"draws is {draws} and kinds {tuple(kinds)}: give at least 1, and some of {KINDS}"
+        )
+    prompts = [prompt(tokenizer, fact) for fact in facts]
+    depth = len(decoder(model).layers)
     width = max(1, round(window * depth))
-    embedded = [_clean(model, p.ids)[1]["hidden"][0][p.first:p.last + 1] for p in prompts]
-    sigma = noise * torch.cat(embedded).float().std()
+    sigma = noise * _spread(model, prompts)
+    rows = []
     for n, p in enumerate(tqdm(prompts, desc="causal tracing", leave=False)):
-        calls, run = _clean(model, p.ids)
-        clean, states = _probability(model, run["hidden"][-1][-1], p.gold).item(), run["hidden"][0].repeat(draws, 1, 1)
-        drawn = np.random.default_rng([seed, n]).standard_normal((draws, *embedded[n].shape), np.float32)
-        states[:, p.first:p.last + 1] += (torch.from_numpy(drawn).to(states.device) * sigma).to(states.dtype)
-        spans = {i: (max(0, i - width // 2), min(depth, i - width // 2 + width)) for i in range(depth)}
-        jobs = sorted(_Job(*((i + 1, i + 1) if kind == "hidden" else spans[i]), kind, t, i)
-                      for i in range(depth) for kind in kinds for t in range(p.first, len(p.ids)))
-        while jobs:
-            size = draws * np.cumsum([len(p.ids)] + [len(p.ids) - job.position for job in jobs])
-            take = max(1, int((size <= tokens).sum()) - 1)
-            part, jobs = jobs[:take], jobs[take:]
-            base, *found = _sweep(model, calls, run, states, part, p.gold).mean(0).tolist()
-            rows += [(n, job.kind, job.layer, job.position, p.role(job.position), x - base, clean, base)
-                     for job, x in zip(part, found)]
-    columns = ["fact", "kind", "layer", "position", "role", "effect", "clean", "corrupted"]
-    return pd.DataFrame(rows, columns=columns).sort_values(columns[:4], ignore_index=True)
+        clean = _clean(model, p.ids)
+        whole = _probability(model, clean.run["hidden"][-1][-1], p.gold).item()
+        states = _corrupted(clean.run["hidden"][0], p, sigma, draws, [seed, n])
+        jobs = _jobs(p, kinds, depth, width)
+        for part in _batches(jobs, len(p.ids), draws, tokens):
+            found = _sweep(model, clean, states, part, p.gold).mean(0)  # over draws: (1 + jobs,)
+            base, *restored = found.tolist()
+            for job, value in zip(part, restored):
+                where = n, job.kind, job.layer, job.position, p.role(job.position)
+                rows.append((*where, value - base, whole, base))
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    return frame.sort_values(_COLUMNS[:4], ignore_index=True)
+
+
+def _spread(model: nn.Module, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Standard deviation, float32, over all numbers of all prompts' subject embeddings."""
+    embedded = []
+    for p in prompts:
+        entering = _clean(model, p.ids).run["hidden"][0]  # (T, d)
+        embedded.append(entering[p.first:p.last + 1])
+    return torch.cat(embedded).float().std()  # over (tokens, d)

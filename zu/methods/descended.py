@@ -10,10 +10,14 @@ from .base import Descended, Job
 
 
 class Ascent(Descended):
-    """GA (Jang et al. 2023): up the loss of the true answers, in the middle layer.
+    """GA: up the loss of the true answers, in the middle layer.
 
     A step sees all facts. The released code takes 25 epochs in batches of 64, which is 25 steps for
     50 facts and 400 for 1,000, in the last of the three layers on Llama and in layer 8 on Qwen.
+
+    References
+    ----------
+    Jang et al. 2023.
     """
 
     name: ClassVar[str] = "ga"
@@ -23,10 +27,14 @@ class Ascent(Descended):
 
 
 class FineTune(Descended):
-    """FT (Zhu et al. 2020): down the loss of end of text in the answers' place.
+    """FT: down the loss of end of text in the answers' place.
 
     It takes all its steps. The released code's FT differs as its GA does, and stops where the loss
     falls under 0.01.
+
+    References
+    ----------
+    Zhu et al. 2020.
     """
 
     name: ClassVar[str] = "ft"
@@ -40,7 +48,17 @@ class FineTune(Descended):
 
 
 class GradDiff(Descended):
-    """Gradient difference (Liu et al. 2022): GA, and down the loss of text to retain, with this weight."""
+    """Gradient difference: GA, and down the loss of text to retain.
+
+    Attributes
+    ----------
+    retain_weight : float
+        Weight of the text to retain, against that of the answers.
+
+    References
+    ----------
+    Liu et al. 2022.
+    """
 
     name: ClassVar[str] = "graddiff"
     about: ClassVar[str] = "gradient ascent on the answers, descent on text to retain"
@@ -52,13 +70,36 @@ class GradDiff(Descended):
     retain_weight: float = Field(1.0, ge=0)
 
     def rows(self, job: Job) -> tuple[list[descent.Row], list[float]]:
+        """The answers' rows, and one for each text to retain, which counts downwards.
+
+        Parameters
+        ----------
+        job : Job
+            The facts to forget and, where they are given, the texts to retain.
+
+        Returns
+        -------
+        tuple[list[descent.Row], list[float]]
+            The rows, and the weight of each in the loss: means over facts and over texts.
+        """
         rows, weights = super().rows(job)
         kept = descent.retain_rows(job.tokenizer, job.retain, job.seed)
-        return rows + kept, weights + [-self.retain_weight / len(kept)] * len(kept)
+        share = -self.retain_weight / len(kept)
+        return rows + kept, weights + [share] * len(kept)
 
 
 class Npo(Descended):
-    """NPO (Zhang et al. 2024): the frozen reference is the unedited model."""
+    """NPO: the frozen reference is the unedited model.
+
+    Attributes
+    ----------
+    beta : float
+        How sharply the preference against the unedited model tells.
+
+    References
+    ----------
+    Zhang et al. 2024.
+    """
 
     name: ClassVar[str] = "npo"
     about: ClassVar[str] = "negative preference optimisation"
@@ -69,4 +110,5 @@ class Npo(Descended):
     beta: float = Field(0.1, gt=0)
 
     def preference(self) -> float | None:
+        """β of the preference against the unedited model: the setting."""
         return self.beta

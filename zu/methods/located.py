@@ -1,27 +1,47 @@
-"""The methods that locate and edit: ROME, MEMIT, AlphaEdit, ZeroUnlearn in three forms, and anchored."""
+"""The methods that locate and edit: ROME, MEMIT, AlphaEdit, three ZeroUnlearns, anchored."""
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from .. import solve
+from ..data.facts import Fact
 from ..edit import Edit
 from ..models import down_proj
-from ..reader import prefix_weights, subject_keys
+from ..reader import Trace, prefix_weights, subject_keys
 from ..scores import score
-from .base import Columns, Job, Located, Problem, Sparing, Truthful, keys_of, missing, without_prompt
+from .base import (
+    Columns,
+    Job,
+    Located,
+    Problem,
+    Sparing,
+    Truthful,
+    keys_of,
+    missing,
+    without_prompt,
+)
 
 
 class Rome(Located):
-    """ROME (Meng et al. 2022): one fact after the other, each with its own key, into the middle layer.
+    """ROME: one fact after the other, each with its own key, into the middle layer.
 
     δ moves the hidden state, up to clamp · ‖h‖. In the released comparison it moves down_proj's
     output, up to 0.75 of that output's length, which in the embedded model is several times shorter
     than h; the layer is the last of the three on Llama, and 8 on Qwen, with a bound of 4, a rate of
     0.5 and no C_0⁻¹.
-    first_only: edit the first fact and no other, which that comparison does as well.
+
+    Attributes
+    ----------
+    first_only : bool
+        Edit the first fact and no other, which that comparison does as well.
+
+    References
+    ----------
+    Meng et al. 2022.
     """
 
     name: ClassVar[str] = "rome"
@@ -33,19 +53,58 @@ class Rome(Located):
     first_only: bool = False
 
     def solve(self, p: Problem) -> torch.Tensor:
+        """A layer's new weight (d, m): a rank-one change a fact, each on the weight so far.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
         W = p.W
-        for i in range(1 if self.first_only else p.K_f.shape[1]):
+        count = 1 if self.first_only else p.K_f.shape[1]
+        for i in range(count):
             W = W + solve.rome(W, p.K_f[:, i], p.V_star[:, i], p.C0)
         return W
 
 
 def general(p: Problem, alpha: float, weight: float) -> torch.Tensor:
-    """α C_0 with the keys to spare among the general ones, weighed as the facts to forget are: (m, m)."""
-    return alpha * p.C0 + (0 if p.K_p is None else weight * p.K_p @ p.K_p.T)
+    """α C_0 with the keys to spare among the general ones, weighed as the facts to forget are.
+
+    Parameters
+    ----------
+    p : Problem
+        With C_0 (m, m), and the keys to spare (m, p) where there are any.
+    alpha : float
+        Weight of C_0.
+    weight : float
+        Weight of a fact to forget.
+
+    Returns
+    -------
+    torch.Tensor
+        (m, m), float64.
+    """
+    spared = 0 if p.K_p is None else weight * p.K_p @ p.K_p.T  # (m, p) @ (p, m)
+    return alpha * p.C0 + spared
 
 
 class Memit(Sparing):
-    """MEMIT (Meng et al. 2023): alpha weights C_0 against the facts' own keys."""
+    """MEMIT: a ridge edit of all facts at once.
+
+    Attributes
+    ----------
+    alpha : float
+        Weighs C_0 against the facts' own keys.
+
+    References
+    ----------
+    Meng et al. 2023.
+    """
 
     name: ClassVar[str] = "memit"
     about: ClassVar[str] = "ridge edit of all facts at once"
@@ -55,14 +114,40 @@ class Memit(Sparing):
     alpha: float = Field(15_000.0, gt=0)
 
     def solve(self, p: Problem) -> torch.Tensor:
-        return p.W + solve.memit(p.W, p.K_f, p.V_star, general(p, self.alpha, 1), alpha=1)
+        """A layer's new weight (d, m), see `zu.solve.memit`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
+        kept = general(p, self.alpha, 1)
+        return p.W + solve.memit(p.W, p.K_f, p.V_star, kept, alpha=1)
 
 
 class AlphaEdit(Sparing):
-    """AlphaEdit (Fang et al. 2025): edits inside the null space of C_0, with lam on the size of the change.
+    """AlphaEdit: edits inside the null space of C_0, with lam on the size of the change.
 
-    The null space is the lowest share of C_0's directions; with a threshold (the papers': 0.02), instead of it,
-    the directions of eigenvalues below that, which depends on the model's scale.
+    The null space is the lowest share of C_0's directions; with a threshold (the papers': 0.02),
+    instead of it, the directions of eigenvalues below that, which depends on the model's scale.
+
+    Attributes
+    ----------
+    share : float
+        Share of C_0's directions that make the null space.
+    threshold : float or None
+        Eigenvalue below which a direction belongs to it, in place of `share`.
+    lam : float
+        Weight of the size of the change.
+
+    References
+    ----------
+    Fang et al. 2025.
     """
 
     name: ClassVar[str] = "alphaedit"
@@ -75,30 +160,84 @@ class AlphaEdit(Sparing):
     lam: float = Field(10.0, ge=0)
 
     def null_space(self, p: Problem) -> torch.Tensor:
-        """An orthonormal basis (m, q) of the directions that may change."""
-        criterion = {"share": self.share} if self.threshold is None else {"threshold": self.threshold}
+        """The directions that may change.
+
+        Parameters
+        ----------
+        p : Problem
+            With C_0 (m, m) and its spectrum.
+
+        Returns
+        -------
+        torch.Tensor
+            An orthonormal basis (m, q), float64.
+        """
+        if self.threshold is None:
+            criterion = {"share": self.share}
+        else:
+            criterion = {"threshold": self.threshold}
         return solve.null_space(p.C0, found=p.spectrum(), **criterion)
 
     def solve(self, p: Problem) -> torch.Tensor:
-        return p.W + solve.alphaedit(p.W, p.K_f, p.V_star, self.null_space(p), lam=self.lam, K_p=p.K_p)
+        """A layer's new weight (d, m), see `zu.solve.alphaedit`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
+        basis = self.null_space(p)
+        return p.W + solve.alphaedit(p.W, p.K_f, p.V_star, basis, lam=self.lam, K_p=p.K_p)
 
     def remedies(self) -> tuple[list[str], list[str]]:
+        """As for others that locate, but of share and threshold only the one that is in use."""
         more, less = super().remedies()
-        return (more if self.threshold is None else ["threshold" if x == "share" else x for x in more]), less
+        if self.threshold is not None:
+            more = ["threshold" if name == "share" else name for name in more]
+        return more, less
 
     def operations(self, d: int, m: int, n: int) -> float:
+        """Multiplications and additions of one layer's solve, about.
+
+        Parameters
+        ----------
+        d, m, n : int
+            Length of a value, length of a key, number of facts.
+
+        Returns
+        -------
+        float
+            The number of operations, those of all eigenvectors of C_0 among them.
+        """
         return super().operations(d, m, n) + 9 * m**3  # all eigenvectors of C_0
 
 
 class ZeroUnlearn(Truthful, Sparing):
-    """ZeroUnlearn, Lemma 4.1: weights alpha on C_0, beta on the forget term, lam on the size of the change.
+    """ZeroUnlearn: Lemma 4.1, a ridge edit and then a projection.
 
-    V_f: the knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised"
-    takes W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the model
-    says the true answer, behind every prefix. This is not the released V_f: there δ is a change of
-    down_proj's own output, up to 0.75 times its length, for the bare prompt. eps: what the
-    projector leaves, 0 in the paper. The released code sets eps = 0.01 together with its optimised
-    V_f, so no setting here is its method. project: whether to project, that is, the zero term.
+    Attributes
+    ----------
+    alpha, beta, lam : float
+        Weights on C_0, on the forget term and on the size of the change.
+    project : bool
+        Whether to project, that is, the zero term.
+    eps : float
+        What the projector leaves, 0 in the paper. The released code sets eps = 0.01 together with
+        its optimised V_f, so no setting here is its method.
+    V_f : {"outputs", "optimised"}
+        The knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised"
+        takes W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the
+        model says the true answer, behind every prefix. This is not the released V_f: there δ is a
+        change of down_proj's own output, up to 0.75 times its length, for the bare prompt.
+
+    References
+    ----------
+    Lemma 4.1 of the paper (Eq. 8).
     """
 
     name: ClassVar[str] = "zerounlearn"
@@ -114,17 +253,41 @@ class ZeroUnlearn(Truthful, Sparing):
     V_f: Literal["outputs", "optimised"] = "outputs"
 
     def solve(self, p: Problem) -> torch.Tensor:
-        V_f = p.V_f if self.project else torch.zeros_like(p.V_f)
-        return solve.lemma_4_1(p.W, p.K_f, p.V_star, general(p, self.alpha, self.beta), V_f, alpha=1, beta=self.beta,
-                               lam=self.lam, eps=self.eps)
+        """A layer's new weight (d, m), see `zu.solve.lemma_4_1`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
+        V_f = p.V_f if self.project else torch.zeros_like(p.V_f)  # the zero matrix spans nothing
+        kept = general(p, self.alpha, self.beta)
+        weights = {"alpha": 1, "beta": self.beta, "lam": self.lam}  # alpha is in `kept`
+        return solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, V_f, **weights, eps=self.eps)
 
 
 class Exact(Truthful, AlphaEdit):
-    """Lemma 5.1, solved exactly: weights zero, forget and lam on the terms of Eq. 12.
+    """Lemma 5.1, solved exactly.
 
     V_f is orthonormalised. The weights 1, 100 and 0.1 are hard-coded in the released code; the
     β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f for that method
     too, see `ZeroUnlearn`.
+
+    Attributes
+    ----------
+    zero, forget, lam : float
+        Weights on the terms of Eq. 12.
+    V_f : {"outputs", "optimised"}
+        The knowledge to project away, see `ZeroUnlearn`.
+
+    References
+    ----------
+    Lemma 5.1 of the paper; the terms are those of its Eq. 12.
     """
 
     name: ClassVar[str] = "exact"
@@ -137,21 +300,60 @@ class Exact(Truthful, AlphaEdit):
     lam: float = Field(0.1, ge=0)
     V_f: Literal["outputs", "optimised"] = "outputs"
 
-    def terms(self, p: Problem) -> dict:
-        """Eq. 12 as the solvers of Lemma 5.1 take it."""
-        U = solve.column_space(p.V_f, torch.float32)[0]
-        weights = {"zero": self.zero, "forget": self.forget, "lam": self.lam}
-        return {"K_f": p.K_f, "V_star": p.V_star, "V_f": U, "basis": self.null_space(p)} | weights
+    def terms(self, p: Problem) -> dict[str, Any]:
+        """Eq. 12 as the solvers of Lemma 5.1 take it.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        dict[str, Any]
+            Keyword arguments: K_f (m, n), V_star (d, n), V_f (d, k) with orthonormal columns, basis
+            (m, q), and the three weights.
+        """
+        U = solve.column_space(p.V_f, torch.float32)[0]  # (d, n) -> (d, k), k its rank
+        return {
+            "K_f": p.K_f,
+            "V_star": p.V_star,
+            "V_f": U,
+            "basis": self.null_space(p),
+            "zero": self.zero,
+            "forget": self.forget,
+            "lam": self.lam,
+        }
 
     def solve(self, p: Problem) -> torch.Tensor:
+        """A layer's new weight (d, m), see `zu.solve.lemma_5_1`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
         terms = self.terms(p)
         if p.K_p is not None:
-            terms["general"] = self.forget * p.K_p @ p.K_p.T
+            terms["general"] = self.forget * p.K_p @ p.K_p.T  # (m, p) @ (p, m)
         return p.W + solve.lemma_5_1(W=p.W, **terms)
 
 
 class Descent(Exact):
-    """ZeroUnlearn-GD: the same problem by Adam."""
+    """ZeroUnlearn-GD: the same problem by Adam.
+
+    Attributes
+    ----------
+    gd_steps : int
+        Steps of Adam.
+    gd_lr : float
+        Its rate.
+    """
 
     name: ClassVar[str] = "zerounlearn-gd"
     about: ClassVar[str] = "Lemma 5.1 by 500 steps of Adam"
@@ -163,25 +365,71 @@ class Descent(Exact):
     gd_lr: float = Field(1e-3, gt=0)
 
     def solve(self, p: Problem) -> torch.Tensor:
+        """A layer's new weight (d, m), see `zu.solve.lemma_5_1_gd`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
         # Adam's many steps in float32: the paper names no precision
-        return p.W + solve.lemma_5_1_gd(W=p.W.float(), steps=self.gd_steps, lr=self.gd_lr, **self.terms(p))
+        change = solve.lemma_5_1_gd(
+            W=p.W.float(), steps=self.gd_steps, lr=self.gd_lr, **self.terms(p)
+        )
+        return p.W + change
 
     def remedies(self) -> tuple[list[str], list[str]]:
+        """As for the exact solve, and Adam's steps and rate before those of the search."""
         more, less = super().remedies()
         return [*more[:-2], "gd_steps", "gd_lr", *more[-2:]], less
 
     def operations(self, d: int, m: int, n: int) -> float:
+        """Multiplications and additions of one layer's solve, about.
+
+        Parameters
+        ----------
+        d, m, n : int
+            Length of a value, length of a key, number of facts.
+
+        Returns
+        -------
+        float
+            The number of operations, those of all of Adam's steps among them.
+        """
         step = 4 * d * m * (2 * n + m * self.share)  # in the null space and back
         return super().operations(d, m, n) + step * self.gd_steps
 
 
 class Anchored(Sparing):
-    """Lemma 5.1's terms, with general keys and anchors as a soft null space: alpha on C_0 in place of Eq. 12's P_0.
+    """Lemma 5.1's terms, with general keys and anchors as a soft null space.
 
-    A fact's key behind each prefix is a column of its own, weighing as much as it does in the average; and so is the
-    key of its subject without the prompt, to which other wordings come closer. Anchors are read in both ways too.
-    With rounds, facts that are still answered behind some prefix get three times their weight, and the edit is made
-    again: with a small weight to begin with, none gets more than it takes.
+    alpha on C_0 stands in place of Eq. 12's P_0. A fact's key behind each prefix is a column of its
+    own, weighing as much as it does in the average; and so is the key of its subject without the
+    prompt, to which other wordings come closer. Anchors are read in both ways too. With rounds,
+    facts that are still answered behind some prefix get three times their weight, and the edit is
+    made again: with a small weight to begin with, none gets more than it takes.
+
+    Attributes
+    ----------
+    weight : float
+        Weight of a fact to forget at first.
+    rounds : int
+        How often a fact that is not forgotten yet gets three times its weight.
+    bare : float
+        Weight of a subject's key without its prompt, against that with it.
+    anchor : float
+        Weight of an anchor's key against that of a fact to forget.
+    alpha, zero, lam : float
+        Weights on C_0, on the zero term and on the size of the change.
+
+    References
+    ----------
+    Lemma 5.1 of the paper; the terms are those of its Eq. 12.
     """
 
     name: ClassVar[str] = "anchored"
@@ -190,58 +438,148 @@ class Anchored(Sparing):
     colour: ClassVar[str] = "#332288"
 
     weight: float = Field(1.0, gt=0, description="weight of a fact to forget at first")
-    rounds: int = Field(0, ge=0, description="how often a fact that is not forgotten yet gets three times its weight")
-    bare: float = Field(3.0, ge=0, description="weight of a subject's key without its prompt, against that with it")
-    anchor: float = Field(2.0, ge=0, description="weight of an anchor's key against that of a fact to forget")
+    rounds: int = Field(
+        0,
+        ge=0,
+        description="how often a fact that is not forgotten yet gets three times its weight",
+    )
+    bare: float = Field(
+        3.0, ge=0, description="weight of a subject's key without its prompt, against that with it"
+    )
+    anchor: float = Field(
+        2.0, ge=0, description="weight of an anchor's key against that of a fact to forget"
+    )
     alpha: float = Field(300.0, ge=0)
     zero: float = Field(0.0, ge=0)
     lam: float = Field(0.02, gt=0)
 
     def warning(self, job: Job) -> str:
+        """That no other subject is spared, where anchors are not given and still count."""
         if job.anchors or not self.anchor:
             return ""
-        return "anchored without anchors spares no other subjects: give anchors=zu.anchors(...), or anchor=0"
+        return (
+            "anchored without anchors spares no other subjects: "
+            "give anchors=zu.anchors(...), or anchor=0"
+        )
 
     def make(self, job: Job, edit: Edit) -> None:
-        """Edit all layers; in each further round again, with three times the weight on what is still answered."""
+        """Edit all layers; in each further round again, with more weight on what is still answered.
+
+        Parameters
+        ----------
+        job : Job
+            The n facts to forget; gets their weights, (n,), which triple for those still answered.
+        edit : Edit
+            The edit to fill.
+        """
         job.weights = torch.full((len(job.facts),), self.weight, dtype=torch.float64)
         for left in range(self.rounds, -1, -1):
             super().make(job, edit)
-            if not left or not (still := answered(job)).any():
+            if not left:
+                break
+            still = answered(job)
+            if not still.any():
                 break
             edit.restore()
             job.weights[still] *= 3
 
     def columns(self, job: Job, layer: int) -> Columns:
-        """A column per fact and prefix, p · n in all, and as many for the subjects without their prompt."""
-        n, texts, device = len(job.facts), len(job.before), down_proj(job.model, layer).weight.device
-        keys, bare = self._keys(job, layer, job.facts)  # (p n, m), each times the square root of its share
-        share = prefix_weights(texts).sqrt().to(device)
-        force = job.weights.sqrt().repeat(texts).to(device)  # (p n,)
-        mean = torch.einsum("p,pnm->nm", share, keys.view(texts, n, -1))
-        lack = torch.einsum("p,dn->dpn", share, missing(job, layer, bare)).flatten(1) * force  # (d, p n)
-        K_f = keys.T * force
+        """A column per fact and prefix, and as many for the subjects without their prompt.
+
+        Parameters
+        ----------
+        job : Job
+            The n facts to forget, p texts before each, targets and weights.
+        layer : int
+            The layer to edit.
+
+        Returns
+        -------
+        Columns
+            Keys (m, q), what is missing at them (d, q), and mean keys (n, m); q is p · n, or twice
+            that where the subjects without their prompt count.
+        """
+        n, texts = len(job.facts), len(job.before)
+        device = down_proj(job.model, layer).weight.device
+        keys, bare = self._keys(job, layer, job.facts)  # (p n, m)
+        root_share = prefix_weights(texts).sqrt().to(device)  # (p,)
+        root_weight = job.weights.sqrt().repeat(texts).to(device)  # (n,) -> (p n,)
+        # each key has the square root of its share already: (p,), (p, n, m) -> (n, m)
+        mean = torch.einsum("p,pnm->nm", root_share, keys.view(texts, n, -1))
+        # as many columns as keys: (p,), (d, n) -> (d, p, n) -> (d, p n)
+        lack = torch.einsum("p,dn->dpn", root_share, missing(job, layer, bare)).flatten(1)
+        lack = lack * root_weight
+        K_f = keys.T * root_weight  # (p n, m) -> (m, p n)
         if self.bare:
-            alone = self.bare ** 0.5 * force * self._keys(job, layer, without_prompt(job.facts))[0].T
-            K_f, lack = torch.cat([K_f, alone], 1), torch.cat([lack, self.bare ** 0.5 * lack], 1)
+            alone, _ = self._keys(job, layer, without_prompt(job.facts))  # (p n, m)
+            K_alone = self.bare ** 0.5 * root_weight * alone.T  # (p n, m) -> (m, p n)
+            K_f = torch.cat([K_f, K_alone], 1)  # (m, 2 p n)
+            lack = torch.cat([lack, self.bare ** 0.5 * lack], 1)  # (d, 2 p n)
         return Columns(K_f, lack, mean)
 
-    def _keys(self, job: Job, layer: int, facts) -> tuple:
-        keys, bare = subject_keys(job.model, job.tokenizer, facts, job.reads(layer), job.before, True, job.below)
+    def _keys(self, job: Job, layer: int, facts: Sequence[Fact]) -> tuple[torch.Tensor, Trace]:
+        """All keys, (p n, m), times the square root of their share; and the bare prompts' trace."""
+        keys, bare = subject_keys(
+            job.model, job.tokenizer, facts, job.reads(layer), job.before, True, job.below
+        )
         return keys[layer], bare
 
     def anchor_keys(self, job: Job, layer: int) -> torch.Tensor:
-        alone = without_prompt({f.subject: f for f in job.anchors}.values()) if self.bare else []
+        """The anchors' keys and, where bare keys count, those of their subjects without a prompt.
+
+        Parameters
+        ----------
+        job : Job
+            With at least one anchor.
+        layer : int
+            The layer to edit.
+
+        Returns
+        -------
+        torch.Tensor
+            (a, m), float64; each subject is read once without a prompt.
+        """
+        alone = []
+        if self.bare:
+            one_each = {anchor.subject: anchor for anchor in job.anchors}
+            alone = without_prompt(one_each.values())
         return keys_of(job, layer, [*job.anchors, *alone])
 
     def solve(self, p: Problem) -> torch.Tensor:
-        U = solve.column_space(p.V_f, torch.float32)[0]
-        return p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, zero=self.zero, lam=self.lam,
-                                     general=general(p, self.alpha, 1))
+        """A layer's new weight (d, m), see `zu.solve.lemma_5_1`.
+
+        Parameters
+        ----------
+        p : Problem
+            The layer's matrices, float64.
+
+        Returns
+        -------
+        torch.Tensor
+            (d, m), float64.
+        """
+        U = solve.column_space(p.V_f, torch.float32)[0]  # (d, n) -> (d, k), k its rank
+        kept = general(p, self.alpha, 1)
+        change = solve.lemma_5_1(
+            p.W, p.K_f, p.V_star, U, zero=self.zero, lam=self.lam, general=kept
+        )
+        return p.W + change
 
 
 def answered(job: Job) -> torch.Tensor:
-    """Which facts (n,) are still answered behind one of the prefixes."""
-    asked = [(prefix + f.text, f.target) for prefix in job.before for f in job.facts]
-    found = score(job.model, job.tokenizer, asked, below=job.below)
-    return torch.from_numpy(found[:, 0] > 0).view(len(job.before), -1).any(0)
+    """Which facts are still answered behind one of the prefixes.
+
+    Parameters
+    ----------
+    job : Job
+        The n facts and p texts before each; the model is asked as it is now.
+
+    Returns
+    -------
+    torch.Tensor
+        (n,), bool.
+    """
+    asked = [(prefix + fact.text, fact.target) for prefix in job.before for fact in job.facts]
+    found = score(job.model, job.tokenizer, asked, below=job.below)  # (p n, 3)
+    right = torch.from_numpy(found[:, 0] > 0)
+    return right.view(len(job.before), -1).any(0)  # (p n,) -> (p, n) -> (n,)
