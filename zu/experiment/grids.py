@@ -27,8 +27,8 @@ from ..scores import evaluate, perplexity
 from ..second_moments import moments
 from .rows import Row, check_row
 
-#: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; what to measure,
-#: (model, tokenizer, facts, edit) -> plain values; and anchors, (facts, seed) -> what to spare.
+#: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; what to
+#: measure, (model, tokenizer, facts, edit) -> plain values; anchors, (facts, seed) -> facts.
 Own = Callable[..., Edit]
 Measure = Callable[..., dict]
 Anchors = Callable[[Facts, int], Sequence[Fact]]
@@ -80,15 +80,15 @@ def run_grid(model: nn.Module, tokenizer, facts: Facts, *, methods: Sequence[str
     records : the folder below which the records go.
     layers : to edit; none: the model's own.
     corpus, moment_tokens, ppl_corpus, ppl_tokens : text of the moments and of perplexity, as
-        `zu.second_moments.corpus` takes it, and how many tokens of it; the embedded prose where empty.
+        `zu.second_moments.corpus` takes it, and how many tokens of it; empty: the embedded prose.
     experiment : the name of the records' folder.
-    measure : what to record in place of Eff, Gen, Spe and perplexity: called with (model, tokenizer,
-        facts, edit) while the edit is on (None for "base"), it returns a dict of plain values. Its
-        source and `about_measure`, whatever else it depends on as plain values, decide with the rest
-        whether a record still holds.
+    measure : what to record in place of Eff, Gen, Spe and perplexity: called with (model,
+        tokenizer, facts, edit) while the edit is on (None for "base"), it returns a dict of plain
+        values. Its source and `about_measure`, whatever else it depends on as plain values,
+        decide with the rest whether a record still holds.
     extend : record it beside the scores.
-    anchors : called with the facts to forget and the seed: what rows labelled ``METHOD+anchors`` are
-        told to spare. No other row is given any.
+    anchors : called with the facts to forget and the seed: what rows labelled ``METHOD+anchors``
+        are told to spare. No other row is given any.
     own : methods that are no class, by label: called with (model, tokenizer, facts), such a method
         returns the `Edit` that it has put on; its source decides with the rest.
     before : texts to put before a prompt, by default all of `zu.reader.prefixes`.
@@ -103,9 +103,12 @@ def run_grid(model: nn.Module, tokenizer, facts: Facts, *, methods: Sequence[str
     ValueError : a label that would not run as it says, before anything is computed.
     """
     own, chosen = own or {}, resolve_layers(model, layers or None)
-    rows = {label: Row(label, {}, False) if label in own else check_row(label, anchors=anchors is not None)
-            for label in methods}
-    text = {"corpus": corpus, "moment_tokens": moment_tokens, "ppl_corpus": ppl_corpus, "ppl_tokens": ppl_tokens}
+    rows = {}
+    for label in methods:
+        theirs = label in own
+        rows[label] = Row(label, {}, False) if theirs else check_row(label, anchors=bool(anchors))
+    text = {"corpus": corpus, "moment_tokens": moment_tokens,
+            "ppl_corpus": ppl_corpus, "ppl_tokens": ppl_tokens}
     grid = _Grid(model, tokenizer, chosen, text, own, before, below or Below(min(chosen)))
     extra = None if measure is None else _Extra(measure, about_measure or {}, extend)
     folder, found = Path(records) / experiment / grid.name / facts.name, []
@@ -113,7 +116,8 @@ def run_grid(model: nn.Module, tokenizer, facts: Facts, *, methods: Sequence[str
         forget = facts.sample(n, seed)
         spare = list(anchors(forget, seed)) if any(row.anchors for row in rows.values()) else []
         for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
-            draw = {"experiment": experiment, "dataset": facts.name, "method": label, "n": n, "seed": seed}
+            draw = {"experiment": experiment, "dataset": facts.name, "method": label,
+                    "n": n, "seed": seed}
             job = _Draw(row, forget, spare if row.anchors else [])
             spec = grid.spec(job, draw, extra)
             record = read_record(folder / spec.file)
@@ -144,7 +148,7 @@ class _Extra:
 
 @dataclass
 class _Grid:
-    """A model with what its runs share: moments, prefixes, Base's perplexity, what lies below the layers."""
+    """A model with what its runs share: moments, prefixes, Base's perplexity, what lies below."""
 
     model: nn.Module
     tokenizer: object
@@ -166,14 +170,17 @@ class _Grid:
     def spec(self, job: _Draw, draw: dict, extra: _Extra | None) -> RunSpec:
         """What decides the result of a run."""
         row = job.row
-        about = draw | self.text | {"model": self.name, "settings": row.settings, "layers": list(self.layers),
-                                    "dtype": str(self.model.dtype)}
-        hidden = {"weights": self.mark, "forget_hash": job.forget.hash, "code": code_hash(), "versions": _versions()}
-        if row.method in self.own:  # what it puts before a prompt is its own affair
+        about = draw | self.text
+        about |= {"model": self.name, "settings": row.settings, "layers": list(self.layers),
+                  "dtype": str(self.model.dtype)}
+        hidden = {"weights": self.mark, "forget_hash": job.forget.hash,
+                  "code": code_hash(), "versions": _versions()}
+        theirs = row.method in self.own
+        if theirs:  # what it puts before a prompt is its own affair
             hidden["own"] = inspect.getsource(self.own[row.method])
         elif self.given:
             about["n_prefixes"], hidden["before"] = len(self.before) - 1, list(self.before)
-        if row.method not in self.own and row.method != "base" and (source := source_of(find(row.method))):
+        if not theirs and row.method != "base" and (source := source_of(find(row.method))):
             hidden["own"] = source
         if job.spare:
             about["anchors"], hidden["anchors_hash"] = len(job.spare), Facts(job.spare).hash
@@ -189,8 +196,8 @@ class _Grid:
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = {} if extra and not extra.beside else self.scores(job.forget, edit)
             metrics |= extra.measure(self.model, self.tokenizer, job.forget, edit) if extra else {}
-        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds, "forget_hash": job.forget.hash,
-                 "fingerprint": spec.fingerprint}
+        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
+                 "forget_hash": job.forget.hash, "fingerprint": spec.fingerprint}
         if job.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
         return spec.about | found | provenance(self.model)
@@ -205,16 +212,16 @@ class _Grid:
                 return self.own[method](self.model, self.tokenizer, job.forget)
         if self.C0 is None:
             with _stage(seconds, "moments"):
-                self.C0 = moments(self.model, self.tokenizer, self.layers, self.text["corpus"] or None,
-                                  tokens=self.text["moment_tokens"])
+                self.C0 = moments(self.model, self.tokenizer, self.layers,
+                                  self.text["corpus"] or None, tokens=self.text["moment_tokens"])
         if job.row.anchors:
             settings["anchors"] = job.spare
         elif "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         self.before = self.before or prefixes(self.model, self.tokenizer)
         with _stage(seconds, "edit"):
-            return unlearn(self.model, self.tokenizer, job.forget, method, layers=self.layers, moments=self.C0,
-                           before=self.before, below=self.below, **settings)
+            return unlearn(self.model, self.tokenizer, job.forget, method, layers=self.layers,
+                           moments=self.C0, before=self.before, below=self.below, **settings)
 
     def scores(self, forget: Facts, edit: Edit | None) -> dict:
         """Eff, Gen, Spe and perplexity of the model as it is; Base's perplexity is read once."""
@@ -225,7 +232,8 @@ class _Grid:
                              tokens=self.text["ppl_tokens"], below=shared)
         if edit is None:
             self.base_ppl = ppl
-        return evaluate(self.model, self.tokenizer, forget, below=shared).as_dict() | {"ppl": ppl}
+        scores = evaluate(self.model, self.tokenizer, forget, below=shared)
+        return scores.as_dict() | {"ppl": ppl}
 
 
 def _versions() -> dict[str, str]:
@@ -235,11 +243,12 @@ def _versions() -> dict[str, str]:
 def _warn_of_versions(record: dict | None, path: Path) -> None:
     now = _versions()
     if record and now.items() - record.get("versions", {}).items():
-        warnings.warn(f"{path} was made with other versions than {now}: it is made again", stacklevel=3)
+        warnings.warn(f"{path} was made with other versions than {now}: it is made again",
+                      stacklevel=3)
 
 
 def fewer(facts: Facts, neighbors: int) -> Facts:
-    """The facts, each with no more than so many of its neighbours, drawn by its text; 0: with all of them."""
+    """The facts, each with at most so many of its neighbours, drawn by its text; 0: with all."""
     if not neighbors:
         return facts
 
