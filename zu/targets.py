@@ -1,8 +1,8 @@
 """Where to aim: the hidden state after the last edited layer with which the model says otherwise.
 
 `optimise` finds it: a search by gradient over a change δ of that state, for many facts at once.
-From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`, the
-steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches.
+From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`,
+the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches.
 """
 from __future__ import annotations
 
