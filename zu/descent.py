@@ -1,8 +1,10 @@
-"""Unlearning by gradient: Adam on a few down_proj weights, with the loss of exactly the answers' tokens."""
+"""Unlearning by gradient: Adam on a few down_proj weights, with the loss of the answers' tokens."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,63 +17,189 @@ from .reader import Batch, collate, entering, hooks, run_from
 from .scores import split_answer
 from .targets import target_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 #: A sequence's token ids, and how many at its end count: those of the answer.
 Row = tuple[list[int], int]
 #: Default text to retain: so many paragraphs of the embedded prose, cut to so many tokens each.
 RETAIN = 8, 64
 
 
-def answer_rows(tokenizer, facts: Sequence[Fact], goal: str) -> list[Row]:
-    """A row a fact, tokenised as `zu.evaluate` asks it: "truth", its true answer; "eos", end of text instead."""
+def answer_rows(
+    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], goal: str
+) -> list[Row]:
+    """A row a fact, tokenised as `zu.evaluate` asks it.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    facts : sequence of Fact
+        The n facts.
+    goal : str
+        "truth", the fact's true answer; "eos", end of text instead.
+
+    Returns
+    -------
+    list of Row
+        Token ids of prompt and answer, and how many are the answer's.
+
+    Raises
+    ------
+    ValueError
+        For another goal, or "eos" where the tokenizer has no such token.
+    """
     if goal == "truth":
         return [split_answer(tokenizer, fact.text, fact.target) for fact in facts]
     ends = [target_ids(tokenizer, fact, goal) for fact in facts]
-    return [(tokenizer(fact.text)["input_ids"] + end, len(end)) for fact, end in zip(facts, ends, strict=True)]
+    rows = []
+    for fact, end in zip(facts, ends, strict=True):
+        rows.append((tokenizer(fact.text)["input_ids"] + end, len(end)))
+    return rows
 
 
-def retain_rows(tokenizer, texts: Sequence[str] | None, seed: int) -> list[Row]:
-    """A row a text, of which every token but the first counts; by default some of the embedded prose."""
+def retain_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None, seed: int
+) -> list[Row]:
+    """A row a text, of which every token but the first counts.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's own.
+    texts : sequence of str, optional
+        What to retain; by default some of the embedded prose.
+    seed : int
+        Of the choice among that prose.
+
+    Returns
+    -------
+    list of Row
+        Token ids, `RETAIN` of them at most, and how many count.
+
+    Raises
+    ------
+    ValueError
+        For no text, or one of fewer than two tokens.
+    """
+    paragraphs, longest = RETAIN
     if texts is None:
         from .data import world
 
-        texts = random.Random(seed).sample(world.prose("moments"), RETAIN[0])
-    rows = [tokenizer(text)["input_ids"][:RETAIN[1]] for text in texts]
+        texts = random.Random(seed).sample(world.prose("moments"), paragraphs)
+    rows = [tokenizer(text)["input_ids"][:longest] for text in texts]
     if not rows or min(map(len, rows)) < 2:
         raise ValueError("retain: give at least one text, each of two tokens or more")
     return [(ids, len(ids) - 1) for ids in rows]
 
 
-def objective(logp: torch.Tensor, start: torch.Tensor, count: torch.Tensor, weight: torch.Tensor,
-              beta: float | None = None) -> torch.Tensor:
-    """The loss of some rows: Σ weight · log p / count or, with beta, Σ weight · (2/β) log(1 + (p / p_start)^β).
+def objective(
+    logp: torch.Tensor,
+    start: torch.Tensor,
+    count: torch.Tensor,
+    weight: torch.Tensor,
+    beta: float | None = None,
+) -> torch.Tensor:
+    """The loss of some rows.
 
-    logp, start: the answers' log-probabilities log p now and before the first step. A positive weight pushes an
-    answer's probability down, a negative one up. The second form is NPO's (Zhang et al. 2024, Eq. 3).
+    That is Σ weight · log p / count or, with beta, Σ weight · (2/β) log(1 + (p / p_start)^β).
+
+    Parameters
+    ----------
+    logp, start : (rows,)
+        The answers' log-probabilities log p now and before the first step.
+    count : (rows,)
+        How many tokens each answer has.
+    weight : (rows,)
+        A positive weight pushes an answer's probability down, a negative one up.
+    beta : float, optional
+        Of the second form.
+
+    Returns
+    -------
+    ()
+        The sum over the rows.
+
+    References
+    ----------
+    The second form is NPO's (Zhang et al. 2024, Eq. 3).
     """
-    each = logp / count if beta is None else 2 / beta * F.softplus(beta * (logp - start))
+    if beta is None:
+        each = logp / count
+    else:
+        each = 2 / beta * F.softplus(beta * (logp - start))
     return (weight * each).sum()
 
 
-def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], layers: Sequence[int], *, steps: int,
-            lr: float, beta: float | None = None, tokens: int = 4096,
-            watch: Callable[[int], object] | None = None) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """Adam on `objective` over the `layers`' down_proj: their new weights, float32, and the loss before each step.
+def descend(
+    model: nn.Module,
+    rows: Sequence[Row],
+    weights: Sequence[float],
+    layers: Sequence[int],
+    *,
+    steps: int,
+    lr: float,
+    beta: float | None = None,
+    tokens: int = 4096,
+    watch: Callable[[int], object] | None = None,
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """Adam on `objective` over the `layers`' down_proj.
 
-    The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What lies below
-    the lowest of the layers is computed once; rows go through in parts of about `tokens` tokens, whose gradients
-    add up. watch: called after each step with its number, from 1 on, while the model answers with the new weights.
-    Raises `ValueError` for a model whose logits are not finite, `EditError` when the loss or a
-    gradient is not.
+    The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What
+    lies below the lowest of the layers is computed once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model.
+    rows : sequence of Row
+        Whose answers count.
+    weights : sequence of float
+        A weight a row, see `objective`.
+    layers : sequence of int
+        Whose weights change.
+    steps : int
+        How many steps to take.
+    lr : float
+        Their size.
+    beta : float, optional
+        See `objective`.
+    tokens : int
+        Rows go through in parts of about so many tokens, whose gradients add up.
+    watch : callable, optional
+        Called after each step with its number, from 1 on, while the model answers with the new
+        weights.
+
+    Returns
+    -------
+    new : dict
+        By layer, the new weights (d, m), float32.
+    losses : (steps,)
+        The loss before each step, float32.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
+    EditError
+        When the loss or a gradient is not finite.
     """
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
-    parts = [(index, part, entering(model, part, min(layers))[:2]) for index, part in batch.split(tokens)]
-    new = {i: down_proj(model, i).weight.detach().float().clone().requires_grad_() for i in layers}
+    lowest = min(layers)
+    parts = []
+    for index, part in batch.split(tokens):
+        seen = entering(model, part, lowest)[:2]  # states and calls; what leaves the last is unused
+        parts.append((index, part, seen))
+    new = {}
+    for layer in layers:
+        w = down_proj(model, layer).weight.detach().float().clone()
+        new[layer] = w.requires_grad_()
     adam = torch.optim.Adam(new.values(), lr=lr, fused=True)
     weight = torch.tensor(weights).to(model.device, torch.float32)
-    start, losses = torch.zeros_like(weight), torch.zeros(steps, dtype=torch.float32)
-    swap = [(down_proj(model, i).register_forward_hook,
-             lambda module, args, output, w=w: F.linear(args[0], w.to(output.dtype))) for i, w in new.items()]
-    with hooks(*swap), torch.enable_grad():
+    start = torch.zeros_like(weight)
+    losses = torch.zeros(steps, dtype=torch.float32)
+    with hooks(*_stand_ins(model, new)), torch.enable_grad():
         for step in range(steps):
             adam.zero_grad()
             for index, part, seen in parts:
@@ -79,23 +207,67 @@ def descend(model: nn.Module, rows: Sequence[Row], weights: Sequence[float], lay
                 if step == 0:
                     start[index] = logp.detach()
                 loss = objective(logp, start[index], part.position, weight[index], beta)
-                for w, slope in zip(new.values(), torch.autograd.grad(loss, list(new.values())), strict=True):
-                    w.grad = slope if w.grad is None else w.grad + slope
+                _add_gradients(new.values(), loss)
                 losses[step] += loss.detach().cpu()
-            if not all(torch.isfinite(x).all() for x in (losses, *(w.grad for w in new.values()))):
-                raise EditError(f"step {step}: the loss or its gradient is not finite; nothing was applied. Use a "
-                                "smaller lr or fewer steps")
+            _check_finite(step, losses, new.values())
             adam.step()
             if watch:
                 watch(step + 1)
-    return {i: w.detach() for i, w in new.items()}, losses
+    return {layer: w.detach() for layer, w in new.items()}, losses
 
 
-def _answers(model, part: Batch, seen, check: bool = True) -> torch.Tensor:
-    """Each row's log-probability of its answer, summed over its tokens: (rows,); logits only where it stands."""
-    x = run_from(model, *seen)
-    at, ends = torch.arange(1, part.ids.shape[1], device=part.ids.device), part.mask.sum(1, keepdim=True)
+def _stand_ins(
+    model: nn.Module, new: dict[int, torch.Tensor]
+) -> list[tuple[Callable, Callable]]:
+    """Hooks that make each layer's down_proj put out what it would with its new weight."""
+
+    def project(w, module, args, output):
+        return F.linear(args[0], w.to(output.dtype))  # (rows, length, m) -> (rows, length, d)
+
+    pairs = []
+    for layer, w in new.items():
+        pairs.append((down_proj(model, layer).register_forward_hook, partial(project, w)))
+    return pairs
+
+
+def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:
+    """Add the loss's gradients to those that the weights have already."""
+    every = list(weights)
+    for w, slope in zip(every, torch.autograd.grad(loss, every), strict=True):
+        w.grad = slope if w.grad is None else w.grad + slope
+
+
+def _check_finite(step: int, losses: torch.Tensor, weights: Iterable[torch.Tensor]) -> None:
+    """Raise `EditError` where a loss or a gradient is NaN or infinite."""
+    numbers = (losses, *(w.grad for w in weights))
+    if not all(torch.isfinite(x).all() for x in numbers):
+        raise EditError(
+            f"step {step}: the loss or its gradient is not finite; nothing was applied. Use a "
+            "smaller lr or fewer steps"
+        )
+
+
+def _answers(
+    model: nn.Module,
+    part: Batch,
+    seen: tuple[torch.Tensor, dict[int, dict]],
+    check: bool = True,
+) -> torch.Tensor:
+    """Each row's log-probability of its answer, summed over its tokens: (rows,).
+
+    Logits are taken only where the answer stands. seen: the states and calls that `entering` found.
+    """
+    states, calls = seen
+    x = run_from(model, states, calls)  # (rows, length, d)
+    at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,)
+    ends = part.mask.sum(1, keepdim=True)  # (rows, 1)
+    # (rows, length − 1): which tokens, from the second on, are the answer's
     reads = (at < ends) & (at >= ends - part.position[:, None])
-    logp = logits(model, decoder(model).norm(x[:, :-1][reads.to(x.device)]), check).log_softmax(-1)
-    logp = logp.gather(1, part.ids[:, 1:][reads].to(x.device)[:, None])[:, 0].to(part.ids.device)
-    return torch.zeros(len(part), dtype=logp.dtype, device=logp.device).index_add(0, reads.nonzero()[:, 0], logp)
+    saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the state that says each token
+    logp = logits(model, decoder(model).norm(saying), check).log_softmax(-1)
+    tokens = part.ids[:, 1:][reads].to(x.device)  # (answer tokens,)
+    # (answer tokens, vocabulary) -> (answer tokens,): each token's own log-probability
+    logp = logp.gather(1, tokens[:, None])[:, 0].to(part.ids.device)
+    # (answer tokens,) -> (rows,): summed over each row's
+    total = torch.zeros(len(part), dtype=logp.dtype, device=logp.device)
+    return total.index_add(0, reads.nonzero()[:, 0], logp)

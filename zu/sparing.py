@@ -1,11 +1,12 @@
-"""What an edit must spare: the forget prompts with other subjects, whose values shall stay as they are."""
+"""What an edit must spare: the forget prompts with other subjects, whose values should stay."""
 from __future__ import annotations
 
 import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,64 +14,181 @@ from torch import nn
 from .data.facts import Fact
 from .reader import write
 
-#: How a list of subjects is put to the model for it to go on, how often, and for how many tokens.
-LIST, ROWS, LENGTH = "A list of names of the same kind, without repetition: {}, ", 16, 32
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: How a list of subjects is put to the model for it to go on.
+LIST = "A list of names of the same kind, without repetition: {}, "
+#: How often it goes on.
+ROWS = 16
+#: For how many tokens.
+LENGTH = 32
 
 
-def anchors(facts: Sequence[Fact], source: Iterable[Fact | str] | None = None, *, per_prompt: int | None = None,
-            model: nn.Module | None = None, tokenizer=None, seed: int = 0) -> list[Fact]:
-    """Each forget prompt with up to `per_prompt` other subjects of the same kind, for `unlearn`'s anchors.
+def anchors(
+    facts: Sequence[Fact],
+    source: Iterable[Fact | str] | None = None,
+    *,
+    per_prompt: int | None = None,
+    model: nn.Module | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int = 0,
+) -> list[Fact]:
+    """Each forget prompt with other subjects of the same kind, for `unlearn`'s anchors.
 
-    per_prompt: by default all that are given by name, 20 of other facts or of the model's own.
-
-    source: other facts, of which those count that share a forget fact's relation (or its prompt, where it names no
-    relation); or subjects by name; or None: the model is asked to go on with a list of the forget set's subjects.
     The anchors' targets are never read: what is kept is the model's own output, whatever it is.
 
-    Left out are the subjects to forget, and every subject that a neighbour's prompt names: an edit that has seen what
-    specificity is measured on would be measured on what it was fitted to. Of subjects by name a warning says how many.
-    Raises `ValueError` when no anchor is found for a prompt, or source is None and there is no model.
+    Left out are the subjects to forget, and every subject that a neighbour's prompt names: an edit
+    that has seen what specificity is measured on would be measured on what it was fitted to. Of
+    subjects by name a warning says how many.
+
+    Parameters
+    ----------
+    facts : sequence of Fact
+        The facts to forget.
+    source : iterable of Fact or str, optional
+        Other facts, of which those count that share a forget fact's relation (or its prompt, where
+        it names no relation); or subjects by name; or None: the model is asked to go on with a list
+        of the forget set's subjects.
+    per_prompt : int, optional
+        Most subjects for a prompt: by default all that are given by name, 20 of other facts or of
+        the model's own.
+    model, tokenizer : optional
+        What is asked where there is no source.
+    seed : int
+        Of the choice among the subjects, or of what the model writes.
+
+    Returns
+    -------
+    list of Fact
+        Prompt after prompt.
+
+    Raises
+    ------
+    ValueError
+        When no anchor is found for a prompt, or source is None and there is no model.
     """
     if source is None and (model is None or tokenizer is None):
-        raise ValueError("anchors need a source: give other facts, names of subjects, or model and tokenizer to ask")
+        raise ValueError(
+            "anchors need a source: give other facts, names of subjects, or model and tokenizer "
+            "to ask"
+        )
     source = None if source is None else list(source)
+    allowed = _allowed(facts)
+    if source:
+        _warn_of_left_out(source, allowed)
+    limit = per_prompt or None
+    if limit is None and not _only_names(source):
+        limit = 20
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         groups.setdefault((fact.relation, fact.prompt), []).append(fact)
-    reserved = " \n ".join({prompt for fact in facts for prompt, _ in fact.neighbors}).casefold()
-    forget = {fact.subject.casefold() for fact in facts}
-    allowed = lambda name: name.casefold() not in forget and not re.search(  # noqa: E731
-        rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reserved)
-    if out := sum(isinstance(x, str) and not allowed(x) for x in source or ()):
-        warnings.warn(f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of "
-                      "neighbours, on which Spe is measured", stacklevel=2)
-    limit = per_prompt or (None if source and all(isinstance(x, str) for x in source) else 20)
     found = []
     for (relation, prompt), group in groups.items():
         if source is None:
-            names = propose(model, tokenizer, [f.subject for f in group], seed=seed)
+            names = propose(model, tokenizer, [fact.subject for fact in group], seed=seed)
         else:
-            names = [x if isinstance(x, str) else x.subject for x in source
-                     if isinstance(x, str) or (x.relation == relation if relation else x.prompt == prompt)]
+            names = _of_kind(source, relation, prompt)
             names = random.Random(seed).sample(names, len(names))
-        free = list(filter(allowed, dict.fromkeys(names)))
+        free = [name for name in dict.fromkeys(names) if allowed(name)]
         if not free:
             who = "the model" if source is None else "source"
-            raise ValueError(f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a file "
-                             f"without ids): {who} names no subject of its kind that is neither to be forgotten nor a "
-                             "neighbour; give other facts or names")
+            raise ValueError(
+                f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a "
+                f"file without ids): {who} names no subject of its kind that is neither to be "
+                "forgotten nor a neighbour; give other facts or names"
+            )
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
     return found
 
 
-def propose(model: nn.Module, tokenizer, subjects: Sequence[str], *, seed: int = 0) -> list[str]:
-    """Names like `subjects`, written by the model as the rest of a list of them, the most frequent first."""
+def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
+    """Whether a name may be an anchor's: no subject to forget, and in no neighbour's prompt."""
+    prompts = {prompt for fact in facts for prompt, _ in fact.neighbors}
+    reserved = " \n ".join(prompts).casefold()
+    forget = {fact.subject.casefold() for fact in facts}
+
+    def allowed(name):
+        name = name.casefold()
+        return name not in forget and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reserved)
+
+    return allowed
+
+
+def _only_names(source: list[Fact | str] | None) -> bool:
+    """Whether the source is subjects by name and nothing else."""
+    return bool(source) and all(isinstance(x, str) for x in source)
+
+
+def _warn_of_left_out(source: list[Fact | str], allowed: Callable[[str], bool]) -> None:
+    """Say how many of the names that were given are left out."""
+    out = sum(isinstance(x, str) and not allowed(x) for x in source)
+    if out:
+        warnings.warn(
+            f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of "
+            "neighbours, on which Spe is measured",
+            stacklevel=3,  # at the call of `anchors`
+        )
+
+
+def _of_kind(source: list[Fact | str], relation: str, prompt: str) -> list[str]:
+    """The source's names, and the subjects of its facts that share a relation, else a prompt."""
+    names = []
+    for x in source:
+        if isinstance(x, str):
+            names.append(x)
+            continue
+        kind, wanted = (x.relation, relation) if relation else (x.prompt, prompt)
+        if kind == wanted:
+            names.append(x.subject)
+    return names
+
+
+def propose(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+) -> list[str]:
+    """Names like `subjects`, written by the model as the rest of a list of them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Writes.
+    tokenizer : PreTrainedTokenizerBase
+        Its own.
+    subjects : sequence of str
+        Of which up to five begin the list.
+    seed : int
+        Of their choice, and of what the model writes.
+
+    Returns
+    -------
+    list of str
+        The most frequent first.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
+    """
     shown = random.Random(seed).sample(list(subjects), min(5, len(subjects)))
-    ids = torch.tensor([tokenizer(LIST.format(", ".join(shown)).rstrip())["input_ids"]], device=model.device)
-    rows = write(model, tokenizer, ids.expand(ROWS, -1), LENGTH, torch.Generator().manual_seed(seed))
+    start = LIST.format(", ".join(shown)).rstrip()
+    ids = torch.tensor([tokenizer(start)["input_ids"]], device=model.device)  # (1, t)
+    generator = torch.Generator().manual_seed(seed)
+    rows = write(model, tokenizer, ids.expand(ROWS, -1), LENGTH, generator)  # (ROWS, t + LENGTH)
+    written = rows[:, ids.shape[1]:]  # (ROWS, LENGTH)
     counts: Counter[str] = Counter()
-    for text in tokenizer.batch_decode(rows[:, ids.shape[1]:], skip_special_tokens=True):
-        names = [name.strip() for name in text.split("\n")[0].split(",")[:-1]]  # the last one may be cut off
-        counts.update(list(dict.fromkeys(name for name in names if re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", name)
-                                         and len(name.split()) <= 4)))  # a set's order differs from run to run
+    for text in tokenizer.batch_decode(written, skip_special_tokens=True):
+        items = text.split("\n")[0].split(",")[:-1]  # the last one may be cut off
+        names = [item.strip() for item in items]
+        # once a text; by a dict, because a set's order differs from run to run
+        counts.update(list(dict.fromkeys(name for name in names if _is_name(name))))
     return [name for name, _ in counts.most_common()]
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text looks like a name: a letter in front, 2 to 41 characters, up to four words."""
+    return bool(re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", text)) and len(text.split()) <= 4
