@@ -171,9 +171,7 @@ def encode(
     return ids, position
 
 
-def collate(
-    rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu"
-) -> Batch:
+def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
     """A `Batch` from (ids, position) rows, padded on the right.
 
     Right padding is invisible to a causal model at earlier tokens.
@@ -222,7 +220,7 @@ def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
 def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
     """The hidden states in what a decoder layer returns, (rows, length, d).
 
-    Some versions of transformers return a tuple with the states in front, others the states alone.
+    Some layers return a tuple with the states in front, others the states alone.
 
     Parameters
     ----------

@@ -183,13 +183,10 @@ def optimise(
     pieces = _pieces(len(coded))
     files = [path for piece in pieces for path in _files(about, [coded[i] for i in piece])]
     found = _read_kept(files) if cache else {}
-    parts = []
-    for piece in pieces:
-        for part in _parts(model, layer, coded, piece, batch):
-            # A batch with one fact missing is searched again as a whole: which facts share it
-            # decides on the last bits.
-            if not set(part) <= set(found):
-                parts.append(part)
+    every = [part for piece in pieces for part in _parts(model, layer, coded, piece, batch)]
+    # A batch with one fact missing is searched again as a whole: which facts share it decides on
+    # the last bits.
+    parts = [part for part in every if not set(part) <= set(found)]
     done = len(coded) - sum(map(len, parts))
     title = f"targets after layer {layer}"
     with tqdm(total=len(facts), initial=done, desc=title, leave=False) as bar:
@@ -209,11 +206,7 @@ def optimise(
                 if cache:
                     write_tensors(files[i], found[i])
             bar.update(len(part))
-    in_order = [found[i] for i in range(len(coded))]
-    z = torch.stack([x["z"] for x in in_order])  # n × (d,) -> (n, d)
-    h = torch.stack([x["h"] for x in in_order])
-    loss = torch.stack([x["loss"] for x in in_order])  # n × (steps,) -> (n, steps)
-    return Targets(z.to(model.device), h.to(model.device), loss.T)
+    return _stacked([found[i] for i in range(len(coded))], model.device)
 
 
 def _pieces(n: int) -> list[range]:
@@ -232,6 +225,14 @@ def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
         if kept:
             found[i] = kept
     return found
+
+
+def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -> Targets:
+    """The facts' results as one, z and h on the model's device."""
+    z = torch.stack([x["z"] for x in results])  # n × (d,) -> (n, d)
+    h = torch.stack([x["h"] for x in results])
+    loss = torch.stack([x["loss"] for x in results])  # n × (steps,) -> (n, steps)
+    return Targets(z.to(device), h.to(device), loss.T)
 
 
 def _attempt(
