@@ -36,7 +36,7 @@ EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 
 .PHONY: help book pdf notebooks plan test test-all coverage fuzz check bench lab clean
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2 WHERE= SHARD_HOURS=)
 	@$(if $(WHERE)$(SHARD_HOURS),$(PY) tools/plan.py $(PROFILE) --rate $(RATE))
