@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
+
+from ..data.names import did_you_mean
 
 
 class ParameterError(ValueError):
@@ -61,8 +62,7 @@ def _refuse_undeclared(names: Sequence[str], types: Mapping[str, Any]) -> None:
     for name in names:
         if name in types:
             continue
-        close = difflib.get_close_matches(name, types, 1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
+        hint = did_you_mean(name, types)
         raise ParameterError(
             f"parameter '{name}' is unknown: {hint}known are {', '.join(types)}"
         )

@@ -7,7 +7,6 @@ item a line. Needs ``pip install lm-eval``.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from ..data.names import closest
 from ..models import decoder, finite, logits
 from ..reader import Batch, Below, collate, last_states
 from ..scores import wilson
@@ -94,9 +94,9 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, 
 def _from_hub(hub: Any, name: str, here: Sequence[str], folder: str | Path) -> dict[str, Any]:
     """The harness's objects for one of its own tasks; `here`: the tasks that the folder has."""
     if name not in hub.all_tasks:
-        close = difflib.get_close_matches(name, [*here, *hub.all_tasks], 1)
+        close = closest(name, [*here, *hub.all_tasks])
         if close:
-            hint = f"did you mean '{close[0]}'?"
+            hint = f"did you mean '{close}'?"
         else:
             hint = f"{folder} has {', '.join(here) or 'none'}"
         raise TaskError(f"task '{name}' is neither in {folder} nor known to lm-eval: {hint}")

@@ -1,7 +1,6 @@
 """The methods by name, and how others join them."""
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..data.names import did_you_mean
 from .base import Method
 from .descended import Ascent, FineTune, GradDiff, Npo
 from .located import AlphaEdit, Anchored, Descent, Exact, Memit, Rome, ZeroUnlearn
@@ -121,8 +121,7 @@ def find(name: str) -> type[Method]:
             raise ValueError(
                 f"method '{name}' looks like an import path, but: {error}"
             ) from None
-    close = difflib.get_close_matches(name.lower(), METHODS, 1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    hint = did_you_mean(name.lower(), METHODS)
     raise ValueError(f"method is '{name}': {hint}known are {', '.join(METHODS)}")
 
 
@@ -160,8 +159,7 @@ def _unusable(method: str, kind: type[Method], error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
     known = [*kind.model_fields, *SHARED, "method"]
-    close = difflib.get_close_matches(name, known, 1, 0.7)
-    hint = f"did you mean '{close[0]}'? " if close and close[0] != name else ""
+    hint = "" if name in known else did_you_mean(name, known, 0.7)
     return (
         f"{method}: setting '{name}' is not usable ({first['msg']}); {hint}it takes "
         f"{', '.join(kind.model_fields)}"
