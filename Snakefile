@@ -281,6 +281,7 @@ rule html:
             exit 1
         fi
         python tools/links.py $new/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
+        kill -0 $PPID 2> /dev/null || exit 1
         python tools/put_pages.py $new {output}
         echo "  html done in $((SECONDS - start)) s"
         """

@@ -102,9 +102,10 @@ def test_the_claim_about_tasks_follows_its_chapters_rule_single_tasks_decide():
 
 
 def test_a_traced_layer_decides_only_where_redrawn_facts_agree():
-    def verdict(low, high):
-        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17]}
+    def verdict(low, high, n=20):
+        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17], "n": n}
         return ledger_function("overlap", tracing=tracing, YES=verdicts.YES, NO=verdicts.NO,
                                UNDECIDED=verdicts.UNDECIDED)()[0]
 
     assert [verdict(*ends) for ends in ((13, 17), (0, 5), (2, 16))] == ["yes", "no", "undecided"]
+    assert verdict(0, 5, n=4) == "undecided"  # fewer than five facts decide nothing

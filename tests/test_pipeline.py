@@ -337,6 +337,9 @@ def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_
     page = project / "build/html/references.html"
     before = page.read_text()
     mend(project)
+    extension = project / "book/_ext/book_page.py"  # which Sphinx imports first: pages take their time
+    quick = extension.read_text()
+    extension.write_text(quick + "\nimport time\n\ntime.sleep(20)\n")
     run = start(project, tmp_path / "said")
     until(lambda: "html ..." in (tmp_path / "said").read_text(), "pages were never rendered")
     runners = below(run, "cmdline", "--nolock")  # what starts Snakemake, and Snakemake
@@ -347,6 +350,7 @@ def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_
     assert page.read_text() == before and len(runners) >= 2
     until(lambda: not list(project.glob("build/pages/new.*")), "pages are rendered for nobody")
     assert page.read_text() == before
+    extension.write_text(quick)
     run = make(project, "book")
     assert run.returncode == 0 and "already" not in run.stdout, run.stdout
     assert "All is well." in page.read_text()

@@ -12,7 +12,7 @@ import torch
 
 import zu
 from zu import models, reader
-from zu.scores import Scores, bootstrap, score, split_answer
+from zu.scores import Scores, bootstrap, score, split_answer, wilson
 
 
 def alone(model, tokenizer, prompt, answer):
@@ -153,7 +153,7 @@ def test_facts_that_ask_the_very_same_neighbours_are_not_counted_as_independent(
     def spe(groups):
         return zu.evaluate(*tiny, [replace(facts[0], id=str(i), neighbors=g) for i, g in enumerate(groups)])
 
-    assert spe(asked).interval_spe == bootstrap(np.array([100.0, 100, 100, 0]))  # each its own: facts are drawn
+    assert spe(asked).interval_spe == wilson(3, 4)  # each its own: facts are drawn
     one = spe([sum(asked, ())] * 3)  # all the same: the prompts are drawn
     assert one.spe == 75 and one.interval_spe == spe(asked).interval_spe
     some = spe([asked[0]] * 3 + [asked[3]])  # three of four the same: as often as one fact, with their weight

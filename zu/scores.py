@@ -381,8 +381,8 @@ def percent_interval(
 ) -> tuple[float, float]:
     """95% interval of the mean of percentages.
 
-    By `bootstrap`; but resampling nothing but zeros gives nothing but zeros, however few they are:
-    where all are 0, or all 100, it is Wilson's interval of none, or all, of so many.
+    Where each is 0 or 100 and counts alike, it is Wilson's interval of a share; else `bootstrap`'s.
+    Resampling nothing but zeros would give nothing but zeros, however few they are.
 
     Parameters
     ----------
@@ -397,9 +397,11 @@ def percent_interval(
         In percent; NaN where there are no values.
     """
     values = np.asarray(values, float)
-    n = len(values)
-    if n and (values == values[0]).all() and values[0] in (0.0, 100.0):
-        return wilson(n * int(values[0] == 100), n)
+    n, plain = len(values), bool(np.isin(values, (0.0, 100.0)).all())
+    even = weights is None or len(set(weights)) == 1
+    same = n > 0 and bool((values == values[0]).all())
+    if n and plain and (even or same):
+        return wilson(int((values == 100).sum()), n)
     return bootstrap(values, weights)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..methods import METHODS, Method, find
+from ..scores import wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -399,6 +400,9 @@ def with_interval(metrics: dict[str, Any], key: str) -> str:
     """
     low, high = metrics[f"interval_{key}"]
     value = metrics[key]
+    if low == high and value in (0.0, 100.0):  # older records: none, or all, of so many facts
+        n = metrics["n_eff"]
+        low, high = wilson(n * int(value == 100), n)
     return "–" if value is None else f"{value:.1f} [{low:.0f},\u00a0{high:.0f}]"
 
 
