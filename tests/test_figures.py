@@ -137,3 +137,8 @@ def test_the_same_figure_is_the_same_file_whenever_it_is_drawn(monkeypatch):
     first = drawn()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")  # another day
     assert first == drawn() and "<svg" in first
+
+
+def test_what_is_lowest_and_highest_leaves_out_a_metric_that_is_not_there():
+    frame = pd.DataFrame([{"method": m, "metric": "Eff", "value": x} for m, x in (("base", 20.0), ("memit", 5.0))])
+    assert figures.extremes(frame, {"base": "Base", "memit": "MEMIT"}) == "Eff is lowest with MEMIT, 5.0 (Base 20.0)."

@@ -9,6 +9,7 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
+from test_own_method import MINE
 
 import zu
 from zu.experiment import parse_method, read_records
@@ -81,6 +82,24 @@ def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monke
                        ensure_ascii=False)
     for dataset in values["datasets"]:
         assert not [f.id for f in zu.load_facts(dataset, on_error="skip") if f.text in shown]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_method_of_ones_own_is_a_chapters_parameter_by_its_import_path(stage, monkeypatch):
+    folder, elsewhere = stage
+    (folder / "my_unlearning.py").write_text(MINE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
+    mine = "my_unlearning.Damp:share=0.2"
+    values = PROFILE["few_shot"] | elsewhere | {"n": 2, "seeds": [1], "more": []}
+    values |= {"methods": ["base", "zerounlearn", mine]}
+    values |= {"models": elsewhere["models"][:1], "datasets": elsewhere["datasets"][:1]}
+    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output", folder / "few_shot.ipynb",
+                    ROOT / "book" / "few_shot.md"], check=True)
+    papermill.execute_notebook(folder / "few_shot.ipynb", folder / "out.ipynb", values, kernel_name="python3",
+                               progress_bar=False, cwd=str(folder))
+    found = {r["method"]: r for r in read_records(folder / "records")}
+    assert set(found) == {"base", "zerounlearn", mine} and found[mine]["settings"] == {"share": 0.2}
+    assert "Damp" in (folder / "out.ipynb").read_text()
 
 
 def test_the_plan_counts_every_run_and_shared_work_once():

@@ -348,7 +348,8 @@ def extremes(frame: pd.DataFrame, names: dict[str, str]) -> str:
     edits = [method for method in names if method != "base"]
     parts = []
     for metric, word, pick in (("Eff", "lowest", min), ("Spe", "highest", max)):
-        values = mean[metric].reindex(edits).dropna()
+        # a chapter leaves a metric out where it tells nothing
+        values = mean[metric].reindex(edits).dropna() if metric in mean else ()
         if not len(values):
             continue
         end = pick(values)
