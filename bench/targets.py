@@ -186,7 +186,7 @@ def measure_targets(model, tokenizer, facts, count: int, layer: int, before, ste
     peak = peak_bytes(device)
     plain_targets(model, tokenizer, facts[:1], layer, before, steps=1)
     (z, _), plain = timed(device, lambda: plain_targets(model, tokenizer, facts[:count], layer, before, **same))
-    keys, _ = subject_keys(model, tokenizer, facts[:count], [layer], before)
+    keys, _ = subject_keys(zu.Reader(model, tokenizer), facts[:count], [layer], before)
     return {
         "facts": len(facts), "prompts": len(before), "steps": steps, "seconds": seconds,
         "peak_bytes": peak, "peak_bytes_before": held,

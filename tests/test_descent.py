@@ -9,9 +9,11 @@ from zu import descent, methods, models
 NAMES = ["ga", "ft", "graddiff", "npo"]
 
 
-def rows_of(name, tokenizer, facts, texts, **settings):
-    job = methods.Job(None, tokenizer, list(facts), (2,), retain=texts)
-    return methods.settings_for(name, **settings).rows(job)
+def objective_of(name, tokenizer, facts, texts, **settings):
+    job = methods.Job(zu.Reader(None, tokenizer), list(facts), (2,))
+    if name == "graddiff":
+        settings["retain"] = texts
+    return methods.settings_for(name, **settings).objective(job)
 
 
 def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
@@ -48,10 +50,9 @@ def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(tiny, facts, te
     model, tokenizer = tiny
     monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)  # plain steps show the gradient's size
     old = models.down_proj(model, 2).weight.clone()
-    rows, weights = rows_of(name, tokenizer, facts, texts)
+    objective = objective_of(name, tokenizer, facts, texts)
     for tokens in (4096, 20):  # one batch, or padded parts whose gradients add up
-        new, losses = descent.descend(model, rows, weights, [2], steps=3, lr=0.05,
-                                    beta=0.1 if name == "npo" else None, tokens=tokens)
+        new, losses = descent.descend(model, objective, [2], steps=3, lr=0.05, tokens=tokens)
         other, _ = zu.load_model(model.config._name_or_path, device="cpu")
         hand, slope, plain = by_hand(other, tokenizer, facts, texts, name, 2, 0.05, 3)
         assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
@@ -61,8 +62,8 @@ def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(tiny, facts, te
 
 def test_soft_caps_and_sliding_windows_are_the_model_s_own(gemma, facts, texts):
     model, tokenizer = gemma
-    rows, weights = rows_of("ga", tokenizer, facts, None)
-    _, losses = descent.descend(model, rows, weights, [2], steps=1, lr=1e-3)
+    objective = objective_of("ga", tokenizer, facts, None)
+    _, losses = descent.descend(model, objective, [2], steps=1, lr=1e-3)
     other, _ = zu.load_model(model.config._name_or_path, device="cpu")
     plain = by_hand(other, tokenizer, facts, texts, "ga", 2, 1e-3, 1)[2]
     assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
@@ -84,7 +85,7 @@ def test_gradients_flags_and_hooks_are_as_before(tiny, facts, texts, name, fail,
     model, tokenizer = tiny
     models.down_proj(model, 1).weight.requires_grad_(True)
     before = {n: (w.clone(), w.requires_grad) for n, w in model.named_parameters()}
-    real, calls = descent.objective, []
+    real, calls = descent.Objective.loss, []
 
     def broken(*args):
         calls.append(1)
@@ -93,7 +94,7 @@ def test_gradients_flags_and_hooks_are_as_before(tiny, facts, texts, name, fail,
         return real(*args)
 
     if fail:
-        monkeypatch.setattr(descent, "objective", broken)
+        monkeypatch.setattr(descent.Objective, "loss", broken)
         with pytest.raises(KeyboardInterrupt):
             zu.unlearn(model, tokenizer, facts, name, layers=[2], steps=5)
     else:
@@ -126,9 +127,9 @@ def test_each_loss_pulls_where_it_says(tiny, facts, texts):
     assert max(ga[0], npo[0], kept[0]) < 0.5 * start
     assert kept[1] < ga[1]  # the retained text is predicted better with it in the loss
     rows = descent.answer_rows(tokenizer, facts, "eos")
-    _, losses = descent.descend(model, rows, [-0.2] * 5, [2], steps=25, lr=5e-4)
+    _, losses = descent.descend(model, descent.Objective(rows, [-0.2] * 5), [2], steps=25, lr=5e-4)
     assert losses[-1] < losses[0]
-    with pytest.raises(ValueError, match="takes no text to retain"):
+    with pytest.raises(ValueError, match="ga: setting 'retain' is not usable"):
         after("ga", retain=texts)
     with pytest.raises(ValueError, match="two tokens or more"):
         after("graddiff", retain=[])

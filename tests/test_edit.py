@@ -301,7 +301,7 @@ def test_the_forgotten_outputs_are_orthogonal_to_the_old_ones(job):
     """Lemma 4.1's promise, V_fᵀ Ŵ K_f = 0, on the weights of a real edit of one layer."""
     model, tokenizer, facts, settings = job
     before = reader.prefixes(model, tokenizer, seed=0)
-    keys, _ = reader.subject_keys(model, tokenizer, facts, [2], before)
+    keys, _ = reader.subject_keys(zu.Reader(model, tokenizer), facts, [2], before)
     old = models.down_proj(model, 2).weight.double()
     with zu.unlearn(model, tokenizer, facts, **settings | {"layers": (2,)}):
         new = models.down_proj(model, 2).weight.double()
@@ -351,12 +351,18 @@ def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monke
                 out += edit.deltas.values()
         return out, len(read)
 
-    (alone, apart), (shared, together) = deltas(), deltas(below=reader.Below(1))
+    (alone, apart), (shared, together) = deltas(), deltas(reader=reader.Reader(model, tokenizer))
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True)) and 0 < together < apart
     before = snapshot(model)
-    with pytest.raises(ValueError, match="enters layer 2, but layer 1 is to be edited"):
-        zu.unlearn(model, tokenizer, facts, "memit", **settings, below=reader.Below(2))
+    other = zu.load_model(model.config._name_or_path, device="cpu")
+    with pytest.raises(ValueError, match="reader is of another model"):
+        zu.unlearn(model, tokenizer, facts, "memit", **settings, reader=reader.Reader(*other))
     assert same(model, before)
+    high = reader.Reader(model, tokenizer, 2)  # of a layer above the lowest: it goes down to it
+    with zu.unlearn(model, tokenizer, facts, "memit", **settings, reader=high) as edit:
+        assert high.layer == 1
+        found = list(edit.deltas.values())
+    assert all(torch.equal(a, b) for a, b in zip(alone, found))
 
 
 def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes_nothing(job, monkeypatch):
@@ -372,13 +378,13 @@ def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes
                 out += edit.deltas.values()
         return out, len(found)
 
-    below, n = reader.Below(min(settings["layers"])), len(settings["layers"])
-    (alone, apart), (shared, once) = deltas(), deltas(below=below)
+    mine, n = reader.Reader(model, tokenizer), len(settings["layers"])
+    (alone, apart), (shared, once) = deltas(), deltas(reader=mine)
     assert apart == 2 * n and once == n
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
     copies = {layer: C0.clone() for layer, C0 in settings["moments"].items()}
-    assert deltas(below=below, moments=copies)[1] == 0
+    assert deltas(reader=mine, moments=copies)[1] == 0
     others = {layer: C0 + torch.diag(torch.arange(len(C0), dtype=C0.dtype)) for layer, C0 in copies.items()}
-    (anew, again), (fresh, _) = deltas(below=below, moments=others), deltas(moments=others)
+    (anew, again), (fresh, _) = deltas(reader=mine, moments=others), deltas(moments=others)
     assert again == n and all(torch.equal(a, b) for a, b in zip(anew, fresh, strict=True))
     assert not torch.equal(anew[0], alone[0])

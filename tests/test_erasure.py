@@ -6,11 +6,21 @@ import pytest
 import torch
 
 import zu
-from zu import models, reader
+from zu import models
 from zu.audit import erasure
 from zu.audit.cards import card
-from zu.audit.erasure import TESTS, last_states, lens, probe, quantised, relearning, robustness
-from zu.descent import answer_rows, descend
+from zu.audit.erasure import (
+    TESTS,
+    Audit,
+    Relearning,
+    last_states,
+    lens,
+    probe,
+    quantised,
+    relearning,
+    robustness,
+)
+from zu.descent import Objective, answer_rows, descend
 
 
 def weights_of(model):
@@ -30,7 +40,7 @@ def said(tiny, facts):
              for f, word in zip(facts, words, strict=True)]
     rows = answer_rows(tokenizer, known, "truth")
     with zu.Edit(model, method="taught") as edit:
-        new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), [2, 3, 4], steps=40, lr=0.02)
+        new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3, 4], steps=40, lr=0.02)
         for layer, weight in new.items():
             edit.set(models.weight_name(model, layer), weight.double())
         assert zu.evaluate(model, tokenizer, known).eff == 100
@@ -41,21 +51,26 @@ def test_every_test_is_asked_and_leaves_the_model_bit_for_bit(said):
     model, tokenizer, known = said
     before = weights_of(model)
     names = [models.weight_name(model, 2)]
-    found = robustness(model, tokenizer, known[:3], known[3:], weights=names, questions=known, layers=[2, 3], steps=[2])
+    found = robustness(model, tokenizer, known[:3], known[3:], weights=names,
+                       forms={"questions": known}, relearn=Relearning([2, 3], steps=[2]))
     assert list(found) == list(TESTS) and all(len(x) == 3 for x in found.values())
-    more = robustness(model, tokenizer, known[:3], known[3:], weights=names, layers=[2, 3], steps=[1, 2], full=True)
-    assert set(more) == {*TESTS, "lens by layer", "probe by layer", "relearn by step", "relearn others by step"}
-    assert sum(more["relearn by step"]) / 2 == pytest.approx(sum(more["relearn"]) / 3)
-    assert len(more["lens by layer"]) == len(more["probe by layer"]) == 5
-    assert found["reverse"] == [None] * 3 and found["questions"] == found["phrasings"] == found["asked"]
-    assert all(v in (0.0, 1.0) for name, x in found.items() if name != "reverse" for v in x)
+    taught = Relearning([2, 3], steps=[1, 2])
+    more = robustness(model, tokenizer, known[:3], known[3:], weights=names, relearn=taught)
+    assert list(more) == list(TESTS)
+    assert set(more.curves) == {"lens by layer", "probe by layer", "relearn by step",
+                                "relearn others by step"}
+    assert sum(more.curves["relearn by step"]) / 2 == pytest.approx(sum(more["relearn"]) / 3)
+    assert len(more.curves["lens by layer"]) == len(more.curves["probe by layer"]) == 5
+    assert found["reverse"] == [None] * 3
+    assert found["questions"] == found["phrasings"] == found["asked"]
+    values = [v for name, x in found.items() if name != "reverse" for v in x]
+    assert values and set(values) <= {0.0, 1.0}
     assert same(model, before)
-    below = reader.Below(2)
+    audit = Audit(zu.Reader(model, tokenizer, 2), known[:3], known[3:])
     for _ in range(2):  # read, then remembered
-        again = robustness(model, tokenizer, known[:3], known[3:], weights=names, layers=[2, 3], steps=[1, 2],
-                           full=True, below=below)
-        assert again == more
-    assert same(model, before)
+        again = audit.run(names, taught)
+        assert again == more and again.curves == more.curves
+    assert audit.reader.seen and same(model, before)
 
 
 def test_facts_of_the_same_relations_are_asked_for_where_there_are_none(said):
@@ -67,7 +82,7 @@ def test_facts_of_the_same_relations_are_asked_for_where_there_are_none(said):
 
 def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
     model, tokenizer, known = said
-    ranks = lens(model, last_states(model, tokenizer, [*known[:2], *known]), len(known))
+    ranks = lens(model, last_states(zu.Reader(model, tokenizer), [*known[:2], *known]), len(known))
     for i, f in enumerate(known):
         ids = tokenizer(f.text + " " + f.target)["input_ids"]
         n = erasure.split_answer(tokenizer, f.text, f.target)[1]
@@ -120,11 +135,13 @@ def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(t
     before, pairs = weights_of(model), [(f.text, f.target) for f in facts]
     with zu.unlearn(model, tokenizer, facts, "ga", layers=[2], steps=3, lr=0.05):
         edited = weights_of(model)
-        found = relearning(model, tokenizer, facts, facts, [2, 3], steps=[1, 10, 40], lr=0.02)
+        found = relearning(zu.Reader(model, tokenizer), facts, facts,
+                           Relearning([2, 3], steps=[1, 10, 40], lr=0.02))
         assert found.shape == (3, len(facts)) and found[0].mean() < found[2].mean() == 1
         for count, right in zip((1, 10), found):  # the same as so many steps and then an edit
             rows = answer_rows(tokenizer, facts, "truth")
-            new, _ = descend(model, rows, [-1 / len(rows)] * len(rows), [2, 3], steps=count, lr=0.02)
+            new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3], steps=count,
+                             lr=0.02)
             with zu.Edit(model, method="taught") as taught:
                 for layer, weight in new.items():
                     taught.set(models.weight_name(model, layer), weight.double())
@@ -171,7 +188,7 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
 
 def test_nothing_is_found_in_what_is_not_finite(said, spoil, broken):
     model, tokenizer, known = said
-    states = last_states(model, tokenizer, known)
+    states = last_states(zu.Reader(model, tokenizer), known)
     hook = spoil(model, *broken)
     for ask in (lambda: lens(model, states, 3),
                 lambda: robustness(model, tokenizer, known[:3], known[3:])):
@@ -187,4 +204,4 @@ def test_no_probe_is_fitted_on_states_that_are_not_finite(said, value):
     mlp, one = models.decoder(model).layers[3].mlp, torch.tensor([5])
     mlp.register_forward_hook(lambda module, args, out: out.index_fill(-1, one, value))
     with pytest.raises(ValueError, match="hidden states of model .* are NaN or infinite"):
-        last_states(model, tokenizer, known)
+        last_states(zu.Reader(model, tokenizer), known)

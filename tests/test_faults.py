@@ -11,24 +11,28 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from flat_grid import run_grid
 
 import zu
 from zu import records
 from zu.experiment import grids as experiment
-from zu.experiment import read_records, run_grid
+from zu.experiment import read_records
 
 pytestmark = pytest.mark.whole
 
+SEARCH = zu.targets.Search(steps=2)
 ROOT = Path(__file__).parents[1]
 KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
-from zu.experiment import run_grid
+from pathlib import Path
+from zu.experiment import Grid, Texts
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
 facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
                   [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
-records = run_grid(model, tokenizer, facts, methods=["base", "memit", "zerounlearn", "exact"], seeds=[1, 2, 3], n=2,
-                   layers=(1, 2), records=sys.argv[2], moment_tokens=1024, ppl_tokens=64)
+grid = Grid(zu.Reader(model, tokenizer), Path(sys.argv[2], "few_shot"), layers=(1, 2),
+            texts=Texts(moment_tokens=1024, ppl_tokens=64))
+records = grid.run(facts, ["base", "memit", "zerounlearn", "exact"], seeds=[1, 2, 3], n=2)
 print("the end", len(records))
 """
 
@@ -98,12 +102,12 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tiny, facts, texts, tmp
     model, tokenizer = tiny
     with monkeypatch.context() as patch:
         patch.setenv("ZU_CACHE", str(tmp_path / "good"))
-        expected = [zu.targets.optimise(model, tokenizer, facts[:1], 2, steps=2).z,
+        expected = [zu.targets.optimise(model, tokenizer, facts[:1], 2, SEARCH).z,
                     zu.moments(model, tokenizer, [2], texts, tokens=128, window=32)[2]]
     (tmp_path / "file").write_text("no folder can be here")
     monkeypatch.setenv("ZU_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="cannot be written.*set ZU_CACHE"):
-        z = zu.targets.optimise(model, tokenizer, facts[:1], 2, steps=2).z
+        z = zu.targets.optimise(model, tokenizer, facts[:1], 2, SEARCH).z
     with pytest.warns(UserWarning, match="cannot be written.*set ZU_CACHE"):
         C0 = zu.moments(model, tokenizer, [2], texts, tokens=128, window=32)[2]
     assert torch.equal(z, expected[0]) and torch.equal(C0, expected[1])

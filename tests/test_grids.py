@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from flat_grid import run_grid
 
 import zu
 from zu import experiment
@@ -52,40 +53,40 @@ def grid(tiny, facts, cache, texts, tmp_path, monkeypatch):
 
 def test_a_grid_writes_one_record_each_and_does_not_repeat_them(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_grid(model, tokenizer, facts, **arguments)
+    first = run_grid(model, tokenizer, facts, **arguments)
     files = sorted(arguments["records"].rglob("*.json"))
     assert len(first) == len(files) == 6 and experiment.read_records(arguments["records"])[0]["format"]
     assert {r["method"] for r in first} == set(arguments["methods"]) and all(r["metrics"]["ppl"] > 1 for r in first)
     monkeypatch.setattr(grids, "unlearn", lambda *a, **k: pytest.fail("computed again"))
     monkeypatch.setattr(grids, "evaluate", lambda *a, **k: pytest.fail("computed again"))
-    assert experiment.run_grid(model, tokenizer, facts, **arguments) == first
+    assert run_grid(model, tokenizer, facts, **arguments) == first
 
 
 def test_a_lost_or_damaged_record_is_made_again_with_the_same_numbers(grid):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_grid(model, tokenizer, facts, **arguments)
+    first = run_grid(model, tokenizer, facts, **arguments)
     files = sorted(arguments["records"].rglob("*.json"))
     kept = files[0].stat().st_mtime_ns
     files[1].unlink()
     files[2].write_text(files[2].read_text()[:50])
-    again = experiment.run_grid(model, tokenizer, facts, **arguments)
+    again = run_grid(model, tokenizer, facts, **arguments)
     assert [r["metrics"] for r in again] == [r["metrics"] for r in first]
     assert files[0].stat().st_mtime_ns == kept and experiment.read_record(files[2]) is not None
 
 
 def test_a_record_of_other_settings_or_other_code_is_made_again(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    first = experiment.run_grid(model, tokenizer, facts, **arguments)
-    other = experiment.run_grid(model, tokenizer, facts, **arguments | {"ppl_tokens": 550})
+    first = run_grid(model, tokenizer, facts, **arguments)
+    other = run_grid(model, tokenizer, facts, **arguments | {"ppl_tokens": 550})
     assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, other, strict=True))
     monkeypatch.setattr(grids, "code_hash", lambda: "changed")
-    changed = experiment.run_grid(model, tokenizer, facts, **arguments)
+    changed = run_grid(model, tokenizer, facts, **arguments)
     assert all(a["fingerprint"] != b["fingerprint"] for a, b in zip(first, changed, strict=True))
 
 
 def test_records_hold_no_text_of_the_facts(grid):
     model, tokenizer, facts, arguments = grid
-    experiment.run_grid(model, tokenizer, facts, **arguments)
+    run_grid(model, tokenizer, facts, **arguments)
     for path in arguments["records"].rglob("*.json"):
         text = path.read_text()
         json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
@@ -97,7 +98,7 @@ def test_records_hold_no_text_of_the_facts(grid):
 def test_a_wrong_method_is_refused_before_anything_runs(grid):
     model, tokenizer, facts, arguments = grid
     with pytest.raises(ValueError, match="nonsense"):
-        experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
+        run_grid(model, tokenizer, facts, **arguments | {"methods": ["base", "nonsense"]})
     assert not arguments["records"].exists()
     assert zu.METHODS
 
@@ -118,13 +119,13 @@ def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
     monkeypatch.setattr(grids, "unlearn", watched)
     labels = ["base", "ga", "memit", "memit+anchors", "zerounlearn", "anchored+anchors:weight=0.5"]
     arguments |= {"methods": labels, "experiment": "spared"}
-    rows = experiment.run_grid(model, tokenizer, facts, anchors=spare_some(facts), **arguments)
+    rows = run_grid(model, tokenizer, facts, anchors=spare_some(facts), **arguments)
     names = ["ga", "memit", "memit", "zerounlearn", "anchored"]
     assert seen == [*zip(names, [0, 0, 1, 0, 1]), *zip(names, [0, 0, 2, 0, 2])]
     assert {(r["method"], r["seed"], r.get("anchors")) for r in rows} == {
         (label, seed, seed if "+anchors" in label else None) for label in labels for seed in (1, 2)}
     plain = [label for label in labels if "+" not in label]
-    alone = experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": plain, "experiment": "alone"})
+    alone = run_grid(model, tokenizer, facts, **arguments | {"methods": plain, "experiment": "alone"})
     told = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(r["metrics"]["ppl"] == told[r["method"], r["seed"]] for r in alone)
     assert all(told["memit", seed] != told["memit+anchors", seed] for seed in (1, 2))
@@ -140,7 +141,7 @@ def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
 def test_a_label_that_does_not_say_what_would_run_is_refused_before_anything_runs(grid, label, given, message):
     model, tokenizer, facts, arguments = grid
     with pytest.raises(ValueError, match=message):
-        experiment.run_grid(model, tokenizer, facts, anchors=spare_some(facts) if given else None,
+        run_grid(model, tokenizer, facts, anchors=spare_some(facts) if given else None,
                             **arguments | {"methods": ["base", label]})
     assert not arguments["records"].exists()
 
@@ -152,7 +153,7 @@ def test_what_a_method_of_ones_own_gave_its_edits_stands_in_its_record(grid):
         return zu.unlearn(model, tokenizer, forget, "memit", layers=[1, 2], anchors=spare_some(facts)(forget, 2),
                           n_prefixes=0, steps=2)
 
-    rows = experiment.run_grid(model, tokenizer, facts, own={"told": told}, **arguments | {"methods": ["told"]})
+    rows = run_grid(model, tokenizer, facts, own={"told": told}, **arguments | {"methods": ["told"]})
     assert {r["anchors"] for r in rows} == {2}
 
 
@@ -188,8 +189,8 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
         return edit
 
     arguments |= {"methods": ["base", "zeroed"], "own": {"zeroed": zeroed}}
-    rows = experiment.run_grid(model, tokenizer, facts, **arguments)
-    told = experiment.run_grid(model, tokenizer, facts, **arguments | {"before": [""]})
+    rows = run_grid(model, tokenizer, facts, **arguments)
+    told = run_grid(model, tokenizer, facts, **arguments | {"prefixes": [""]})
     assert {(r["method"], r.get("n_prefixes")) for r in told} == {("base", 0), ("zeroed", None)}  # its own affair
     ppl = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(ppl["zeroed", seed] != ppl["base", seed] for seed in (1, 2))
@@ -197,7 +198,7 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
         assert zu.perplexity(model, tokenizer, tokens=400) == ppl["zeroed", 2]
     assert (model.get_parameter(name) == before).all()
     with pytest.raises(ValueError, match="unseen"):
-        experiment.run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})
+        run_grid(model, tokenizer, facts, **arguments | {"methods": ["unseen"]})
 
 
 def test_fewer_neighbours_are_the_same_ones_each_time_and_nothing_else_changes():
@@ -214,22 +215,23 @@ def test_fewer_neighbours_are_the_same_ones_each_time_and_nothing_else_changes()
 
 def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    seen, real = [], grids.prefixes
-    monkeypatch.setattr(grids, "prefixes", lambda *a, **k: seen.append(1) or real(*a, **k))
-    given = []
-    unlearn = grids.unlearn
-    monkeypatch.setattr(grids, "unlearn", lambda *a, **k: given.append(k["before"]) or unlearn(*a, **k))
-    experiment.run_grid(model, tokenizer, facts, **arguments)
+    seen, real = [], zu.reader.prefixes
+    monkeypatch.setattr(zu.reader, "prefixes", lambda *a, **k: seen.append(1) or real(*a, **k))
+    given, located = [], zu.methods.Memit.make
+    monkeypatch.setattr(zu.methods.Located, "make",
+                        lambda s, job, edit: given.append(job.prefixes) or located(s, job, edit))
+    run_grid(model, tokenizer, facts, **arguments)
     assert len(seen) == 1 and len(given) == 4
-    assert all(texts == zu.reader.prefixes(model, tokenizer, seed=0) for texts in given)
+    assert all(texts == real(model, tokenizer, seed=0) for texts in given)
 
 
 def test_a_grid_takes_other_prefixes_and_its_records_say_how_many(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    given, unlearn = [], grids.unlearn
-    monkeypatch.setattr(grids, "unlearn", lambda *a, **k: given.append(k["before"]) or unlearn(*a, **k))
-    plain = experiment.run_grid(model, tokenizer, facts, **arguments)
-    fewer = experiment.run_grid(model, tokenizer, facts, before=("", "Listen. "), **arguments)
+    given, located = [], zu.methods.Memit.make
+    monkeypatch.setattr(zu.methods.Located, "make",
+                        lambda s, job, edit: given.append(job.prefixes) or located(s, job, edit))
+    plain = run_grid(model, tokenizer, facts, **arguments)
+    fewer = run_grid(model, tokenizer, facts, prefixes=("", "Listen. "), **arguments)
     assert given[len(given) // 2:] == [("", "Listen. ")] * 4
     assert all("n_prefixes" not in r for r in plain) and {r["n_prefixes"] for r in fewer} == {1}
     assert not {r["fingerprint"] for r in plain} & {r["fingerprint"] for r in fewer}
@@ -239,6 +241,7 @@ def test_a_grid_takes_other_prefixes_and_its_records_say_how_many(grid, monkeypa
 def test_what_a_measure_returns_stands_in_place_of_the_scores_or_beside_them(grid):
     model, tokenizer, facts, arguments = grid
     arguments |= {"methods": ["base"], "seeds": [1], "measure": lambda *_: {"mine": 1}}
-    assert experiment.run_grid(model, tokenizer, facts, **arguments)[0]["metrics"] == {"mine": 1}
-    both = experiment.run_grid(model, tokenizer, facts, extend=True, **arguments)[0]["metrics"]
+    assert run_grid(model, tokenizer, facts, **arguments)[0]["metrics"] == {"mine": 1}
+    arguments["measure"] = experiment.Measure(lambda *_: {"mine": 1}, beside=True)
+    both = run_grid(model, tokenizer, facts, **arguments)[0]["metrics"]
     assert both["mine"] == 1 and {"eff", "gen", "spe", "ppl"} < set(both)

@@ -80,8 +80,8 @@ def test_anchored_minimises_what_its_docstring_states(job, settings):
     before, share = reader.prefixes(model, tokenizer), [0.5] + [0.1] * 5
     spare = [zu.Fact(name, "The capital of {} is", "-") for name in ("Chad", "Gabon", "Togo")]
     s = zu.methods.Anchored(alpha=2.0, lam=0.5, **settings)
-    edit = zu.unlearn(model, tokenizer, facts, "anchored", layers=LAYERS, moments=moments, targets=targets,
-                      anchors=spare, **s.model_dump())
+    edit = zu.unlearn(model, tokenizer, facts, s, layers=LAYERS, moments=moments, targets=targets,
+                      anchors=spare)
     seen = []
     for layer, missing, delta in stepwise(job, edit):
         W = models.down_proj(model, layer).weight.detach().double()

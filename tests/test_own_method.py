@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_grid import run_grid
 
 import zu
-from zu import experiment
 from zu.book import figures
 
 MINE = '''"""Halve what a layer says about the facts, and nothing else."""
@@ -77,12 +77,12 @@ def test_a_grid_records_it_and_makes_the_record_again_when_its_file_changes(job,
     model, tokenizer, facts = job
     arguments = dict(methods=["base", f"{mine}:share=0.1"], seeds=[1], n=2, layers=(1, 2), moment_tokens=512,
                      records=tmp_path / "records", ppl_tokens=400)
-    row = experiment.run_grid(model, tokenizer, facts, **arguments)[1]
+    row = run_grid(model, tokenizer, facts, **arguments)[1]
     assert row["method"] == f"{mine}:share=0.1" and row["settings"] == {"share": 0.1} and row["metrics"]["ppl"] > 1
-    assert experiment.run_grid(model, tokenizer, facts, **arguments)[1] == row
+    assert run_grid(model, tokenizer, facts, **arguments)[1] == row
     path = Path(sys.modules["my_unlearning"].__file__)
     path.write_text(path.read_text() + "\n# another version\n")
-    assert experiment.run_grid(model, tokenizer, facts, **arguments)[1]["fingerprint"] != row["fingerprint"]
+    assert run_grid(model, tokenizer, facts, **arguments)[1]["fingerprint"] != row["fingerprint"]
     assert figures.row_name(row["method"]) == "Damp" and figures.colour_of(row["method"]) == "#123456"
 
 

@@ -35,15 +35,16 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
 
 def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(tiny, facts):
     model, tokenizer = tiny
-    batch, below, runs = reader.collate([reader.encode(tokenizer, fact) for fact in facts]), reader.Below(1), []
-    first = reader.trace(model, batch, [1, 3], tokens=20, below=below)
+    batch = reader.collate([reader.encode(tokenizer, fact) for fact in facts])
+    below, runs = reader.Reader(model, tokenizer, 1), []
+    first = reader.trace(model, batch, [1, 3], tokens=20, run=below.run)
     assert torch.equal(first.keys[1], reader.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below.seen) > 1
     with torch.no_grad():
         models.down_proj(model, 1).weight.mul_(1.5)  # as an edit would, between two layers
     plain = reader.trace(model, batch, [2, 3], tokens=20)
     watch = [layer.register_forward_hook(lambda *a, i=i: runs.append(i)) for i, layer in
              enumerate(models.decoder(model).layers)]
-    again = reader.trace(model, batch, [2, 3], tokens=20, below=below)
+    again = reader.trace(model, batch, [2, 3], tokens=20, run=below.run)
     for hook in watch:
         hook.remove()
     assert set(runs) == {1, 2, 3} and not torch.equal(again.hidden[3], first.hidden[3])
@@ -145,7 +146,7 @@ def test_prefixes_are_written_once_a_model_and_again_where_their_file_is_damaged
 def test_mean_keys_weigh_the_bare_prompt_by_one_half(tiny, facts):
     model, tokenizer = tiny
     before = ("", "The people. ", "You and I. ")
-    keys, bare = reader.subject_keys(model, tokenizer, facts, [1], before)
+    keys, bare = reader.subject_keys(reader.Reader(model, tokenizer), facts, [1], before)
     each = [by_hand(model, *_args(tokenizer, facts[1], p))[0].double() for p in before]
     expected = 0.5 * each[0] + 0.25 * each[1] + 0.25 * each[2]
     torch.testing.assert_close(keys[1][1], expected, rtol=1e-5, atol=1e-5)

@@ -140,7 +140,8 @@ def test_the_page_says(topic, file, pattern):
 def prepared(tiny, texts):
     """A model, its tokenizer, and what an edit of layer 2 is given to be made quickly."""
     C0 = zu.moments(*tiny, (2,), texts, tokens=640, window=32)
-    return *tiny, dict(moments=C0, before=("", "You speak. "), steps=8)
+    reader = zu.Reader(*tiny, prefixes=("", "You speak. "))
+    return *tiny, dict(moments=C0, reader=reader, steps=8)
 
 
 def test_the_optimised_V_f_adds_a_change_of_the_residual_stream_found_behind_every_prefix(
@@ -154,7 +155,8 @@ def test_the_optimised_V_f_adds_a_change_of_the_residual_stream_found_behind_eve
 
     monkeypatch.setattr(methods.ZeroUnlearn, "solve", solve)
     zu.unlearn(model, tokenizer, facts, V_f="optimised", layers=[2], **settings).restore()
-    truth = targets.optimise(model, tokenizer, facts, 2, settings["before"], goal="truth", steps=8)
+    search = targets.Search(("", "You speak. "), goal="truth", steps=8)
+    truth = targets.optimise(model, tokenizer, facts, 2, search)
     (problem,), delta = seen, (truth.z - truth.h).double().T
     torch.testing.assert_close(problem.V_f - problem.W @ problem.K_f, delta, rtol=1e-4, atol=1e-5)
     assert delta.norm(dim=0).max() > 0.1
@@ -183,7 +185,7 @@ def test_the_divergence_is_from_the_original_to_the_edited_after_is_a(tiny, fact
     model, tokenizer = tiny
     fact, layer = facts[which], zu.models.decoder(model).layers[2]
     zu.models.decoder(model).norm.weight.mul_(10)  # surer of its words: the two directions differ
-    problem = targets._Problem(model, 2, [targets._Coded.of(tokenizer, fact, ("",), "eos")], 1.0)
+    problem = targets._Problem(model, 2, [targets._Coded.of(tokenizer, fact, targets.Search())], 1.0)
     noise = torch.randn(problem.h.shape, generator=torch.Generator().manual_seed(0))
     delta, all_ = 2 * noise * problem.h.norm() / noise.norm(), torch.arange(1)
     ids, at = reader.encode(tokenizer, fact, prompt="{} is a")

@@ -55,7 +55,7 @@ def test_the_two_rules_and_the_counts(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     values = {"the language of Paris": (0.0, 0.75, 0.1)}
 
-    def fake(model, tokenizer, pairs, tokens=0, below=None):
+    def fake(model, tokenizer, pairs, tokens=0, reader=None):
         return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer in pairs])
 
     monkeypatch.setattr(sys.modules["zu.scores"], "score", fake)
@@ -197,21 +197,21 @@ def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_re
     model, tokenizer = tiny
     asked = [replace(f, paraphrases=("{} has the capital",), neighbors=(("The capital of Peru is", "Lima"),))
              for f in facts]
-    below = reader.Below(2)
+    below = reader.Reader(model, tokenizer, 2)
     for factor in (1.0, 1.5):  # the second time from memory, after a change above
         with torch.no_grad():
             models.down_proj(model, 2).weight.mul_(factor)
         plain = zu.evaluate(model, tokenizer, asked), zu.perplexity(model, tokenizer, texts, tokens=300)
-        again = (zu.evaluate(model, tokenizer, asked, below=below),
-                 zu.perplexity(model, tokenizer, texts, tokens=300, below=below))
+        again = (zu.evaluate(model, tokenizer, asked, reader=below),
+                 zu.perplexity(model, tokenizer, texts, tokens=300, reader=below))
         assert str(plain) == str(again) and len(below.seen) >= 2
 
 
 def test_a_memory_without_room_reads_anew(tiny, facts):
     model, tokenizer = tiny
-    below = reader.Below(2, limit=10)
+    below = reader.Reader(model, tokenizer, 2, limit=10)
     pairs = [(f.text, f.target) for f in facts]
-    assert (score(model, tokenizer, pairs, below=below) == score(model, tokenizer, pairs)).all()
+    assert (score(model, tokenizer, pairs, reader=below) == score(model, tokenizer, pairs)).all()
     assert not below.seen
 
 

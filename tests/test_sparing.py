@@ -66,7 +66,7 @@ def job(tiny, facts, texts, cache):
 def test_every_method_moves_anchors_less_the_more_they_weigh(job, method):
     model, tokenizer, facts, settings = job
     spare = zu.anchors(facts[:1], ["Chad", "Gabon", "Nepal", "Togo"])
-    K_a = reader.subject_keys(model, tokenizer, spare, [LAYER])[0][LAYER].T
+    K_a = reader.subject_keys(zu.Reader(model, tokenizer), spare, [LAYER])[0][LAYER].T
     moved = []
     more = {"alpha": 1.0} if "alpha" in zu.METHODS[method].model_fields else {}
     more |= {"project": False} if method == "zerounlearn" else {}  # no weight is spared a projection
@@ -122,8 +122,8 @@ def test_a_fact_is_still_answered_if_it_is_behind_any_prefix(job):
         if word and answered(known := replace(facts[0], target=word), prefix) and not answered(known):
             break
     other = replace(facts[0], target="zzz")
-    for before, found in ((("", prefix), [True, False]), (("",), [False, False])):
-        job = methods.Job(model, tokenizer, [known, other], (LAYER,), before=before, below=reader.Below(LAYER))
+    for prefixes, found in ((("", prefix), [True, False]), (("",), [False, False])):
+        job = methods.Job(zu.Reader(model, tokenizer), [known, other], (LAYER,), prefixes=prefixes)
         assert methods.answered(job).tolist() == found
 
 

@@ -11,6 +11,10 @@ from zu import models, reader, targets
 BEFORE = ("", "The people. ", "Because 東京 is. ")
 
 
+def search(*prefixes, **settings):
+    return targets.Search(prefixes or BEFORE, **settings)
+
+
 def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, kl, clamp, tolerance):
     goals = targets.target_ids(tokenizer, fact, goal)
     rows = [reader.encode(tokenizer, fact, p) for p in BEFORE]
@@ -57,7 +61,7 @@ def test_the_batch_finds_what_the_plain_loop_finds(tiny, facts, goal):
     model, tokenizer = tiny
     model.double()
     settings = dict(goal=goal, steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
-    found = targets.optimise(model, tokenizer, facts, 2, BEFORE, **settings)
+    found = targets.optimise(model, tokenizer, facts, 2, search(**settings))
     for i, fact in enumerate(facts):
         expected = plain_loop(model, tokenizer, fact, 2, **settings)
         error = (found.z[i] - expected).norm() / expected.norm()
@@ -74,7 +78,7 @@ def test_a_bfloat16_model_has_float32_targets_near_those_of_its_float32_twin(tin
     model, tokenizer = tiny
     twin = copy.deepcopy(model.bfloat16()).float()
     settings = dict(steps=3, lr=0.05)
-    half, full = (targets.optimise(m, tokenizer, facts, 2, BEFORE, **settings) for m in (model, twin))
+    half, full = (targets.optimise(m, tokenizer, facts, 2, search(**settings)) for m in (model, twin))
     assert half.z.dtype == half.loss.dtype == torch.float32
     torch.testing.assert_close(half.loss[0], full.loss[0], rtol=0.02, atol=0.02)
     ours, theirs = half.z - half.h, full.z - full.h
@@ -83,26 +87,26 @@ def test_a_bfloat16_model_has_float32_targets_near_those_of_its_float32_twin(tin
 
 def test_a_fact_does_not_depend_on_the_others_in_its_batch(tiny, facts):
     model, tokenizer = tiny
-    together = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=8)
-    alone = [targets.optimise(model, tokenizer, [f], 2, BEFORE, steps=8) for f in facts]
+    together = targets.optimise(model, tokenizer, facts, 2, search(steps=8))
+    alone = [targets.optimise(model, tokenizer, [f], 2, search(steps=8)) for f in facts]
     torch.testing.assert_close(together.z, torch.cat([a.z for a in alone]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together.loss, torch.cat([a.loss for a in alone], 1), rtol=1e-3, atol=1e-3)
-    parts = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=8, batch=1)
+    parts = targets.optimise(model, tokenizer, facts, 2, search(steps=8), batch=1)
     torch.testing.assert_close(together.z, parts.z, rtol=1e-4, atol=1e-4)
 
 
 def test_a_converged_fact_leaves_and_the_clamp_holds(tiny, facts):
     model, tokenizer = tiny
-    found = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=40, lr=0.3, clamp=0.5)
+    found = targets.optimise(model, tokenizer, facts, 2, search(steps=40, lr=0.3, clamp=0.5))
     assert ((found.z - found.h).norm(dim=1) <= 0.5 * found.h.norm(dim=1) * (1 + 1e-5)).all()
-    easy = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=5, tolerance=1e9)
+    easy = targets.optimise(model, tokenizer, facts, 2, search(steps=5, tolerance=1e9))
     assert torch.equal(easy.z, easy.h)
 
 
 def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
     """Scaling the embeddings and every output projection by 10 scales h by 10 and leaves the normed rest."""
     model, tokenizer = tiny
-    first = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=6, weight_decay=0.0)
+    first = targets.optimise(model, tokenizer, facts, 2, search(steps=6, weight_decay=0.0))
     head = model.get_output_embeddings().weight.clone()
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(10)
@@ -110,20 +114,21 @@ def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
             layer.mlp.down_proj.weight.mul_(10)
             layer.self_attn.o_proj.weight.mul_(10)
     model.get_output_embeddings().weight = torch.nn.Parameter(head)
-    scaled = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=6, weight_decay=0.0)
+    scaled = targets.optimise(model, tokenizer, facts, 2, search(steps=6, weight_decay=0.0))
     torch.testing.assert_close(scaled.z / 10, first.z, rtol=2e-3, atol=2e-3)
 
 
 def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
-    settings = dict(steps=4, batch=2)
     solve, solved = targets._adam, []
     monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
     monkeypatch.setattr(targets, "TOGETHER", 4)
 
-    def facts_solved(*args, **changed):
+    def facts_solved(some, layer, prefixes, cache=True, **changed):
         solved.clear()
-        return targets.optimise(model, tokenizer, *args, **(settings | changed)), sum(solved)
+        how = search(*prefixes, **{"steps": 4} | changed)
+        found = targets.optimise(model, tokenizer, some, layer, how, batch=2, cache=cache)
+        return found, sum(solved)
 
     first, count = facts_solved(facts[:4], 2, BEFORE)
     assert count == 4
@@ -148,17 +153,17 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
 def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(tiny, facts, cache, monkeypatch):
     """Which facts share a batch decides on the last bits: what was written before a kill must not change them."""
     model, tokenizer = tiny
-    first = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=4)
+    first = targets.optimise(model, tokenizer, facts, 2, search(steps=4))
     solve, solved = targets._adam, []
     monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
     sizes = sorted(len(part) for part in targets._parts(
-        model, 2, [targets._Coded.of(tokenizer, f, BEFORE, "eos") for f in facts], range(len(facts)), None))
+        model, 2, [targets._Coded.of(tokenizer, f, search()) for f in facts], range(len(facts)), None))
     lost = {}
     for path in (cache / "targets").rglob("*.safetensors"):
         kept = path.read_bytes()
         path.unlink()
         solved.clear()
-        again = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=4)
+        again = targets.optimise(model, tokenizer, facts, 2, search(steps=4))
         assert torch.equal(again.z, first.z) and path.read_bytes() == kept and len(solved) == 1
         lost[solved[0]] = lost.get(solved[0], 0) + 1
     assert lost == {size: size * sizes.count(size) for size in sizes} and max(sizes) > 1
@@ -176,9 +181,9 @@ def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(targets, "_adam", dies)
-        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=1)
+        targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
     monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
-    targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=1)
+    targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
     assert len(solved) == len(facts)
 
 
@@ -186,7 +191,7 @@ def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache,
 def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
     model, tokenizer = tiny
     facts = [zu.Fact(name, "The capital of {} is", "Lima") for name in ("Peru", "Chad", "Japan", "France")]
-    expected = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+    expected = targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
     solve = targets._adam
 
     def scarce(problem, *args):
@@ -196,20 +201,20 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
 
     monkeypatch.setattr(targets, "_adam", scarce)
     with pytest.warns(UserWarning, match="out of memory with 4 facts"):
-        found = targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, batch=4)
+        found = targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=4)
     torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("too big")))
     with pytest.raises(torch.OutOfMemoryError):
-        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+        targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
     monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match="another"):
-        targets.optimise(model, tokenizer, facts, 2, BEFORE, steps=3, cache=False)
+        targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
 
 
 def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, monkeypatch):
     """Bytes of all tensors saved for one backward pass, weights left out, against the estimate."""
     model, tokenizer = tiny
-    coded = [targets._Coded.of(tokenizer, facts[0], BEFORE, "eos")] * 6
+    coded = [targets._Coded.of(tokenizer, facts[0], search())] * 6
     problem = targets._Problem(model, 1, coded, 0.1)
     weights, kept = {w.data_ptr() for w in model.parameters()}, {}
 

@@ -14,7 +14,7 @@ import yaml
 
 from zu.data import world
 from zu.experiment.tasks import TaskError, compare, digest, downstream, load_tasks, wilson
-from zu.reader import Below
+from zu.reader import Reader
 
 SUITE = Path(__file__).parents[1] / "book" / "tasks"
 NAMES = sorted(p.stem for p in SUITE.glob("*.yaml"))
@@ -95,7 +95,7 @@ def test_grammar_asks_about_the_sentences_of_acceptability():
 def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offline, batch_size):
     from lm_eval import evaluator
 
-    from zu.experiment.tasks import _reader
+    from zu.experiment.tasks import _asker
 
     model, tokenizer = tiny
     tasks = load_tasks(["cities"], own)
@@ -111,7 +111,8 @@ def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offlin
             row.append((sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids))),
                         all(logp[t - 1].argmax() == ids[t] for t in range(start, len(ids)))))
         plain.append(row)
-    found = evaluator.evaluate(_reader(model, tokenizer, batch_size), {"tasks": tasks["cities"]}, bootstrap_iters=0)
+    asker = _asker(Reader(model, tokenizer), batch_size)
+    found = evaluator.evaluate(asker, {"tasks": tasks["cities"]}, bootstrap_iters=0)
     for row, sample in zip(plain, found["samples"]["cities"], strict=True):
         assert [x for x, _ in sample["filtered_resps"]] == pytest.approx([x for x, _ in row], abs=1e-4)
         assert [bool(g) for _, g in sample["filtered_resps"]] == [g for _, g in row]
@@ -122,17 +123,17 @@ def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offlin
     assert result["said"] == pytest.approx(100 * sum(row[n % 3][1] for n, row in enumerate(plain)) / 7)
     assert result["harness"]["acc"] == pytest.approx(result["acc"] / 100) and -1 <= result["harness"]["mcc"] <= 1
     assert downstream(model, tokenizer, tasks, limit=4)["cities"]["right"] == right[:4]
-    below = Below(2)
+    remembers = Reader(model, tokenizer, 2)
     for _ in range(2):  # read, then remembered
-        assert downstream(model, tokenizer, tasks, batch_size=batch_size, below=below)["cities"] == result
-    assert below.seen
+        assert downstream(model, tokenizer, tasks, batch_size=batch_size, reader=remembers)["cities"] == result
+    assert remembers.seen
 
 
 def test_prompts_longer_than_the_model_reads_are_cut_as_hflm_cuts_them(tiny, own, offline):
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    from zu.experiment.tasks import _reader
+    from zu.experiment.tasks import _asker
 
     path = own / "cities.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -140,7 +141,7 @@ def test_prompts_longer_than_the_model_reads_are_cut_as_hflm_cuts_them(tiny, own
     model, tokenizer = tiny
     assert len(tokenizer(SENTENCES[0] * 80).input_ids) > model.config.max_position_embeddings
     tasks, found = load_tasks(["cities"], own), []
-    for reader in (_reader(model, tokenizer, 4), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)):
+    for reader in (_asker(Reader(model, tokenizer), 4), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)):
         result = evaluator.evaluate(reader, {"tasks": tasks["cities"]}, bootstrap_iters=0)
         found.append([s["filtered_resps"] for s in result["samples"]["cities"]])
     assert found[0] == found[1]
@@ -260,7 +261,9 @@ def test_the_same_configs_read_the_published_items(tiny, tmp_path, offline, name
 
 
 def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, facts, texts, tmp_path, cache):
-    from zu.experiment import run_grid
+    from flat_grid import run_grid
+
+    from zu.experiment import Measure
 
     model, tokenizer = tiny
     tasks, calls = load_tasks(["cities"], own), []
@@ -272,12 +275,13 @@ def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, fa
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(texts), encoding="utf-8")
     grid = dict(methods=["base", "memit:steps=2"], seeds=[1], n=2, records=tmp_path / "records", layers=[1, 2],
-                corpus=str(text), moment_tokens=640, experiment="downstream", measure=measure)
-    run = run_grid(model, tokenizer, facts, about_measure={"suite": digest(["cities"], own)}, **grid)
+                corpus=str(text), moment_tokens=640, experiment="downstream")
+    mine = Measure(measure, {"suite": digest(["cities"], own)})
+    run = run_grid(model, tokenizer, facts, measure=mine, **grid)
     assert calls[0] is None and calls[1] is not None and [r["metrics"]["cities"]["n"] for r in run] == [7, 7]
-    assert run == run_grid(model, tokenizer, facts, about_measure={"suite": digest(["cities"], own)}, **grid)
+    assert run == run_grid(model, tokenizer, facts, measure=mine, **grid)
     assert len(calls) == 2
-    run_grid(model, tokenizer, facts, about_measure={"suite": "another"}, **grid)
+    run_grid(model, tokenizer, facts, measure=Measure(measure, {"suite": "another"}), **grid)
     assert len(calls) == 4
 
 

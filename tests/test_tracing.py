@@ -5,7 +5,7 @@ import torch
 
 from zu import models
 from zu.data.facts import Fact, FactError
-from zu.experiment.tracing import KINDS, ROLES, indirect_effects, prompt
+from zu.experiment.tracing import KINDS, ROLES, Corruption, indirect_effects, prompt
 
 CELL = ["fact", "kind", "layer", "position"]
 
@@ -62,7 +62,8 @@ def one_at_a_time(model, tokenizer, facts, index, *, draws, window, seed, noise=
 
 def check(model, tokenizer, facts):
     settings = dict(draws=2, window=0.5, seed=3)
-    frame = indirect_effects(model, tokenizer, facts, **settings, tokens=100)
+    frame = indirect_effects(model, tokenizer, facts, corruption=Corruption(draws=2, seed=3),
+                             window=0.5, tokens=100)
     assert len(frame) == sum(5 * 3 * (len(p.ids) - p.first) for p in (prompt(tokenizer, f) for f in facts))
     close = min(1e-5, 1e-3 * frame.effect.abs().max())
     assert frame.effect.abs().max() > 1e-4  # there is something to agree about
@@ -94,7 +95,7 @@ def test_a_sliding_window_is_kept(folders, facts):
 
 
 def test_restoring_all_gives_the_clean_probability_and_restoring_nothing_the_corrupted_one(tiny, facts):
-    frame = indirect_effects(*tiny, facts, draws=3)
+    frame = indirect_effects(*tiny, facts, corruption=Corruption(draws=3))
     assert (abs(frame.clean - frame.corrupted).groupby(frame.fact).max() > 1e-5).all()
     end = frame[(frame.kind == "hidden") & (frame.layer == 4)]
     last = end.groupby("fact").position.transform("max")
@@ -104,13 +105,13 @@ def test_restoring_all_gives_the_clean_probability_and_restoring_nothing_the_cor
 
 
 def test_without_noise_there_is_no_effect(tiny, facts):
-    frame = indirect_effects(*tiny, facts[:2], noise=0.0, draws=1)
+    frame = indirect_effects(*tiny, facts[:2], corruption=Corruption(0.0, 1))
     np.testing.assert_allclose(frame.corrupted, frame.clean, rtol=0, atol=1e-6)
     np.testing.assert_allclose(frame.effect, 0, atol=1e-6)
 
 
 def test_the_seed_decides_and_the_size_of_batches_does_not(tiny, facts):
-    first, same, other = (indirect_effects(*tiny, facts[:3], seed=seed, tokens=tokens)
+    first, same, other = (indirect_effects(*tiny, facts[:3], corruption=Corruption(seed=seed), tokens=tokens)
                           for seed, tokens in ((1, 4096), (1, 1), (2, 4096)))
     assert first[CELL].equals(same[CELL])
     np.testing.assert_allclose(first.effect, same.effect, rtol=0, atol=1e-6)
@@ -172,7 +173,7 @@ def test_every_token_has_the_place_that_its_name_says():
 
 def test_what_cannot_be_traced_is_an_error_that_names_it(tiny, facts):
     model, tokenizer = tiny
-    for wrong in (dict(draws=0), dict(kinds=("mlp", "neurons"))):
+    for wrong in (dict(corruption=Corruption(draws=0)), dict(kinds=("mlp", "neurons"))):
         with pytest.raises(ValueError, match="draws is"):
             indirect_effects(model, tokenizer, facts[:1], **wrong)
 
@@ -191,4 +192,4 @@ def test_no_effect_is_told_of_logits_that_are_not_finite(tiny, facts, spoil, bro
     model, tokenizer = tiny
     spoil(model, *broken)
     with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
-        indirect_effects(model, tokenizer, facts[:1], draws=1)
+        indirect_effects(model, tokenizer, facts[:1], corruption=Corruption(draws=1))

@@ -8,6 +8,7 @@ from .data import Fact, FactError, Facts, cache_dir, load_facts
 from .edit import Edit, EditError
 from .methods import METHODS, RECOMMENDED, find_targets, register, unlearn
 from .models import load_model
+from .reader import Reader
 from .scores import Scores, evaluate, known, perplexity
 from .second_moments import moments
 from .sparing import anchors
@@ -21,6 +22,7 @@ __all__ = [
     "Fact",
     "FactError",
     "Facts",
+    "Reader",
     "Scores",
     "anchors",
     "cache_dir",

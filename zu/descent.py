@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -94,57 +95,73 @@ def retain_rows(
     return [(ids, len(ids) - 1) for ids in rows]
 
 
-def objective(
-    logp: torch.Tensor,
-    start: torch.Tensor,
-    count: torch.Tensor,
-    weight: torch.Tensor,
-    beta: float | None = None,
-) -> torch.Tensor:
-    """The loss of some rows.
+@dataclass(frozen=True)
+class Objective:
+    """What a descent makes small: Σ weight · log p / count over some rows.
 
-    That is Σ weight · log p / count or, with beta, Σ weight · (2/β) log(1 + (p / p_start)^β).
+    With beta it is Σ weight · (2/β) log(1 + (p / p_start)^β): a preference against the model as it
+    was before the first step.
 
     Parameters
     ----------
-    logp, start : (rows,)
-        The answers' log-probabilities log p now and before the first step.
-    count : (rows,)
-        How many tokens each answer has.
-    weight : (rows,)
-        A positive weight pushes an answer's probability down, a negative one up.
+    rows : sequence of Row
+        Whose answers count.
+    weights : sequence of float
+        A weight a row: a positive one pushes its answer's probability down, a negative one up.
     beta : float, optional
         Of the second form.
-
-    Returns
-    -------
-    ()
-        The sum over the rows.
 
     References
     ----------
     The second form is NPO's (Zhang et al. 2024, Eq. 3).
     """
-    if beta is None:
-        each = logp / count
-    else:
-        each = 2 / beta * F.softplus(beta * (logp - start))
-    return (weight * each).sum()
+
+    rows: Sequence[Row]
+    weights: Sequence[float]
+    beta: float | None = None
+
+    def loss(
+        self, logp: torch.Tensor, start: torch.Tensor, count: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum over some of the rows.
+
+        Parameters
+        ----------
+        logp, start : (rows,)
+            The answers' log-probabilities log p now and before the first step.
+        count : (rows,)
+            How many tokens each answer has.
+        weight : (rows,)
+            Their weights, of those of the objective.
+
+        Returns
+        -------
+        ()
+            The sum.
+        """
+        if self.beta is None:
+            each = logp / count
+        else:
+            each = 2 / self.beta * F.softplus(self.beta * (logp - start))
+        return (weight * each).sum()
+
+
+#: Called after each step of a descent with its number, from 1 on, while the model answers with the
+#: new weights.
+Watch = Callable[[int], object]
 
 
 def descend(
     model: nn.Module,
-    rows: Sequence[Row],
-    weights: Sequence[float],
+    objective: Objective,
     layers: Sequence[int],
     *,
     steps: int,
     lr: float,
-    beta: float | None = None,
     tokens: int = 4096,
-    watch: Callable[[int], object] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """Adam on `objective` over the `layers`' down_proj.
+    """Adam on an objective over the `layers`' down_proj.
 
     The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What
     lies below the lowest of the layers is computed once.
@@ -153,23 +170,18 @@ def descend(
     ----------
     model : nn.Module
         A causal language model.
-    rows : sequence of Row
-        Whose answers count.
-    weights : sequence of float
-        A weight a row, see `objective`.
+    objective : Objective
+        What becomes small.
     layers : sequence of int
         Whose weights change.
     steps : int
         How many steps to take.
     lr : float
         Their size.
-    beta : float, optional
-        See `objective`.
     tokens : int
         Rows go through in parts of about so many tokens, whose gradients add up.
     watch : callable, optional
-        Called after each step with its number, from 1 on, while the model answers with the new
-        weights.
+        See `Watch`.
 
     Returns
     -------
@@ -185,18 +197,13 @@ def descend(
     EditError
         When the loss or a gradient is not finite.
     """
-    batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
-    lowest = min(layers)
-    parts = []
-    for index, part in batch.split(tokens):
-        seen = entering(model, part, lowest)[:2]  # states and calls; what leaves the last is unused
-        parts.append((index, part, seen))
+    parts = _read_below(model, objective.rows, min(layers), tokens)
     new = {}
     for layer in layers:
         w = down_proj(model, layer).weight.detach().float().clone()
         new[layer] = w.requires_grad_()
     adam = torch.optim.Adam(new.values(), lr=lr, fused=True)
-    weight = torch.tensor(weights).to(model.device, torch.float32)
+    weight = torch.tensor(objective.weights).to(model.device, torch.float32)
     start = torch.zeros_like(weight)
     losses = torch.zeros(steps, dtype=torch.float32)
     with hooks(*_stand_ins(model, new)), torch.enable_grad():
@@ -206,7 +213,7 @@ def descend(
                 logp = _answers(model, part, seen, check=step == 0)  # later it is the steps' fault
                 if step == 0:
                     start[index] = logp.detach()
-                loss = objective(logp, start[index], part.position, weight[index], beta)
+                loss = objective.loss(logp, start[index], part.position, weight[index])
                 _add_gradients(new.values(), loss)
                 losses[step] += loss.detach().cpu()
             _check_finite(step, losses, new.values())
@@ -214,6 +221,20 @@ def descend(
             if watch:
                 watch(step + 1)
     return {layer: w.detach() for layer, w in new.items()}, losses
+
+
+#: Row numbers of a part, the part, and the states and calls that `entering` found.
+_Part = tuple[torch.Tensor, Batch, tuple[torch.Tensor, dict[int, dict]]]
+
+
+def _read_below(model: nn.Module, rows: Sequence[Row], layer: int, tokens: int) -> list[_Part]:
+    """The rows in parts of about `tokens` tokens, each with what enters a layer."""
+    batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
+    parts = []
+    for index, part in batch.split(tokens):
+        seen = entering(model, part, layer)[:2]  # states and calls; what leaves the last is unused
+        parts.append((index, part, seen))
+    return parts
 
 
 def _stand_ins(

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -349,8 +349,26 @@ def fingerprint(model: nn.Module) -> str:
     str
         16 hexadecimal digits.
     """
-    digest = hashlib.sha256(type(model).__name__.encode())
-    for name, weight in model.named_parameters():
+    return hash_of(model.named_parameters(), type(model).__name__)
+
+
+def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str:
+    """A short hash of weights' names, shapes and values.
+
+    Parameters
+    ----------
+    weights : iterable of (str, Tensor)
+        Each enters by its sum and its norm, both taken in float64.
+    start : str
+        What enters before them.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(start.encode())
+    for name, weight in weights:
         total, norm = _sum_and_norm(weight)
         about = f"{name} {tuple(weight.shape)} {weight.dtype} {total:.9e} {norm:.9e}"
         digest.update(about.encode())

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from .data.cache import cache_dir, read_tensors, write_tensors
 from .data.facts import Fact, FactError
-from .models import decoder, down_proj, fingerprint, finite
+from .models import decoder, down_proj, fingerprint, finite, hash_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -369,25 +369,143 @@ def run_from(
     return states
 
 
-class Below:
-    """What enters a layer, for batches that were read before: nothing below it is computed twice.
+class Reader:
+    """A model with its tokenizer, and what was read of them: nothing is read twice.
 
-    It holds while no weight below `layer` changes. It keeps up to `limit` bytes of states, and
-    reads the rest anew.
+    It remembers what enters a layer, for batches that were read before, so that the layers below
+    are not run again; and the prefixes and moments that several edits share. Before anything of
+    the first kind is used, it is checked to be current: the weights below the layer must be those
+    that it was read with. Where they are not, it is read anew; and found again when they are what
+    they were.
 
     Parameters
     ----------
-    layer : int
-        Below which nothing changes.
+    model : nn.Module
+        A causal language model.
+    tokenizer : PreTrainedTokenizerBase
+        Its own.
+    layer : int, optional
+        What enters this layer is remembered: no higher than the lowest edited one. By default
+        nothing is, until `bind` says so; `zu.unlearn` and grids do.
+    prefixes : sequence of str, optional
+        Texts to put before a prompt, the empty one first; by default the model writes them when
+        they are asked for (`prefixes`).
     limit : int
-        Most bytes of states to keep.
+        Most bytes of states to remember; the rest is read anew.
     """
 
-    def __init__(self, layer: int, limit: int = 2**30) -> None:
-        self.layer = layer
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        layer: int | None = None,
+        *,
+        prefixes: Sequence[str] | None = None,
+        limit: int = 2**30,
+    ) -> None:
+        self.model, self.tokenizer, self.layer = model, tokenizer, layer
+        self.given_prefixes = None if prefixes is None else tuple(prefixes)
+        #: C_0 by layer, (m, m): what `zu.unlearn` has read of the embedded prose.
+        self.moments: dict[int, torch.Tensor] = {}
+        self.brief = False  # made for a single call, see `of`
         self.room = limit  # bytes that are still free
         self.seen: dict[tuple, Any] = {}
-        self.made: dict[Hashable, tuple[torch.Tensor, Any]] = {}
+        self.made: dict[Hashable, tuple[Any, Any]] = {}
+        self._signs: tuple | None = None  # what the weights below looked like when last summed
+        self._state = ""  # a hash of these sums
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, reader: Reader | None
+    ) -> Reader:
+        """The reader that is given or, where none is, one for a single call.
+
+        Parameters
+        ----------
+        model, tokenizer
+            What is to be read.
+        reader : Reader or None
+            One of this model.
+
+        Returns
+        -------
+        Reader
+            The same, or a new one.
+
+        Raises
+        ------
+        ValueError
+            For a reader of another model.
+        """
+        if reader is None:
+            brief = cls(model, tokenizer)
+            brief.brief = True
+            return brief
+        if reader.model is not model:
+            raise ValueError("reader is of another model: give zu.Reader(model, tokenizer)")
+        return reader
+
+    def bind(self, layer: int) -> None:
+        """From now on remember what enters this layer, or one further down if that is bound.
+
+        Parameters
+        ----------
+        layer : int
+            The lowest one that is going to change.
+        """
+        if self.layer is None or layer < self.layer:
+            self.layer = layer
+            self.seen.clear()  # read up to a layer that is going to change
+            self._signs = None
+
+    def check(self) -> None:
+        """Look at every weight below the layer anew: at its sum and norm, not at signs of change.
+
+        What a reader remembers is looked up under these, so that nothing is used that was read
+        with other weights.
+        """
+        if self.seen:
+            self._signs = None
+            self._current()
+
+    def _current(self) -> str:
+        """A hash of the weights below the layer, taken anew where anything hints at a change."""
+        if self.layer is None:
+            return ""  # nothing is remembered
+        below = _below(self.model, self.layer)
+        signs = _signs(below)
+        if signs != self._signs:
+            self._signs = signs
+            if self.brief:  # within a call weights do not come back to what they were
+                self._state += "+"
+            else:
+                self._state = hash_of(_named_weights(below))
+        return self._state
+
+    def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
+        """The empty text and `count` prefixes, of those given or of the model's own.
+
+        Parameters
+        ----------
+        count : int
+            How many, beside the empty text; where fewer are given, these.
+        seed : int
+            Of those that the model writes, see `prefixes`.
+
+        Returns
+        -------
+        tuple of str
+            The empty text first.
+        """
+        if self.given_prefixes is not None:
+            return self.given_prefixes[:count + 1]
+        if not count:
+            return ("",)
+        written = self.made.get(("prefixes", seed))
+        if written is None:
+            written = None, prefixes(self.model, self.tokenizer, seed=seed)
+            self.made["prefixes", seed] = written
+        return written[1][:count + 1]
 
     def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
         """``make(of)``, kept under a name for as long as it is asked of equal tensors.
@@ -412,7 +530,6 @@ class Below:
 
     def run(
         self,
-        model: nn.Module,
         batch: Batch,
         last: int = -1,
         past: DynamicCache | None = None,
@@ -420,14 +537,12 @@ class Below:
     ) -> torch.Tensor:
         """The states that leave layer `last`.
 
-        What is below `layer` is run only where this batch was not read before.
+        What is below the reader's layer is run only where this batch was not read before.
 
         Parameters
         ----------
-        model : nn.Module
-            A causal language model.
         batch : Batch
-            What it is run on.
+            What the model is run on.
         last : int
             The last layer that is run; negative numbers count from the end.
         past : DynamicCache, optional
@@ -440,13 +555,15 @@ class Below:
         (rows, length, d)
             The states.
         """
-        key = (about, *_contents(batch.ids, batch.mask))
+        if self.layer is None:
+            return entering(self.model, batch, 0, last, past)[2]
+        key = (self._current(), about, *_contents(batch.ids, batch.mask))
         found = self.seen.get(key)
         if found:
             states, calls = found
-            if last % len(decoder(model).layers) in calls:
-                return run_from(model, states, calls, last, past)
-        states, calls, out = entering(model, batch, self.layer, last, past)
+            if last % len(decoder(self.model).layers) in calls:
+                return run_from(self.model, states, calls, last, past)
+        states, calls, out = entering(self.model, batch, self.layer, last, past)
         size = states.numel() * states.element_size()
         if found:  # it was read up to a lower layer: the longer reading takes its room
             self.seen[key] = states, calls
@@ -455,59 +572,105 @@ class Below:
             self.seen[key] = states, calls
         return out
 
-    def hidden(self, model: nn.Module, batch: Batch) -> dict[int, torch.Tensor]:
+    def hidden(self, batch: Batch) -> dict[int, torch.Tensor]:
         """What `trace` sees of the residual stream after each of the layers below.
 
         Parameters
         ----------
-        model : nn.Module
-            A causal language model.
         batch : Batch
-            What it is run on.
+            What the model is run on.
 
         Returns
         -------
         dict
-            By layer, (rows, d).
+            By layer, (rows, d); none where nothing is remembered.
         """
-        key = ("hidden", *_contents(batch.ids, batch.mask, batch.position))
+        if not self.layer:
+            return {}
+        key = (self._current(), "hidden", *_contents(batch.ids, batch.mask, batch.position))
         if key not in self.seen:
-            self.seen[key] = trace(model, batch, range(self.layer)).hidden
+            self.seen[key] = trace(self.model, batch, range(self.layer)).hidden
         return self.seen[key]
+
+    @torch.no_grad()
+    def last_states(
+        self, batch: Batch, past: DynamicCache | None = None, about: Hashable = ()
+    ) -> torch.Tensor:
+        """What the output head sees of a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            What the model is run on.
+        past, about
+            As in `run`.
+
+        Returns
+        -------
+        (rows, length, d)
+            The normed states after the last layer.
+        """
+        states = self.run(batch, past=past, about=about)
+        return decoder(self.model).norm(states)
+
+    def trace(self, batch: Batch, layers: Sequence[int]) -> Trace:
+        """As the function `trace`, with what lies below the reader's layer read once.
+
+        Parameters
+        ----------
+        batch : Batch
+            What the model is run on.
+        layers : sequence of int
+            Which layers to read, none below the reader's.
+
+        Returns
+        -------
+        Trace
+            Row i belongs to row i of the batch.
+        """
+        return trace(self.model, batch, layers, run=None if self.layer is None else self.run)
+
+
+def _below(model: nn.Module, layer: int) -> list[tuple[str, nn.Module]]:
+    """The modules of a decoder that decide on what enters a layer, by name."""
+    body = decoder(model)
+    upper = [*body.layers[layer:], body.norm]
+    left_out = {id(part) for block in upper for part in block.modules()}
+    return [(name, part) for name, part in body.named_modules() if id(part) not in left_out]
+
+
+def _named_weights(
+    modules: Sequence[tuple[str, nn.Module]]
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """The modules' own weights, by name."""
+    for name, part in modules:
+        for kind, weight in part._parameters.items():
+            if weight is not None:
+                yield f"{name}.{kind}", weight
+
+
+def _signs(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
+    """What hints at a change of some modules, cheap enough to be looked at before each reading.
+
+    Of each weight its place in memory, how often it was written to, and a few of its values: some
+    ways of writing are not counted. Of each module whether it trains, and who listens to it.
+    """
+    about: list[tuple] = []
+    for _, part in modules:
+        about.append((part.training, *part._forward_hooks, *part._forward_pre_hooks))
+    values = []
+    for name, weight in _named_weights(modules):
+        about.append((name, weight.data_ptr(), weight._version))
+        flat = weight.detach().flatten()  # (size,)
+        values.append(flat[:: max(len(flat) // 8, 1)][:8].float())
+    device = values[0].device
+    few = torch.cat([x.to(device) for x in values]).cpu()
+    return (*about, few.numpy().tobytes())
 
 
 def _contents(*tensors: torch.Tensor | None) -> tuple:
     """Shapes and bytes of some tensors, to find equal ones by."""
     return tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in tensors)
-
-
-@torch.no_grad()
-def last_states(
-    model: nn.Module,
-    batch: Batch,
-    below: Below | None = None,
-    past: DynamicCache | None = None,
-    about: Hashable = (),
-) -> torch.Tensor:
-    """What the output head sees of a batch.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A causal language model.
-    batch : Batch
-        What it is run on.
-    below, past, about
-        See `Below.run`.
-
-    Returns
-    -------
-    (rows, length, d)
-        The normed states after the last layer.
-    """
-    kept = Below(0, limit=0) if below is None else below
-    states = kept.run(model, batch, past=past, about=about)
-    return decoder(model).norm(states)
 
 
 @torch.no_grad()
@@ -517,7 +680,7 @@ def trace(
     layers: Sequence[int],
     *,
     tokens: int = 4096,
-    below: Below | None = None,
+    run: Callable[[Batch, int], object] | None = None,
 ) -> Trace:
     """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
 
@@ -533,8 +696,8 @@ def trace(
         Which layers to read.
     tokens : int
         About how many tokens go through at once.
-    below : Below, optional
-        Of a layer no higher than the lowest of these; see `Below`.
+    run : callable, optional
+        Runs a part up to a layer, in place of `forward_until`; see `Reader.trace`.
 
     Returns
     -------
@@ -548,8 +711,8 @@ def trace(
     for rows, part in batch.split(tokens):
         order.append(rows)
         with hooks(*_taps(model, layers, part, found)):
-            if below:
-                below.run(model, part, last)
+            if run:
+                run(part, last)
             else:
                 forward_until(model, last, part)
     back = torch.cat(order).argsort()  # (rows,): where each row of the batch went
@@ -750,35 +913,29 @@ def prefix_weights(n: int) -> torch.Tensor:
 
 
 def subject_keys(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     facts: Sequence[Fact],
     layers: Sequence[int],
-    before: Sequence[str] = ("",),
+    prefixes: Sequence[str] = ("",),
     each: bool = False,
-    below: Below | None = None,
 ) -> tuple[dict[int, torch.Tensor], Trace]:
-    """The facts' keys by layer, averaged over the prefixes `before`, and the bare prompts' trace.
+    """The facts' keys by layer, averaged over the prefixes, and the bare prompts' trace.
 
     A key depends on nothing to the right of the subject, so the sequences end there.
 
     Parameters
     ----------
-    model : nn.Module
-        A causal language model.
-    tokenizer : PreTrainedTokenizerBase
-        Its own.
+    reader : Reader
+        Of the model.
     facts : sequence of Fact
         The n facts.
     layers : sequence of int
         Which layers to read.
-    before : sequence of str
+    prefixes : sequence of str
         The p prefixes, the empty one first.
     each : bool
         All p · n keys instead of the mean ones, prefix after prefix, times the square root of their
         weight in the average.
-    below : Below, optional
-        As in `trace`.
 
     Returns
     -------
@@ -793,12 +950,12 @@ def subject_keys(
         When no token of a prompt covers its subject.
     """
     rows = []
-    for prefix in before:
+    for prefix in prefixes:
         for fact in facts:
-            ids, position = encode(tokenizer, fact, prefix)
+            ids, position = encode(reader.tokenizer, fact, prefix)
             rows.append((ids[: position + 1], position))
-    seen = trace(model, collate(rows, model.device), layers, below=below)
-    p, n = len(before), len(facts)
+    seen = reader.trace(collate(rows, reader.model.device), layers)
+    p, n = len(prefixes), len(facts)
     weights = prefix_weights(p)
     how = "p,pnm->nm"
     if each:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .data.facts import Fact, Facts
 from .models import logits
-from .reader import Batch, Below, collate, last_states
+from .reader import Batch, Reader, collate
 from .second_moments import corpus, pack
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def score(
     pairs: Sequence[Pair],
     *,
     tokens: int = 1024,
-    below: Below | None = None,
+    reader: Reader | None = None,
 ) -> np.ndarray:
     """Score (prompt, answer) pairs under teacher forcing.
 
@@ -125,8 +125,8 @@ def score(
         Prompts and their answers.
     tokens : int
         About how many tokens a batch holds.
-    below : Below, optional
-        What enters a layer below which no weight has changed since; see `zu.reader.Below`.
+    reader : Reader, optional
+        Of this model: what it has read already is not read again.
 
     Returns
     -------
@@ -142,24 +142,26 @@ def score(
     rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
     if not rows:
         return np.zeros((0, 3))
+    reader = Reader.of(model, tokenizer, reader)
     # the "position" of a row is the length of its answer here
     batch = collate(rows, model.device)
     out = np.zeros((len(rows), 3))
     for index, part in batch.split(tokens):
-        out[index.cpu().numpy()] = _score_part(model, part, below)
+        out[index.cpu().numpy()] = _score_part(reader, part)
     return out
 
 
-def _score_part(model: nn.Module, part: Batch, below: Below | None) -> np.ndarray:
+def _score_part(reader: Reader, part: Batch) -> np.ndarray:
     """`score` for one batch padded on the right, of which `position` is the answers' length."""
-    states = last_states(model, part, below)  # (rows, length, d)
+    states = reader.last_states(part)  # (rows, length, d)
     # the state at token i reads token i + 1: the last `position` of a row are its answer's
     at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)  # (length - 1,)
     ends = part.mask.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
     starts = ends - part.position[:, None]
     reads = (at + 1 < ends) & (at + 1 >= starts)  # (rows, length - 1)
     gold = part.ids[:, 1:][reads]  # (rows, length - 1) -> (answer tokens,), row after row
-    logp = logits(model, states[:, :-1][reads]).log_softmax(-1)  # (answer tokens, vocabulary)
+    # (answer tokens, vocabulary)
+    logp = logits(reader.model, states[:, :-1][reads]).log_softmax(-1)
     right = (logp.argmax(-1) == gold).double().cpu()
     value = logp.gather(1, gold[:, None])[:, 0].double().cpu()  # log p of each answer token
     # back from answer tokens to rows: (answer tokens,) -> (rows,)
@@ -178,7 +180,7 @@ def evaluate(
     *,
     rule: str | None = None,
     tokens: int = 1024,
-    below: Below | None = None,
+    reader: Reader | None = None,
 ) -> Scores:
     """Efficacy, generality and specificity of a model on facts; the model is not changed.
 
@@ -194,9 +196,8 @@ def evaluate(
         "exact" or "tokens", by default the facts' own (`Facts.rule`).
     tokens : int
         About how many tokens a batch holds.
-    below : Below, optional
-        What enters a layer below which no weight has changed since, for prompts that are asked
-        again; see `zu.reader.Below`.
+    reader : Reader, optional
+        Of this model, for prompts that are asked again: what it has read already is not read again.
 
     Returns
     -------
@@ -215,10 +216,12 @@ def evaluate(
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
+    reader = Reader.of(model, tokenizer, reader)
+    reader.check()
     kinds = _pairs_by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(_flat(kinds)))
-    found = score(model, tokenizer, unique, tokens=tokens, below=below)
+    found = score(model, tokenizer, unique, tokens=tokens, reader=reader)
     asked = dict(zip(unique, found, strict=True))
     column = 0 if rule == "exact" else 1
     out = {}
@@ -437,7 +440,7 @@ def perplexity(
     tokens: int = 8192,
     window: int = 1024,
     stride: int = 512,
-    below: Below | None = None,
+    reader: Reader | None = None,
 ) -> float:
     """Perplexity on held-out prose, by windows that overlap: every token but the first counts once.
 
@@ -460,7 +463,7 @@ def perplexity(
         How many of its first tokens are read, as many as fill whole windows.
     window, stride : int
         In tokens.
-    below : Below, optional
+    reader : Reader, optional
         As in `evaluate`.
 
     Returns
@@ -473,7 +476,7 @@ def perplexity(
     ValueError
         For another stride, less than two tokens, or logits that are not finite.
     """
-    texts = _heldout(texts)
+    texts, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     if not 0 < stride <= window:
         raise ValueError(f"stride is {stride}: give 1 to window ({window})")
     if min(tokens, window) < 2:
@@ -484,12 +487,13 @@ def perplexity(
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1
+    reader.check()
     batches = torch.tensor(ends).split(8)
     for batch in tqdm(batches, desc="perplexity", leave=False):
         stops = batch.tolist()
         rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
         rows = rows.to(model.device)
-        states = last_states(model, Batch(rows, None, None), below)  # (8, window, d)
+        states = reader.last_states(Batch(rows, None, None))  # (8, window, d)
         for stop, row, state in zip(stops, rows, states, strict=True):
             first = scored - (stop - window)  # the first token of this row not yet scored
             scored = stop

@@ -60,6 +60,42 @@ class Targets:
     loss: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Search:
+    """How a target is searched for.
+
+    lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the
+    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit, which
+    would be lr = 0.1 √d/‖h‖ here; its tolerance is 0.05. Our defaults save steps.
+
+    Parameters
+    ----------
+    prefixes : sequence of str
+        Texts put before the prompt, the empty one first.
+    goal : str
+        What the model should say: see `target_ids`.
+    steps : int
+        Most losses to take; the last is followed by no step.
+    lr : float
+        Size of a step, in ‖h‖/√d.
+    weight_decay, kl : float
+        Weights of the terms.
+    clamp : float
+        Longest δ, in ‖h‖.
+    tolerance : float
+        The loss under which a fact is done.
+    """
+
+    prefixes: Sequence[str] = ("",)
+    goal: str = "eos"
+    steps: int = 25
+    lr: float = 0.4
+    weight_decay: float = 0.5
+    kl: float = 0.0625
+    clamp: float = 0.75
+    tolerance: float = 0.1
+
+
 def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> list[int]:
     """Tokens to aim at: the tokenizer's end-of-sequence token, or the true answer.
 
@@ -104,31 +140,21 @@ def optimise(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     layer: int,
-    before: Sequence[str] = ("",),
+    search: Search = Search(),
     *,
-    goal: str = "eos",
-    steps: int = 25,
-    lr: float = 0.4,
-    weight_decay: float = 0.5,
-    kl: float = 0.0625,
-    clamp: float = 0.75,
-    tolerance: float = 0.1,
     batch: int | None = None,
     cache: bool = True,
 ) -> Targets:
     """Find, for every fact, the δ to add after `layer` at the subject's last token.
 
-    Minimises, per fact: the mean over the prefixes `before` of the target's negative log-likelihood
+    Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
     + kl · KL(original ‖ changed) of the next token after "{subject} is a"
     + weight_decay · ‖δ‖ / ‖h‖²; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the
-    loss is under `tolerance`. MEMIT's code and the released one take another second term,
+    loss is under the tolerance. MEMIT's code and the released one take another second term,
     KL(changed ‖ original), at the subject's last token.
 
-    lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the
-    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit, which
-    would be lr = 0.1 √d/‖h‖ here; its tolerance is 0.05. Our defaults save steps. Positions before
-    the subject's last token and layers up to `layer` do not depend on δ: they are computed once.
-    Results do not depend on which facts share a batch.
+    Positions before the subject's last token and layers up to `layer` do not depend on δ: they are
+    computed once. Results do not depend on which facts share a batch.
 
     Parameters
     ----------
@@ -140,20 +166,8 @@ def optimise(
         The n facts.
     layer : int
         After which δ is added.
-    before : sequence of str
-        Prefixes of the prompt, the empty one first.
-    goal : str
-        What the model should say: see `target_ids`.
-    steps : int
-        Most losses to take; the last is followed by no step.
-    lr : float
-        Size of a step, in ‖h‖/√d.
-    weight_decay, kl : float
-        Weights of the terms.
-    clamp : float
-        Longest δ, in ‖h‖.
-    tolerance : float
-        The loss under which a fact is done.
+    search : Search
+        What the model should say, behind which prefixes, and how δ is found.
     batch : int, optional
         Most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it.
         Where it runs out all the same, the batch is halved with a warning.
@@ -176,11 +190,9 @@ def optimise(
     ----------
     Meng et al. 2022 (ROME), Eq. 4.
     """
-    coded = [_Coded.of(tokenizer, fact, tuple(before), goal) for fact in facts]
-    settings = (steps, lr, weight_decay, clamp, tolerance)
-    decisive = (layer, steps, lr, weight_decay, kl, clamp, tolerance)
-    about = [str(x) for x in (fingerprint(model), model.device.type, *decisive)]
+    coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
     pieces = _pieces(len(coded))
+    about = _decisive(model, layer, search)
     files = [path for piece in pieces for path in _files(about, [coded[i] for i in piece])]
     found = _read_kept(files) if cache else {}
     every = [part for piece in pieces for part in _parts(model, layer, coded, piece, batch)]
@@ -192,7 +204,7 @@ def optimise(
     with tqdm(total=len(facts), initial=done, desc=title, leave=False) as bar:
         while parts:
             part = parts.pop(0)
-            solved = _attempt(model, layer, [coded[i] for i in part], kl, settings)
+            solved = _attempt(model, layer, [coded[i] for i in part], search)
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
@@ -207,6 +219,13 @@ def optimise(
                     write_tensors(files[i], found[i])
             bar.update(len(part))
     return _stacked([found[i] for i in range(len(coded))], model.device)
+
+
+def _decisive(model: nn.Module, layer: int, search: Search) -> list[str]:
+    """What decides on a fact's result beside its tokens, for the names of files."""
+    numbers = (search.steps, search.lr, search.weight_decay, search.kl, search.clamp)
+    about = (fingerprint(model), model.device.type, layer, *numbers, search.tolerance)
+    return [str(x) for x in about]
 
 
 def _pieces(n: int) -> list[range]:
@@ -236,15 +255,15 @@ def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -
 
 
 def _attempt(
-    model: nn.Module, layer: int, coded: Sequence[_Coded], kl: float, settings: tuple
+    model: nn.Module, layer: int, coded: Sequence[_Coded], search: Search
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
 
     After the return nothing holds a failed batch's tensors any more.
     """
     try:
-        problem = _Problem(model, layer, coded, kl)
-        return _adam(problem, *settings)
+        problem = _Problem(model, layer, coded, search.kl)
+        return _adam(problem, search)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if len(coded) == 1 or not _out_of_memory(error):
             raise
@@ -264,12 +283,10 @@ class _Coded:
     essence: tuple[list[int], int]
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, fact: Fact, prefixes: tuple[str, ...], goal: str
-    ) -> _Coded:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, fact: Fact, search: Search) -> _Coded:
         """A fact behind each prefix, what it should say, and its essence prompt."""
-        rows = [encode(tokenizer, fact, prefix) for prefix in prefixes]
-        target = target_ids(tokenizer, fact, goal)
+        rows = [encode(tokenizer, fact, prefix) for prefix in search.prefixes]
+        target = target_ids(tokenizer, fact, search.goal)
         return cls(rows, target, encode(tokenizer, fact, prompt=ESSENCE))
 
     @property
@@ -370,12 +387,7 @@ def _parts(
 
 
 def _adam(
-    problem: _Problem,
-    steps: int,
-    lr: float,
-    weight_decay: float,
-    clamp: float,
-    tolerance: float,
+    problem: _Problem, search: Search
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
 
@@ -386,17 +398,17 @@ def _adam(
     norm = h.norm(dim=1, keepdim=True)  # (n, 1)
     scale = norm / d ** 0.5
     u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
-    losses = torch.zeros(steps, n, dtype=torch.float32)
+    losses = torch.zeros(search.steps, n, dtype=torch.float32)
     active = torch.arange(n, device=h.device)  # (a,): the facts that are not done yet
-    for step in range(steps):
+    for step in range(search.steps):
         x = u[active].requires_grad_(True)  # (n, d) -> (a, d), a copy
         delta = x * scale[active]
         nll, divergence = problem.loss(delta, active)  # both (a,)
-        size = weight_decay * (delta.norm(dim=1) / norm[active, 0] ** 2)
+        size = search.weight_decay * (delta.norm(dim=1) / norm[active, 0] ** 2)
         loss = nll + divergence + size
         losses[step:, active.cpu()] = nll.detach().float().cpu()  # and of all later steps so far
-        going = loss.detach() >= tolerance
-        if step == steps - 1 or not bool(going.any()):
+        going = loss.detach() >= search.tolerance
+        if step == search.steps - 1 or not bool(going.any()):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, d)
         active, gradient = active[going], gradient[going]
@@ -404,9 +416,9 @@ def _adam(
         square[active] = 0.999 * square[active] + 0.001 * gradient ** 2
         m = mean[active] / (1 - 0.9 ** (step + 1))
         v = square[active] / (1 - 0.999 ** (step + 1))
-        u[active] -= lr * m / (v.sqrt() + 1e-8)
+        u[active] -= search.lr * m / (v.sqrt() + 1e-8)
         length = (u[active] * scale[active]).norm(dim=1, keepdim=True)  # ‖δ‖, (a, 1)
-        u[active] *= (clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
+        u[active] *= (search.clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
     return h + u * scale, h, losses.T
 
 

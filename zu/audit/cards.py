@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.cache import write_whole
 from ..data.facts import Fact
 from ..edit import Edit
-from ..models import decoder, fingerprint, resolve_layers, weight_name
-from ..reader import Below
+from ..models import fingerprint, resolve_layers
+from ..reader import Reader
 from ..records import provenance, write_record
 from ..scores import evaluate, percent_interval, perplexity
-from .erasure import TESTS, robustness
+from .erasure import TESTS, Audit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +120,9 @@ def _before_and_after(
     The edit is left on or off, as it was.
     """
     model, was_on = edit.model, edit.applied
-    weights, below = list(edit.parts), _read_once(edit)
+    weights = list(edit.parts)
+    reader = Reader(model, tokenizer, min(resolve_layers(model)))
+    audit = Audit(reader, facts, others) if others else None
     measured = {}
     try:
         for state in tqdm(("before", "after"), desc="card", leave=False):
@@ -130,10 +131,9 @@ def _before_and_after(
                 model_hash = fingerprint(model)
             else:
                 edit.apply()
-            measured[state] = _measure(model, tokenizer, facts, ppl_tokens, below)
-            if others:
-                hits = robustness(model, tokenizer, facts, others, weights=weights, below=below)
-                tests = {name: summary(x) for name, x in hits.items()}
+            measured[state] = _measure(reader, facts, ppl_tokens)
+            if audit:
+                tests = {name: summary(x) for name, x in audit.run(weights).items()}
                 measured[state]["robustness"] = tests
     finally:
         if was_on:
@@ -143,30 +143,15 @@ def _before_and_after(
     return measured, model_hash
 
 
-def _read_once(edit: Edit) -> Below | None:
-    """What lies below the edit, to be read once for before and after.
-
-    None where the edit also changes something else than down_proj from the lowest edited layer on.
-    """
-    first = min(resolve_layers(edit.model))
-    layers = range(first, len(decoder(edit.model).layers))
-    above = {weight_name(edit.model, layer) for layer in layers}
-    return Below(first) if above >= set(edit.parts) else None
-
-
 def _measure(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
-    ppl_tokens: int,
-    below: Below | None,
+    reader: Reader, facts: Sequence[Fact], ppl_tokens: int
 ) -> dict[str, list[float] | float]:
     """The measures of a model as it is: mean, low and high of each accuracy, and perplexity."""
-    scores = evaluate(model, tokenizer, facts, below=below)
+    scores = evaluate(reader.model, reader.tokenizer, facts, reader=reader)
     found = {}
     for key in MEASURES:
         found[key] = [getattr(scores, key), *getattr(scores, f"interval_{key}")]
-    found["ppl"] = perplexity(model, tokenizer, tokens=ppl_tokens, below=below)
+    found["ppl"] = perplexity(reader.model, reader.tokenizer, tokens=ppl_tokens, reader=reader)
     return found
 
 

@@ -1,9 +1,9 @@
 """Is it gone? Ways to get a forgotten answer back; each gives 0 to 1 for each fact."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..data.facts import Fact
-from ..descent import answer_rows, descend
+from ..descent import Objective, answer_rows, descend
 from ..models import decoder, finite, logits, resolve_layers
-from ..reader import Below, collate, trace
+from ..reader import Reader, collate
 from ..scores import Pair, score, split_answer
 
 if TYPE_CHECKING:
@@ -36,10 +36,47 @@ TESTS = {
     "relearn others": "the same on as many other facts of their relations, which do not say it",
     "reverse": "the question the other way round, from the answer to the subject",
 }
-#: Asks a model some pairs: 1 where it answers right, else 0.
-Asking = Callable[[Sequence[Pair]], list[float]]
 #: From `last_states`: hidden states, (layers, facts, d), and the answers' first tokens, (facts,).
 States = tuple[torch.Tensor, torch.Tensor]
+#: The facts in other forms, with the same ids: "questions" and "reverse", or one of them.
+Forms = Mapping[str, Sequence[Fact]]
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """How a model is taught again.
+
+    Attributes
+    ----------
+    layers : sequence of int, optional
+        Whose down_proj may change; by default all from the lowest of the model's own layers on.
+    steps : sequence of int
+        After which steps it is asked.
+    lr : float
+        Adam's rate.
+    """
+
+    layers: Sequence[int] | None = None
+    steps: Sequence[int] = (1, 2, 4)
+    lr: float = 3e-4
+
+
+class Robustness(dict[str, list[float | None]]):
+    """For each of `TESTS` a number for each fact, None where it cannot be asked.
+
+    Attributes
+    ----------
+    curves : dict
+        The share of the facts that the lens and the probe find after each layer, and that are
+        answered after each step of relearning: "lens by layer", "probe by layer", "relearn by
+        step", "relearn others by step".
+    """
+
+    def __init__(
+        self, found: Mapping[str, list[float | None]], curves: Mapping[str, list[float]]
+    ) -> None:
+        super().__init__({name: found[name] for name in TESTS})
+        self.curves = dict(curves)
 
 
 def robustness(
@@ -49,14 +86,9 @@ def robustness(
     others: Sequence[Fact] = (),
     *,
     weights: Sequence[str] = (),
-    questions: Sequence[Fact] = (),
-    reverse: Sequence[Fact] = (),
-    layers: Sequence[int] | None = None,
-    steps: Sequence[int] = (1, 2, 4),
-    lr: float = 3e-4,
-    full: bool = False,
-    below: Below | None = None,
-) -> dict[str, list[float | None]]:
+    forms: Forms | None = None,
+    relearn: Relearning = Relearning(),
+) -> Robustness:
     """Put a model through `TESTS`. It is unchanged afterwards, bit for bit.
 
     Parameters
@@ -69,24 +101,14 @@ def robustness(
         Facts of the same relations that are not to be forgotten; their targets are read.
     weights : sequence of str
         Names of the edited weights, those that are rounded.
-    questions, reverse : sequence of Fact
-        The facts in these forms, with the same ids; what is not given is None.
-    layers : sequence of int, optional
-        Whose down_proj relearning may change, by default all from the lowest edited one on.
-    steps : sequence of int
-        After which steps of relearning the facts are asked again.
-    lr : float
-        Adam's rate in relearning.
-    full : bool
-        The shares of the facts found by the lens and the probe after each layer, and by relearning
-        after each of the steps, come too ("lens by layer", "probe by layer", "relearn by step",
-        "relearn others by step").
-    below : Below, optional
-        As in `zu.evaluate`, of a layer not above the lowest edited one.
+    forms : mapping, optional
+        The facts as "questions" and in "reverse"; what is not given is None.
+    relearn : Relearning
+        Which layers learn, for how many steps, at what rate.
 
     Returns
     -------
-    dict of str to list
+    Robustness
         For each test a number for each fact, None where it cannot be asked.
 
     Raises
@@ -94,72 +116,151 @@ def robustness(
     ValueError
         Without others, and for a model that puts out NaN or infinity.
     """
-    if not others or not all(isinstance(fact, Fact) for fact in (*facts, *others)):
-        raise ValueError("others: give facts (zu.Fact) of the same relations that are not to be "
-                         "forgotten, as many as you have: the probe is fitted on them, and "
-                         "relearning is tried with them")
-    right = partial(_right, model, tokenizer, below=below)
-    prompts = [(fact.text, fact.target) for fact in facts]
-    behind = [(in_context(fact, others), fact.target) for fact in facts]
-    found: dict[str, list] = {}
-    found["asked"] = right(prompts)
-    found["phrasings"] = _in_other_words(right, facts)
-    found["questions"] = _in_other_form(right, facts, questions)
-    found["reverse"] = _in_other_form(right, facts, reverse)
-    found["context"] = right(behind)
-    states = last_states(model, tokenizer, [*others, *facts], below)
-    seen = lens(model, states, len(facts)) < 10  # (layers, facts)
-    found["lens"] = seen.any(0).astype(float).tolist()
-    picked, left_out = probe(model, states, facts, others)  # (layers, facts), (layers, others)
-    best = left_out.mean(1).argmax()
-    found["probe"] = picked[best].tolist()
-    more = {"lens by layer": seen.mean(1).tolist(), "probe by layer": picked.mean(1).tolist()}
-    for bits in (8, 4):
-        with quantised(model, weights, bits):
-            found[f"{bits} bits"] = right(prompts)
-    if layers is None:
-        layers = range(min(resolve_layers(model)), len(decoder(model).layers))
-    for name, lesson in (("relearn", facts), ("relearn others", others[:len(facts)])):
-        after = relearning(model, tokenizer, facts, lesson, layers,
-                           steps=steps, lr=lr, below=below)  # (steps, facts)
-        found[name] = after.mean(0).tolist()
-        more[f"{name} by step"] = after.mean(1).tolist()
-    in_order = {name: found[name] for name in TESTS}
-    return in_order | more if full else in_order
+    audit = Audit(Reader(model, tokenizer), facts, others, forms)
+    return audit.run(weights, relearn)
 
 
-def _right(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[Pair],
-    below: Below | None = None,
-) -> list[float]:
+class Audit:
+    """The tests of some facts, for one model in several states: what lies below is read once.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the model.
+    facts : sequence of Fact
+        Those that were to be forgotten.
+    others : sequence of Fact
+        Facts of the same relations that are not to be forgotten; their targets are read.
+    forms : mapping, optional
+        As in `robustness`.
+
+    Raises
+    ------
+    ValueError
+        Without others.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        facts: Sequence[Fact],
+        others: Sequence[Fact],
+        forms: Forms | None = None,
+    ) -> None:
+        if not others or not all(isinstance(fact, Fact) for fact in (*facts, *others)):
+            raise ValueError("others: give facts (zu.Fact) of the same relations that are not to "
+                             "be forgotten, as many as you have: the probe is fitted on them, and "
+                             "relearning is tried with them")
+        self.reader = reader
+        self.facts = facts
+        self.others = others
+        self.forms = forms or {}
+
+    def run(
+        self, weights: Sequence[str] = (), relearn: Relearning = Relearning()
+    ) -> Robustness:
+        """Put the model as it is through `TESTS`. It is unchanged afterwards, bit for bit.
+
+        Parameters
+        ----------
+        weights : sequence of str
+            Names of the edited weights, those that are rounded.
+        relearn : Relearning
+            Which layers learn, for how many steps, at what rate.
+
+        Returns
+        -------
+        Robustness
+            For each test a number for each fact, None where it cannot be asked.
+
+        Raises
+        ------
+        ValueError
+            For a model that puts out NaN or infinity.
+        """
+        model = self.reader.model
+        if relearn.layers is None:
+            every = range(min(resolve_layers(model)), len(decoder(model).layers))
+            relearn = replace(relearn, layers=every)
+        self.reader.bind(min(relearn.layers))
+        self.reader.check()
+        found, curves = self._in_words(), {}
+        self._inside(found, curves)
+        prompts = [(fact.text, fact.target) for fact in self.facts]
+        for bits in (8, 4):
+            with quantised(model, weights, bits):
+                found[f"{bits} bits"] = self.right(prompts)
+        lessons = {"relearn": self.facts, "relearn others": self.others[:len(self.facts)]}
+        for name, lesson in lessons.items():
+            after = relearning(self.reader, self.facts, lesson, relearn)  # (steps, facts)
+            found[name] = after.mean(0).tolist()
+            curves[f"{name} by step"] = after.mean(1).tolist()
+        return Robustness(found, curves)
+
+    def right(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """Which pairs are answered.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            Prompts and answers.
+
+        Returns
+        -------
+        list of float
+            For each pair 1 where the model gives the whole answer, else 0.
+        """
+        return _right(self.reader, pairs)
+
+    def _in_words(self) -> dict[str, list[float | None]]:
+        """The tests that ask the facts in one form or another."""
+        behind = [(in_context(fact, self.others), fact.target) for fact in self.facts]
+        return {
+            "asked": self.right([(fact.text, fact.target) for fact in self.facts]),
+            "phrasings": self._in_other_words(),
+            "questions": self._in_other_form(self.forms.get("questions", ())),
+            "reverse": self._in_other_form(self.forms.get("reverse", ())),
+            "context": self.right(behind),
+        }
+
+    def _in_other_words(self) -> list[float | None]:
+        """For each fact the share of its paraphrases that get the answer; all asked at once."""
+        pairs = []
+        for fact in self.facts:
+            pairs += [(text, fact.target) for text in fact.paraphrase_texts]
+        hits = iter(self.right(pairs))
+        shares: list[float | None] = []
+        for fact in self.facts:
+            own = [next(hits) for _ in fact.paraphrases]
+            shares.append(float(np.mean(own)) if own else None)
+        return shares
+
+    def _in_other_form(self, forms: Sequence[Fact]) -> list[float | None]:
+        """For each fact whether it is answered in another form, the one of `forms` with its id."""
+        by_id = {form.id: form for form in forms}
+        some = [by_id[fact.id] for fact in self.facts if fact.id in by_id]
+        answers = self.right([(form.text, form.target) for form in some])
+        hits = dict(zip([form.id for form in some], answers))
+        return [hits.get(fact.id) for fact in self.facts]
+
+    def _inside(
+        self, found: dict[str, list[float | None]], curves: dict[str, list[float]]
+    ) -> None:
+        """Add what the lens and the probe see in the hidden states."""
+        model, facts, others = self.reader.model, self.facts, self.others
+        states = last_states(self.reader, [*others, *facts])
+        seen = lens(model, states, len(facts)) < 10  # (layers, facts)
+        picked, left_out = probe(model, states, facts, others)  # (layers, facts), (layers, others)
+        best = left_out.mean(1).argmax()
+        found["lens"] = seen.any(0).astype(float).tolist()
+        found["probe"] = picked[best].tolist()
+        curves["lens by layer"] = seen.mean(1).tolist()
+        curves["probe by layer"] = picked.mean(1).tolist()
+
+
+def _right(reader: Reader, pairs: Sequence[Pair]) -> list[float | None]:
     """For each pair 1 where the model gives the whole answer, else 0."""
-    return score(model, tokenizer, pairs, below=below)[:, 0].tolist()
-
-
-def _in_other_words(right: Asking, facts: Sequence[Fact]) -> list[float | None]:
-    """For each fact the share of its paraphrases that get the answer; all are asked at once."""
-    pairs = []
-    for fact in facts:
-        pairs += [(text, fact.target) for text in fact.paraphrase_texts]
-    hits = iter(right(pairs))
-    shares = []
-    for fact in facts:
-        own = [next(hits) for _ in fact.paraphrases]
-        shares.append(float(np.mean(own)) if own else None)
-    return shares
-
-
-def _in_other_form(
-    right: Asking, facts: Sequence[Fact], forms: Sequence[Fact]
-) -> list[float | None]:
-    """For each fact whether it is answered in another form, the one of `forms` with its id."""
-    by_id = {form.id: form for form in forms}
-    some = [by_id[fact.id] for fact in facts if fact.id in by_id]
-    answers = right([(form.text, form.target) for form in some])
-    hits = dict(zip([form.id for form in some], answers))
-    return [hits.get(fact.id) for fact in facts]
+    return score(reader.model, reader.tokenizer, pairs, reader=reader)[:, 0].tolist()
 
 
 def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
@@ -184,22 +285,15 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
     return "".join(f"{f.text} {f.target}. " for f in shown) + fact.text
 
 
-def last_states(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
-    below: Below | None = None,
-) -> States:
+def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
     """Hidden states at the prompts' last tokens.
 
     Parameters
     ----------
-    model, tokenizer
-        A causal language model and its tokenizer.
+    reader : Reader
+        Of the model.
     facts : sequence of Fact
         Whose prompts are read, the subjects in their places.
-    below : Below, optional
-        As in `zu.evaluate`.
 
     Returns
     -------
@@ -215,16 +309,14 @@ def last_states(
     """
     rows, gold = [], []
     for fact in facts:
-        ids, count = split_answer(tokenizer, fact.text, fact.target)
+        ids, count = split_answer(reader.tokenizer, fact.text, fact.target)
         prompt = ids[:-count]
         rows.append((prompt, len(prompt) - 1))
         gold.append(ids[-count])
+    model = reader.model
     batch = collate(rows, model.device)
     every = range(len(decoder(model).layers))
-    first = below.layer if below else 0
-    seen = trace(model, batch, every[first:], below=below).hidden
-    if first:  # those that are remembered
-        seen |= below.hidden(model, batch)
+    seen = reader.hidden(batch) | reader.trace(batch, every[reader.layer or 0:]).hidden
     states = torch.stack([seen[layer].to(model.device) for layer in every])  # (layers, facts, d)
     finite(model, states.abs(), "hidden states")  # a probe would read an answer even out of NaN
     return states, torch.tensor(gold)
@@ -378,34 +470,20 @@ def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[Non
 
 
 def relearning(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
-    lesson: Sequence[Fact],
-    layers: Sequence[int],
-    *,
-    steps: Sequence[int],
-    lr: float,
-    below: Below | None = None,
+    reader: Reader, facts: Sequence[Fact], lesson: Sequence[Fact], how: Relearning
 ) -> np.ndarray:
     """Which facts are answered after so many steps of Adam on a lesson.
 
     Parameters
     ----------
-    model, tokenizer
-        A causal language model and its tokenizer.
+    reader : Reader
+        Of the model.
     facts : sequence of Fact
         What it is asked.
     lesson : sequence of Fact
         What it learns, its true answers.
-    layers : sequence of int
-        Whose down_proj learns.
-    steps : sequence of int
-        After which steps it is asked.
-    lr : float
-        Adam's rate.
-    below : Below, optional
-        As in `zu.evaluate`, of a layer not above the lowest of `layers`.
+    how : Relearning
+        Whose down_proj learns, and after which steps the model is asked.
 
     Returns
     -------
@@ -417,15 +495,15 @@ def relearning(
     ValueError, EditError
         As `zu.descent.descend` does.
     """
-    rows = answer_rows(tokenizer, lesson, "truth")
+    rows = answer_rows(reader.tokenizer, lesson, "truth")
     pairs = [(fact.text, fact.target) for fact in facts]
     found = {}
 
     @torch.no_grad()
     def watch(step: int) -> None:
-        if step in steps:
-            found[step] = _right(model, tokenizer, pairs, below)
+        if step in how.steps:
+            found[step] = _right(reader, pairs)
 
-    pull = [-1 / len(rows)] * len(rows)  # negative: towards the answer
-    descend(model, rows, pull, list(layers), steps=max(steps), lr=lr, watch=watch)
-    return np.array([found[step] for step in steps])
+    pull = Objective(rows, [-1 / len(rows)] * len(rows))  # negative: towards the answer
+    descend(reader.model, pull, how.layers, steps=max(how.steps), lr=how.lr, watch=watch)
+    return np.array([found[step] for step in how.steps])

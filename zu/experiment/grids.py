@@ -10,8 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -20,18 +21,62 @@ from tqdm.auto import tqdm
 from ..data.facts import Fact, Facts
 from ..edit import Edit
 from ..methods import find, source_of, unlearn
-from ..models import decoder, fingerprint, resolve_layers, weight_name
-from ..reader import Below, prefixes
+from ..models import fingerprint, resolve_layers
+from ..reader import Reader
 from ..records import FORMAT, code_hash, provenance, read_record, version_of, write_record
 from ..scores import evaluate, perplexity
 from ..second_moments import moments
 from .rows import Row, check_row
 
-#: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; what to
-#: measure, (model, tokenizer, facts, edit) -> plain values; anchors, (facts, seed) -> facts.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; anchors,
+#: (facts, seed) -> facts.
 Own = Callable[..., Edit]
-Measure = Callable[..., dict]
 Anchors = Callable[[Facts, int], Sequence[Fact]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The ordinary text of a grid, as `zu.second_moments.corpus` takes it; empty: embedded prose.
+
+    Attributes
+    ----------
+    corpus : str
+        What the moments are read from.
+    moment_tokens : int
+        How many tokens of it.
+    ppl_corpus : str
+        What perplexity is measured on.
+    ppl_tokens : int
+        How many tokens of it.
+    """
+
+    corpus: str = ""
+    moment_tokens: int = 100_000
+    ppl_corpus: str = ""
+    ppl_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a grid records in place of Eff, Gen, Spe and perplexity, or beside them.
+
+    Attributes
+    ----------
+    find : callable
+        Called with (model, tokenizer, facts, edit) while the edit is on (None for "base"), it
+        returns a dict of plain values. Its source decides whether a record still holds.
+    about : dict
+        Whatever else it depends on, as plain values, which decide too.
+    beside : bool
+        Whether the scores are recorded as well.
+    """
+
+    find: Callable[..., dict]
+    about: dict = field(default_factory=dict)
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,180 +105,238 @@ class RunSpec:
         return f"{label}-n{self.about['n']}-seed{self.about['seed']}.json"
 
 
-def run_grid(model: nn.Module, tokenizer, facts: Facts, *, methods: Sequence[str],
-             seeds: Sequence[int], n: int, records: str | Path,
-             layers: Sequence[int | float] = (), corpus: str = "", moment_tokens: int = 100_000,
-             ppl_tokens: int = 8192, ppl_corpus: str = "", experiment: str = "few_shot",
-             measure: Measure | None = None, about_measure: dict | None = None,
-             anchors: Anchors | None = None, own: dict[str, Own] | None = None,
-             extend: bool = False, before: Sequence[str] | None = None,
-             below: Below | None = None) -> list[dict]:
+def run_grid(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Facts,
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    n: int,
+    records: str | Path = "records",
+) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each.
 
     A record that exists and was made by the same code and versions from the same model, facts and
-    settings is not made again, so that an interrupted grid goes on where it stopped.
+    settings is not made again, so that an interrupted grid goes on where it stopped. This is
+    `Grid.run` of a grid with nothing set.
 
     Parameters
     ----------
-    methods : labels of rows, see `zu.experiment.parse_method`; ``"base"`` is the unedited model.
-    seeds, n : each seed draws n of the facts.
-    records : the folder below which the records go.
-    layers : to edit; none: the model's own.
-    corpus, moment_tokens, ppl_corpus, ppl_tokens : text of the moments and of perplexity, as
-        `zu.second_moments.corpus` takes it, and how many tokens of it; empty: the embedded prose.
-    experiment : the name of the records' folder.
-    measure : what to record in place of Eff, Gen, Spe and perplexity: called with (model,
-        tokenizer, facts, edit) while the edit is on (None for "base"), it returns a dict of plain
-        values. Its source and `about_measure`, whatever else it depends on as plain values,
-        decide with the rest whether a record still holds.
-    extend : record it beside the scores.
-    anchors : called with the facts to forget and the seed: what rows labelled ``METHOD+anchors``
-        are told to spare. No other row is given any.
-    own : methods that are no class, by label: called with (model, tokenizer, facts), such a method
-        returns the `Edit` that it has put on; its source decides with the rest.
-    before : texts to put before a prompt, by default all of `zu.reader.prefixes`.
-    below : to share between grids of the same layers what is read below them.
+    model, tokenizer
+        What is to forget.
+    facts : Facts
+        What is drawn from.
+    methods : sequence of str
+        Labels of rows, see `zu.experiment.parse_method`; ``"base"`` is the unedited model.
+    seeds : sequence of int
+        Each draws `n` of the facts.
+    n : int
+        How many.
+    records : str or Path
+        The folder below which the records go.
 
     Returns
     -------
-    All records, in the order of seeds and methods.
+    list of dict
+        All records, in the order of seeds and methods.
 
     Raises
     ------
-    ValueError : a label that would not run as it says, before anything is computed.
+    ValueError
+        For a label that would not run as it says, before anything is computed.
     """
-    own, chosen = own or {}, resolve_layers(model, layers or None)
-    rows = {}
-    for label in methods:
-        theirs = label in own
-        rows[label] = Row(label, {}, False) if theirs else check_row(label, anchors=bool(anchors))
-    text = {"corpus": corpus, "moment_tokens": moment_tokens,
-            "ppl_corpus": ppl_corpus, "ppl_tokens": ppl_tokens}
-    grid = _Grid(model, tokenizer, chosen, text, own, before, below or Below(min(chosen)))
-    extra = None if measure is None else _Extra(measure, about_measure or {}, extend)
-    folder, found = Path(records) / experiment / grid.name / facts.name, []
-    for seed in seeds:
-        forget = facts.sample(n, seed)
-        spare = list(anchors(forget, seed)) if any(row.anchors for row in rows.values()) else []
-        for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
-            draw = {"experiment": experiment, "dataset": facts.name, "method": label,
-                    "n": n, "seed": seed}
-            job = _Draw(row, forget, spare if row.anchors else [])
-            spec = grid.spec(job, draw, extra)
-            record = read_record(folder / spec.file)
-            if record is None or record.get("fingerprint") != spec.fingerprint:
-                _warn_of_versions(record, folder / spec.file)
-                record = write_record(folder / spec.file, grid.run(job, spec, extra))
-            found.append(record)
-    return found
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A row, the facts that it should forget, and what it is told to spare."""
-
-    row: Row
-    forget: Facts
-    spare: list[Fact]
-
-
-@dataclass(frozen=True)
-class _Extra:
-    """What to measure in place of the scores, or beside them."""
-
-    measure: Measure
-    about: dict
-    beside: bool
+    grid = Grid(Reader(model, tokenizer), Path(records) / "few_shot")
+    return grid.run(facts, methods, seeds=seeds, n=n)
 
 
 @dataclass
-class _Grid:
-    """A model with what its runs share: moments, prefixes, Base's perplexity, what lies below."""
+class Grid:
+    """Rows of a table times draws of facts, and a record of each.
 
-    model: nn.Module
-    tokenizer: object
-    layers: tuple[int, ...]
-    text: dict
-    own: dict[str, Own]
-    before: Sequence[str] | None
-    below: Below
-    C0: dict[int, torch.Tensor] | None = None
-    base_ppl: float | None = None
-    mark: str = field(init=False)
+    Attributes
+    ----------
+    reader : Reader
+        Of the model that is to forget; it has the texts to put before a prompt, by default all of
+        `zu.reader.prefixes`. Several grids may share it.
+    folder : Path
+        Where the records go; its last part names the experiment.
+    layers : sequence of int or float
+        To edit; none: the model's own.
+    texts : Texts
+        What moments and perplexity are read from.
+    measure : Measure, optional
+        What to record in place of the scores, or beside them.
+    anchors : callable, optional
+        Called with the facts to forget and the seed: what rows labelled ``METHOD+anchors`` are told
+        to spare. No other row is given any.
+    own : dict
+        Methods that are no class, by label: called with (model, tokenizer, facts), such a method
+        returns the `Edit` that it has put on; its source decides with the rest whether a record
+        still holds.
+    """
+
+    reader: Reader
+    folder: str | Path
+    layers: Sequence[int | float] = ()
+    texts: Texts = Texts()
+    measure: Measure | None = None
+    anchors: Anchors | None = None
+    own: dict[str, Own] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.mark, self.name = fingerprint(self.model), getattr(self.model, "name", "model")
-        self.given = self.before is not None  # prefixes of the caller's: a record says how many
-        depth = len(decoder(self.model).layers)
-        self.above = {weight_name(self.model, i) for i in range(min(self.layers), depth)}
+        model = self.reader.model
+        self.chosen = resolve_layers(model, self.layers or None)
+        self.reader.bind(min(self.chosen))
+        self.name = getattr(model, "name", "model")
+        self.C0: dict[int, torch.Tensor] | None = None
+        self.base_ppl: float | None = None
 
-    def spec(self, job: _Draw, draw: dict, extra: _Extra | None) -> RunSpec:
-        """What decides the result of a run."""
-        row = job.row
-        about = draw | self.text
-        about |= {"model": self.name, "settings": row.settings, "layers": list(self.layers),
-                  "dtype": str(self.model.dtype)}
-        hidden = {"weights": self.mark, "forget_hash": job.forget.hash,
+    def run(
+        self, facts: Facts, methods: Sequence[str], *, seeds: Sequence[int], n: int
+    ) -> list[dict]:
+        """Unlearn `n` facts with every method and seed, and write a record for each.
+
+        Parameters
+        ----------
+        facts : Facts
+            What is drawn from.
+        methods : sequence of str
+            Labels of rows, see `zu.experiment.parse_method`, or names in `own`; ``"base"`` is the
+            unedited model.
+        seeds : sequence of int
+            Each draws `n` of the facts.
+        n : int
+            How many.
+
+        Returns
+        -------
+        list of dict
+            All records, in the order of seeds and methods.
+
+        Raises
+        ------
+        ValueError
+            For a label that would not run as it says, before anything is computed.
+        """
+        rows = {label: self._row(label) for label in methods}
+        weights = fingerprint(self.reader.model)
+        folder = Path(self.folder) / self.name / facts.name
+        found = []
+        for seed in seeds:
+            forget = facts.sample(n, seed)
+            spare: list[Fact] = []
+            if any(row.anchors for row in rows.values()):
+                spare = list(self.anchors(forget, seed))
+            for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
+                about = {"dataset": facts.name, "method": label, "n": n, "seed": seed}
+                draw = _Draw(row, about, forget, spare if row.anchors else [])
+                spec = self._spec(draw, weights)
+                found.append(self._record(draw, spec, folder / spec.file))
+        return found
+
+    def _row(self, label: str) -> Row:
+        """A label's row, checked."""
+        if label in self.own:
+            return Row(label, {}, False)
+        return check_row(label, anchors=bool(self.anchors))
+
+    def _record(self, draw: _Draw, spec: RunSpec, path: Path) -> dict:
+        """The record of a run: the one that is there, where it still holds, or a new one."""
+        record = read_record(path)
+        if record is not None and record.get("fingerprint") == spec.fingerprint:
+            return record
+        _warn_of_versions(record, path)
+        return write_record(path, self._run(draw, spec))
+
+    def _spec(self, draw: _Draw, weights: str) -> RunSpec:
+        """What decides the result of a run; weights: the model's fingerprint."""
+        row, given = draw.row, self.reader.given_prefixes
+        about = {"experiment": Path(self.folder).name} | draw.about | asdict(self.texts)
+        about |= {"model": self.name, "settings": row.settings, "layers": list(self.chosen),
+                  "dtype": str(self.reader.model.dtype)}
+        hidden = {"weights": weights, "forget_hash": draw.forget.hash,
                   "code": code_hash(), "versions": _versions()}
         theirs = row.method in self.own
         if theirs:  # what it puts before a prompt is its own affair
             hidden["own"] = inspect.getsource(self.own[row.method])
-        elif self.given:
-            about["n_prefixes"], hidden["before"] = len(self.before) - 1, list(self.before)
+        elif given is not None:
+            about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
         if not theirs and row.method != "base" and (source := source_of(find(row.method))):
             hidden["own"] = source
-        if job.spare:
-            about["anchors"], hidden["anchors_hash"] = len(job.spare), Facts(job.spare).hash
-        if extra is not None:
-            about |= {"about_measure": extra.about, "extend": extra.beside}
-            hidden["measure"] = inspect.getsource(extra.measure)
+        if draw.spare:
+            about["anchors"], hidden["anchors_hash"] = len(draw.spare), Facts(draw.spare).hash
+        if self.measure is not None:
+            about |= {"about_measure": self.measure.about, "extend": self.measure.beside}
+            hidden["measure"] = inspect.getsource(self.measure.find)
         return RunSpec(about, hidden)
 
-    def run(self, job: _Draw, spec: RunSpec, extra: _Extra | None) -> dict:
+    def _run(self, draw: _Draw, spec: RunSpec) -> dict:
         """Make the edit, measure while it is on, take it off; returns the record."""
         seconds: dict[str, float] = {}
-        edit = self.edit(job, seconds)
+        edit = self._edit(draw, seconds)
         with edit or nullcontext(), _stage(seconds, "evaluate"):
-            metrics = {} if extra and not extra.beside else self.scores(job.forget, edit)
-            metrics |= extra.measure(self.model, self.tokenizer, job.forget, edit) if extra else {}
+            metrics = self._metrics(draw.forget, edit)
         found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
-                 "forget_hash": job.forget.hash, "fingerprint": spec.fingerprint}
-        if job.row.method in self.own and (spared := edit.settings.get("anchors")):
+                 "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
+        if draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
-        return spec.about | found | provenance(self.model)
+        return spec.about | found | provenance(self.reader.model)
 
-    def edit(self, job: _Draw, seconds: dict[str, float]) -> Edit | None:
+    def _edit(self, draw: _Draw, seconds: dict[str, float]) -> Edit | None:
         """The edit of a row, put on; None for "base"."""
-        method, settings = job.row.method, dict(job.row.settings)
+        reader, method = self.reader, draw.row.method
+        settings = {"layers": self.chosen} | draw.row.settings
         if method == "base":
             return None
         if method in self.own:
             with _stage(seconds, "edit"):
-                return self.own[method](self.model, self.tokenizer, job.forget)
-        if self.C0 is None:
-            with _stage(seconds, "moments"):
-                self.C0 = moments(self.model, self.tokenizer, self.layers,
-                                  self.text["corpus"] or None, tokens=self.text["moment_tokens"])
-        if job.row.anchors:
-            settings["anchors"] = job.spare
-        elif "anchor" in find(method).model_fields:
+                return self.own[method](reader.model, reader.tokenizer, draw.forget)
+        if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
-        self.before = self.before or prefixes(self.model, self.tokenizer)
+        if self.C0 is None:
+            self.C0 = self._read_moments(seconds)
         with _stage(seconds, "edit"):
-            return unlearn(self.model, self.tokenizer, job.forget, method, layers=self.layers,
-                           moments=self.C0, before=self.before, below=self.below, **settings)
+            return unlearn(reader.model, reader.tokenizer, draw.forget, method,
+                           anchors=draw.spare, reader=reader, moments=self.C0, **settings)
 
-    def scores(self, forget: Facts, edit: Edit | None) -> dict:
+    def _read_moments(self, seconds: dict[str, float]) -> dict[int, torch.Tensor]:
+        """The moments of the grid's text, for all of its layers."""
+        reader, texts = self.reader, self.texts
+        with _stage(seconds, "moments"):
+            return moments(reader.model, reader.tokenizer, self.chosen, texts.corpus or None,
+                           tokens=texts.moment_tokens)
+
+    def _metrics(self, forget: Facts, edit: Edit | None) -> dict:
+        """What is recorded of the model as it is: the scores, a measure of one's own, or both."""
+        metrics, measure, reader = {}, self.measure, self.reader
+        if measure is None or measure.beside:
+            metrics = self._scores(forget, edit)
+        if measure is not None:
+            metrics |= measure.find(reader.model, reader.tokenizer, forget, edit)
+        return metrics
+
+    def _scores(self, forget: Facts, edit: Edit | None) -> dict:
         """Eff, Gen, Spe and perplexity of the model as it is; Base's perplexity is read once."""
-        shared = self.below if edit is None or self.above >= set(edit.parts) else None
+        reader, texts = self.reader, self.texts
         ppl = self.base_ppl if edit is None else None
         if ppl is None:
-            ppl = perplexity(self.model, self.tokenizer, self.text["ppl_corpus"] or None,
-                             tokens=self.text["ppl_tokens"], below=shared)
+            ppl = perplexity(reader.model, reader.tokenizer, texts.ppl_corpus or None,
+                             tokens=texts.ppl_tokens, reader=reader)
         if edit is None:
             self.base_ppl = ppl
-        scores = evaluate(self.model, self.tokenizer, forget, below=shared)
+        scores = evaluate(reader.model, reader.tokenizer, forget, reader=reader)
         return scores.as_dict() | {"ppl": ppl}
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A row, what its record says of it, the facts that it should forget, what it should spare."""
+
+    row: Row
+    about: dict
+    forget: Facts
+    spare: list[Fact]
 
 
 def _versions() -> dict[str, str]:

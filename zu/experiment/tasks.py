@@ -25,7 +25,7 @@ from transformers import DynamicCache
 
 from ..data.names import closest
 from ..models import decoder, finite, logits
-from ..reader import Batch, Below, collate, last_states
+from ..reader import Batch, Reader, collate
 from ..scores import wilson
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def downstream(
     *,
     limit: int | None = None,
     batch_size: int = 32,
-    below: Below | None = None,
+    reader: Reader | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy on each of the tasks, in percent; the model is not changed.
 
@@ -204,7 +204,7 @@ def downstream(
         Items of each task, or of each part of a group; None: all.
     batch_size : int
         Prompts in a batch.
-    below : Below or None
+    reader : Reader or None
         As in `zu.evaluate`.
 
     Returns
@@ -222,11 +222,13 @@ def downstream(
     """
     from lm_eval import evaluator
 
-    reader = _reader(model, tokenizer, batch_size, below)
+    reader = Reader.of(model, tokenizer, reader)
+    reader.check()
+    asker = _asker(reader, batch_size)
     out = {}
     for name, parts in tasks.items():
         with redirect_stderr(io.StringIO()):  # its progress bars
-            found = evaluator.evaluate(reader, {"tasks": parts}, limit=limit, bootstrap_iters=0)
+            found = evaluator.evaluate(asker, {"tasks": parts}, limit=limit, bootstrap_iters=0)
         out[name] = _summary(parts, found)
     return out
 
@@ -323,16 +325,11 @@ def _mcnemar(pair: Counter, tests: int) -> tuple[int, int, float]:
     return lost, won, min(1.0, 2 * tail * tests)
 
 
-def _reader(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    batch_size: int,
-    below: Below | None = None,
-) -> HFLM:
+def _asker(reader: Reader, batch_size: int) -> HFLM:
     """The model as the harness asks it."""
     from lm_eval.models.huggingface import HFLM
 
-    class Reader(HFLM):
+    class Asker(HFLM):
         """HFLM, faster.
 
         What all prompts of a task begin with is read once, and logits only where answers stand.
@@ -346,23 +343,20 @@ def _reader(
                 # −∞ is no fault
                 finite(self.model, torch.tensor([[value for value, _ in found]]).exp())
                 return found
-            return _likelihoods(self.model, requests, self.device, self.batch_size, below)
+            return _likelihoods(reader, requests, self.batch_size)
 
-    return Reader(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    return Asker(pretrained=reader.model, tokenizer=reader.tokenizer, batch_size=batch_size)
 
 
 def _likelihoods(
-    model: nn.Module,
-    requests: Sequence[_Request],
-    device: torch.device,
-    batch_size: int,
-    below: Below | None,
+    reader: Reader, requests: Sequence[_Request], batch_size: int
 ) -> list[tuple[float, bool]]:
     """Log-likelihood of each request's answer, and whether the model itself would write it."""
+    model = reader.model
     head = _common_head([context for _, context, _ in requests])
     past = DynamicCache()
     if head:
-        ids = torch.tensor([head], device=device)  # (1, start)
+        ids = torch.tensor([head], device=model.device)  # (1, start)
         decoder(model)(input_ids=ids, past_key_values=past)
     answers = _by_prompt(requests, len(head))
     rows = [(list(row), max(len(ids) for _, ids in some)) for row, some in answers.items()]
@@ -370,7 +364,7 @@ def _likelihoods(
     out: list = [None] * len(requests)
     for first in range(0, len(rows), batch_size):
         some = rows[first:first + batch_size]
-        each = _log_probabilities(model, some, past, head, device, below)
+        each = _log_probabilities(reader, some, past, head)
         for (row, _), logp in zip(some, each, strict=True):
             for i, answer in answers[tuple(row)]:
                 out[i] = _answer_likelihood(logp, answer)
@@ -399,29 +393,27 @@ def _by_prompt(
 
 
 def _log_probabilities(
-    model: nn.Module,
+    reader: Reader,
     rows: Sequence[tuple[list[int], int]],
     past: DynamicCache,
     head: list[int],
-    device: torch.device,
-    below: Below | None,
 ) -> tuple[torch.Tensor, ...]:
     """Log-probabilities (n, vocabulary) after the last n tokens of each row, behind the head.
 
     rows: token ids, and n. past: the cache of the head, which stays as it is.
     """
-    batch = collate(rows, device)
+    batch = collate(rows, reader.model.device)
     cache = copy.deepcopy(past)
     if head:
         cache.batch_repeat_interleave(len(rows))  # (1, heads, start, width) -> (rows, ...)
     seen = batch.mask.new_ones(len(rows), len(head))
     mask = torch.cat([seen, batch.mask], 1)  # (rows, start + length)
-    states = last_states(model, Batch(batch.ids, mask, None), below, cache, tuple(head))
+    states = reader.last_states(Batch(batch.ids, mask, None), cache, tuple(head))
     # (rows, length, d) -> (sum of n, d): padding is on the right
     reads = torch.cat(
         [state[len(row) - n:len(row)] for (row, n), state in zip(rows, states, strict=True)]
     )
-    logp = logits(model, reads).log_softmax(-1)
+    logp = logits(reader.model, reads).log_softmax(-1)
     return logp.split([n for _, n in rows])
 
 

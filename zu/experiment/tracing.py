@@ -327,6 +327,29 @@ def _corrupted(
     return out
 
 
+class Corruption(NamedTuple):
+    """How a fact's subject is corrupted.
+
+    Attributes
+    ----------
+    noise : float
+        The subject's embeddings get Gaussian noise of so many standard deviations of all facts'
+        subject embeddings.
+    draws : int
+        How often the noise is drawn.
+    seed : int
+        Of the noise.
+    """
+
+    noise: float = 3.0
+    draws: int = 4
+    seed: int = 0
+
+
+#: Four draws of noise three deviations loud.
+CORRUPTION = Corruption()
+
+
 @torch.no_grad()
 def indirect_effects(
     model: nn.Module,
@@ -334,10 +357,8 @@ def indirect_effects(
     facts: Sequence[Fact],
     *,
     kinds: Sequence[str] = KINDS,
-    noise: float = 3.0,
-    draws: int = 4,
+    corruption: Corruption = CORRUPTION,
     window: float = 0.2,
-    seed: int = 0,
     tokens: int = 1024,
 ) -> pd.DataFrame:
     """Indirect effect of each restoration, in the mean over draws.
@@ -354,15 +375,10 @@ def indirect_effects(
         The facts to trace.
     kinds : Sequence[str]
         What to restore, of `KINDS`.
-    noise : float
-        The subject's embeddings get Gaussian noise of so many standard deviations of all facts'
-        subject embeddings.
-    draws : int
-        How often the noise is drawn.
+    corruption : Corruption
+        How loud the noise on the subject is, and how often it is drawn.
     window : float
         Share of the depth.
-    seed : int
-        Of the noise.
     tokens : int
         Batches hold about so many tokens.
 
@@ -383,6 +399,7 @@ def indirect_effects(
     ----------
     Meng et al. 2022.
     """
+    noise, draws, seed = corruption
     if draws < 1 or not set(kinds) <= set(KINDS):
         raise ValueError(
             f"draws is {draws} and kinds {tuple(kinds)}: give at least 1, and some of {KINDS}"

@@ -1,20 +1,21 @@
 """What a method is: its settings, what it needs, how a layer's problem is built and solved."""
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 
 from .. import descent, solve
 from ..data.facts import Fact
 from ..edit import Edit
 from ..models import down_proj, weight_name
-from ..reader import Below, Trace, subject_keys
-from ..targets import Targets, optimise
+from ..reader import Reader, Trace, subject_keys
+from ..targets import Search, Targets, optimise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,8 +40,14 @@ class Method(BaseModel):
         Whether it changes only the middle one of the layers.
     spares : bool
         Whether it takes anchors and earlier edits into account.
-    retains : bool
-        Whether it reads text to retain.
+    layers : sequence of int or float, optional
+        The layers to edit: indices, or shares of the depth (floats below 1); by default the model's
+        own (`zu.models.resolve_layers`).
+    seed : int
+        Of whatever is drawn: the prefixes, the default text to retain.
+    moments : dict, optional
+        What general text looks like to the unedited model, C_0 (m, m) by layer, as `zu.moments`
+        returns it, for the methods that need it; by default that of the embedded prose.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -51,7 +58,20 @@ class Method(BaseModel):
     colour: ClassVar[str] = "#444444"
     middle: ClassVar[bool] = False
     spares: ClassVar[bool] = False
-    retains: ClassVar[bool] = False
+
+    layers: tuple[int | float, ...] | None = None
+    seed: int = 0
+    moments: InstanceOf[dict] | None = Field(None, exclude=True, repr=False)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _any_sequence(cls, given: Any) -> Any:
+        """Layers as plain numbers, from whatever holds them: a list, a range, an array."""
+        if isinstance(given, int | float):
+            raise ValueError(f"layers is {given}: give a list, [{given}]")
+        if given is None or isinstance(given, str):
+            return given
+        return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
 
     def warning(self, job: Job) -> str:
         """What a user should know before a job is done.
@@ -108,46 +128,43 @@ class Job:
 
     Attributes
     ----------
-    model : nn.Module
-        The model that is to forget.
-    tokenizer : PreTrainedTokenizerBase
-        The model's tokenizer.
+    reader : Reader
+        Of the model that is to forget.
     facts : list[Fact]
         The n facts to forget.
     layers : tuple[int, ...]
         The layers to edit, ascending.
-    seed : int
-        Of the prefixes, and of the default text to retain.
-    targets, moments
-        Found by `unlearn` where a method needs them and they are not given; the moments are C_0,
-        (m, m), by layer.
-    earlier : Sequence[Edit]
-        Edits of the same layers whose facts' values should stay.
     anchors : Sequence[Fact]
         Prompts with other subjects whose values should stay.
-    retain : Sequence[str] | None
-        Text for the methods that retain some; None: the default text.
-    before : Sequence[str]
+    earlier : Sequence[Edit]
+        Edits of the same layers whose facts' values should stay.
+    prefixes : Sequence[str]
         Texts put before a prompt, the empty one first.
-    below : Below | None
-        What enters the lowest edited layer, read once.
+    targets, moments
+        Found by `unlearn` where a method needs them; the moments are C_0, (m, m), by layer.
     weights : torch.Tensor | None
         Of the facts, (n,) float64; all 1 unless a method weighs them.
     """
 
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    reader: Reader
     facts: list[Fact]
     layers: tuple[int, ...]
-    seed: int = 0
+    anchors: Sequence[Fact] = ()
+    earlier: Sequence[Edit] = ()
+    prefixes: Sequence[str] = ("",)
     targets: Targets | None = None
     moments: dict[int, torch.Tensor] | None = None
-    earlier: Sequence[Edit] = ()
-    anchors: Sequence[Fact] = ()
-    retain: Sequence[str] | None = None
-    before: Sequence[str] = ("",)
-    below: Below | None = None
     weights: torch.Tensor | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is to forget."""
+        return self.reader.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self.reader.tokenizer
 
     def reads(self, layer: int) -> list[int]:
         """The layers that are read for an edit of one.
@@ -238,6 +255,9 @@ class Settings(Method):
         Weight of the divergence after "{subject} is a" in the loss.
     clamp : float
         Largest ‖δ‖ as a share of ‖h‖.
+    targets : Targets, optional
+        What such a search found, as `zu.find_targets` returns it for these facts and the last of
+        the layers, where it is at hand. ROME searches for its own where its layer is another one.
     """
 
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
@@ -249,17 +269,33 @@ class Settings(Method):
     weight_decay: float = Field(0.5, ge=0)
     kl: float = Field(0.0625, ge=0)
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
+    targets: InstanceOf[Targets] | None = Field(None, exclude=True, repr=False)
 
-    def search(self) -> dict[str, Any]:
-        """What a search for targets takes from the settings.
+    def search(self, prefixes: Sequence[str], goal: str = "eos") -> Search:
+        """The search for targets that the settings ask for.
+
+        Parameters
+        ----------
+        prefixes : Sequence[str]
+            Texts put before a prompt, the empty one first.
+        goal : {"eos", "truth"}
+            What the model should say.
 
         Returns
         -------
-        dict[str, Any]
-            Keyword arguments of `zu.targets.optimise`.
+        Search
+            What `zu.targets.optimise` takes.
         """
-        names = ("steps", "lr", "weight_decay", "kl", "clamp", "tolerance")
-        return {name: getattr(self, name) for name in names}
+        return Search(
+            prefixes=prefixes,
+            goal=goal,
+            steps=self.steps,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            kl=self.kl,
+            clamp=self.clamp,
+            tolerance=self.tolerance,
+        )
 
 
 class Located(Settings):
@@ -371,9 +407,7 @@ class Located(Settings):
         Columns
             Keys (m, n), what is missing after the last layer (d, n), and mean keys (n, m).
         """
-        keys, bare = subject_keys(
-            job.model, job.tokenizer, job.facts, job.reads(layer), job.before, below=job.below
-        )
+        keys, bare = subject_keys(job.reader, job.facts, job.reads(layer), job.prefixes)
         mean = keys[layer]
         return Columns(mean.T, missing(job, layer, bare), mean)  # keys: (n, m) -> (m, n)
 
@@ -517,7 +551,7 @@ def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
     torch.Tensor
         (n, m), float64.
     """
-    keys, _ = subject_keys(job.model, job.tokenizer, facts, job.reads(layer), below=job.below)
+    keys, _ = subject_keys(job.reader, facts, job.reads(layer))
     return keys[layer]
 
 
@@ -544,7 +578,7 @@ def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
         return [part.cpu() for part in solve.spectrum(C0)]
 
     # kept on the CPU, as moments are
-    found = job.below.once(("spectrum", layer), C0.cpu(), find)
+    found = job.reader.once(("spectrum", layer), C0.cpu(), find)
     return tuple(part.to(C0.device) for part in found)
 
 
@@ -598,9 +632,8 @@ class Truthful(Located):
         """
         if self.V_f == "outputs":
             return V_f
-        truth = optimise(
-            job.model, job.tokenizer, job.facts, layer, job.before, goal="truth", **self.search()
-        )
+        search = self.search(job.prefixes, goal="truth")
+        truth = optimise(job.model, job.tokenizer, job.facts, layer, search)
         delta = truth.z - truth.h  # (n, d)
         return V_f + delta.to(V_f.device).double().T  # (n, d) -> (d, n)
 
@@ -634,8 +667,8 @@ class Descended(Method):
     steps: int = Field(25, ge=1)
     lr: float = Field(5e-3, gt=0)
 
-    def rows(self, job: Job) -> tuple[list[descent.Row], list[float]]:
-        """What is read, and how each row counts in the loss.
+    def objective(self, job: Job) -> descent.Objective:
+        """What is read, and how it counts in the loss.
 
         Parameters
         ----------
@@ -644,22 +677,12 @@ class Descended(Method):
 
         Returns
         -------
-        tuple[list[descent.Row], list[float]]
-            The rows, and the weight of each in the loss: the mean over facts.
+        descent.Objective
+            A row a fact; the loss is their mean.
         """
         rows = descent.answer_rows(job.tokenizer, job.facts, self.goal)
         n = len(job.facts)
-        return rows, [self.sign / n] * n
-
-    def preference(self) -> float | None:
-        """β of a preference against the unedited model.
-
-        Returns
-        -------
-        float or None
-            β; None: the plain log-likelihood.
-        """
-        return None
+        return descent.Objective(rows, [self.sign / n] * n)
 
     def make(self, job: Job, edit: Edit) -> None:
         """Descend, and take the new weights.
@@ -671,15 +694,8 @@ class Descended(Method):
         edit : Edit
             The edit to fill.
         """
-        rows, weights = self.rows(job)
         new, _ = descent.descend(
-            job.model,
-            rows,
-            weights,
-            job.layers,
-            steps=self.steps,
-            lr=self.lr,
-            beta=self.preference(),
+            job.model, self.objective(job), job.layers, steps=self.steps, lr=self.lr
         )
         for layer, weight in new.items():
             edit.set(weight_name(job.model, layer), weight)

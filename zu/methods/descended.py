@@ -1,6 +1,7 @@
 """The methods that train: GA, FT, gradient difference, NPO."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
@@ -52,6 +53,8 @@ class GradDiff(Descended):
 
     Attributes
     ----------
+    retain : sequence of str, optional
+        The text to retain; by default some of the embedded prose. No record holds it.
     retain_weight : float
         Weight of the text to retain, against that of the answers.
 
@@ -64,28 +67,32 @@ class GradDiff(Descended):
     about: ClassVar[str] = "gradient ascent on the answers, descent on text to retain"
     label: ClassVar[str] = "GradDiff"
     colour: ClassVar[str] = "#999933"
-    retains: ClassVar[bool] = True
     passes: ClassVar[int] = 2
 
+    retain: tuple[str, ...] | None = Field(None, exclude=True, repr=False)
     retain_weight: float = Field(1.0, ge=0)
 
-    def rows(self, job: Job) -> tuple[list[descent.Row], list[float]]:
+    def objective(self, job: Job) -> descent.Objective:
         """The answers' rows, and one for each text to retain, which counts downwards.
 
         Parameters
         ----------
         job : Job
-            The facts to forget and, where they are given, the texts to retain.
+            The facts to forget.
 
         Returns
         -------
-        tuple[list[descent.Row], list[float]]
-            The rows, and the weight of each in the loss: means over facts and over texts.
+        descent.Objective
+            The loss is the mean over facts, less the weighted mean over texts.
         """
-        rows, weights = super().rows(job)
-        kept = descent.retain_rows(job.tokenizer, job.retain, job.seed)
+        answers = super().objective(job)
+        kept = descent.retain_rows(job.tokenizer, self.retain, self.seed)
         share = -self.retain_weight / len(kept)
-        return rows + kept, weights + [share] * len(kept)
+        return replace(
+            answers,
+            rows=[*answers.rows, *kept],
+            weights=[*answers.weights, *[share] * len(kept)],
+        )
 
 
 class Npo(Descended):
@@ -109,6 +116,17 @@ class Npo(Descended):
 
     beta: float = Field(0.1, gt=0)
 
-    def preference(self) -> float | None:
-        """β of the preference against the unedited model: the setting."""
-        return self.beta
+    def objective(self, job: Job) -> descent.Objective:
+        """The answers' rows, with the preference against the unedited model.
+
+        Parameters
+        ----------
+        job : Job
+            The facts to forget.
+
+        Returns
+        -------
+        descent.Objective
+            A row a fact; the loss is their mean.
+        """
+        return replace(super().objective(job), beta=self.beta)

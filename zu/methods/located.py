@@ -499,7 +499,7 @@ class Anchored(Sparing):
             Keys (m, q), what is missing at them (d, q), and mean keys (n, m); q is p · n, or twice
             that where the subjects without their prompt count.
         """
-        n, texts = len(job.facts), len(job.before)
+        n, texts = len(job.facts), len(job.prefixes)
         device = down_proj(job.model, layer).weight.device
         keys, bare = self._keys(job, layer, job.facts)  # (p n, m)
         root_share = prefix_weights(texts).sqrt().to(device)  # (p,)
@@ -519,9 +519,7 @@ class Anchored(Sparing):
 
     def _keys(self, job: Job, layer: int, facts: Sequence[Fact]) -> tuple[torch.Tensor, Trace]:
         """All keys, (p n, m), times the square root of their share; and the bare prompts' trace."""
-        keys, bare = subject_keys(
-            job.model, job.tokenizer, facts, job.reads(layer), job.before, True, job.below
-        )
+        keys, bare = subject_keys(job.reader, facts, job.reads(layer), job.prefixes, each=True)
         return keys[layer], bare
 
     def anchor_keys(self, job: Job, layer: int) -> torch.Tensor:
@@ -579,7 +577,7 @@ def answered(job: Job) -> torch.Tensor:
     torch.Tensor
         (n,), bool.
     """
-    asked = [(prefix + fact.text, fact.target) for prefix in job.before for fact in job.facts]
-    found = score(job.model, job.tokenizer, asked, below=job.below)  # (p n, 3)
+    asked = [(prefix + fact.text, fact.target) for prefix in job.prefixes for fact in job.facts]
+    found = score(job.model, job.tokenizer, asked, reader=job.reader)  # (p n, 3)
     right = torch.from_numpy(found[:, 0] > 0)
-    return right.view(len(job.before), -1).any(0)  # (p n,) -> (p, n) -> (n,)
+    return right.view(len(job.prefixes), -1).any(0)  # (p n,) -> (p, n) -> (n,)

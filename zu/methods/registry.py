@@ -30,18 +30,10 @@ _OWN = (
 METHODS: dict[str, type[Method]] = {method.name: method for method in _OWN}
 #: The method that we would use, given anchors (`zu.anchors`).
 RECOMMENDED = "anchored"
-#: What `zu.unlearn` takes whatever the method.
-SHARED = (
-    "layers",
-    "seed",
-    "targets",
-    "moments",
-    "earlier",
-    "anchors",
-    "retain",
-    "before",
-    "below",
-)
+#: What `zu.unlearn` takes beside the settings of a method.
+SHARED = ("anchors", "earlier", "reader")
+#: Settings that are not a method's own: where, and what was found already.
+COMMON = (*Method.model_fields, "targets")
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -147,11 +139,47 @@ def settings_for(method: str, **settings: Any) -> Method:
     TypeError
         For a method that is no string.
     """
-    kind = find(method)
+    return _validated(method, find(method), settings)
+
+
+def with_settings(method: str | Method, settings: dict[str, Any]) -> Method:
+    """A method with its settings, whichever way they are given.
+
+    Parameters
+    ----------
+    method : str or Method
+        A name, an import path, or an instance.
+    settings : dict
+        The method's own; with an instance only those of `COMMON`.
+
+    Returns
+    -------
+    Method
+        An instance of the method's class.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `settings_for` does, and for an instance that is given settings of its own again.
+    """
+    if not isinstance(method, Method):
+        return settings_for(method, **settings)
+    kind, own = type(method), [name for name in settings if name not in COMMON]
+    if own:
+        raise ValueError(
+            f"{', '.join(own)}: an instance of {kind.__name__} has its settings already; give them "
+            "there, or name the method"
+        )
+    there = {name: getattr(method, name) for name in method.model_fields_set}
+    return _validated(method.name, kind, there | settings)
+
+
+def _validated(name: str, kind: type[Method], settings: dict[str, Any]) -> Method:
+    """An instance of a method's class; `ValueError` names the setting that is wrong."""
     try:
         return kind(**settings)
     except ValidationError as error:
-        raise ValueError(_unusable(method, kind, error)) from None
+        raise ValueError(_unusable(name, kind, error)) from None
 
 
 def _unusable(method: str, kind: type[Method], error: ValidationError) -> str:

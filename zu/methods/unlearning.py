@@ -11,12 +11,12 @@ from torch import nn
 from ..data.facts import Fact
 from ..edit import Edit, EditError
 from ..models import resolve_layers
-from ..reader import Below
-from ..reader import prefixes as written_prefixes
+from ..reader import Reader
+from ..second_moments import Moments
 from ..second_moments import moments as read_moments
 from ..targets import Targets, optimise
 from .base import Job, Method, Settings
-from .registry import settings_for
+from .registry import with_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +31,8 @@ def find_targets(
     facts: Sequence[Fact],
     layer: int,
     *,
-    seed: int = 0,
     goal: str = "eos",
+    reader: Reader | None = None,
     **settings: Any,
 ) -> Targets:
     """Targets as `unlearn` computes them, to share between methods.
@@ -45,10 +45,10 @@ def find_targets(
         The n facts to forget.
     layer : int
         The layer after which targets are set: the last of those to edit.
-    seed : int
-        Of the prefixes.
     goal : {"eos", "truth"}
         What the model should say at a target, see `zu.targets.optimise`.
+    reader : Reader, optional
+        Of this model; it has the prefixes.
     **settings
         As in `zu.methods.Settings`.
 
@@ -58,21 +58,8 @@ def find_targets(
         The states wanted and the states found, (n, d) each, float32.
     """
     s = Settings(**settings)
-    prefixes = _prefixes_for(model, tokenizer, s, seed)
-    return optimise(model, tokenizer, facts, layer, prefixes, goal=goal, **s.search())
-
-
-def _prefixes_for(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    s: Settings,
-    seed: int,
-    given: Sequence[str] | None = None,
-) -> Sequence[str]:
-    """The empty text and as many prefixes as the settings ask for: of those given, or written."""
-    if given is None:
-        given = written_prefixes(model, tokenizer, seed=seed) if s.n_prefixes else ("",)
-    return given[: s.n_prefixes + 1]
+    texts = Reader.of(model, tokenizer, reader).texts(s.n_prefixes, s.seed)
+    return optimise(model, tokenizer, facts, layer, s.search(texts, goal))
 
 
 def unlearn(
@@ -81,15 +68,9 @@ def unlearn(
     facts: Sequence[Fact],
     method: str | Method = DEFAULT,
     *,
-    layers: Sequence[int | float] | None = None,
-    seed: int = 0,
-    targets: Targets | None = None,
-    moments: dict[int, torch.Tensor] | None = None,
-    earlier: Sequence[Edit] = (),
     anchors: Sequence[Fact] = (),
-    retain: Sequence[str] | None = None,
-    before: Sequence[str] | None = None,
-    below: Below | None = None,
+    earlier: Sequence[Edit] = (),
+    reader: Reader | None = None,
     **settings: Any,
 ) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it.
@@ -105,25 +86,17 @@ def unlearn(
     method : str or Method
         A name of `zu.METHODS`, an import path ("my_module.MyMethod"), or a method with its
         settings, such as ``zu.methods.ZeroUnlearn(alpha=1.0)``.
-    layers : Sequence[int | float] or None
-        Indices, or shares of the depth; by default the model's own (`zu.models.resolve_layers`).
-        ROME and the methods that descend change the middle one only.
-    seed : int
-        Of the prefixes, and of the default text to retain.
-    targets, moments, before
-        Results of `find_targets` for the last layer, of `zu.moments` and of `zu.reader.prefixes`,
-        when they are at hand; all must come from the unedited model. Where the middle layer is not
-        the last, ROME finds its own targets.
-    earlier : Sequence[Edit]
-        Edits of the same layers whose facts' values should stay.
     anchors : Sequence[Fact]
         Prompts with other subjects whose values should stay, see `zu.anchors`.
-    retain : Sequence[str] or None
-        Ordinary text for the methods that retain some; by default some of the embedded prose.
-    below : Below or None
-        What other calls have read up to a layer that is not above the lowest edited one, to share.
+    earlier : Sequence[Edit]
+        Edits of the same layers whose facts' values should stay.
+    reader : Reader, optional
+        Of this model: what several calls share. It has the prefixes, what lies below the edited
+        layers, and the moments that the first call read. Without one each call reads for itself.
     **settings
-        The method's own, where it is given by name.
+        The method's own, where it is given by name: `layers` and `seed` for all of them, `alpha`,
+        `moments`, `targets` or `retain` for some. ROME and the methods that descend change only the
+        middle one of the layers.
 
     Returns
     -------
@@ -142,35 +115,22 @@ def unlearn(
     ----------
     Algorithm 1 of the paper.
     """
-    s = _with_settings(method, settings)
-    job = Job(
-        model=model,
-        tokenizer=tokenizer,
-        facts=list(facts),
-        layers=resolve_layers(model, layers),
-        seed=seed,
-        targets=targets,
-        moments=moments,
-        earlier=earlier,
-        anchors=anchors,
-        retain=retain,
-        before=before,
-        below=below,
-    )
+    s = with_settings(method, settings)
+    layers = resolve_layers(model, s.layers)
+    job = Job(Reader.of(model, tokenizer, reader), list(facts), layers, anchors, earlier)
     _check(s, job)
-    if s.middle and len(job.layers) > 1:
-        middle = len(job.layers) // 2
-        job.layers = (job.layers[middle],)
-        job.targets = None  # those given are of the last layer
-    _check_below(job)
+    if s.middle:
+        job.layers = (layers[len(layers) // 2],)
+    job.reader.bind(job.layers[0])
+    job.reader.check()
     message = s.warning(job)
     if message:
         warnings.warn(message, stacklevel=2)
-    about = {"layers": list(job.layers), "seed": seed} | s.model_dump()
+    about = s.model_dump() | {"layers": list(job.layers)}
     edit = Edit(model, method=s.name, settings=about, facts=len(job.facts))
     try:
         if isinstance(s, Settings):
-            _prepare(s, job, edit)
+            _prepare(s, job, edit, layers[-1])
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
@@ -180,62 +140,43 @@ def unlearn(
     return edit
 
 
-def _with_settings(method: str | Method, settings: dict[str, Any]) -> Method:
-    """The method with its settings, whichever way they are given."""
-    if not isinstance(method, Method):
-        return settings_for(method, **settings)
-    if settings:
-        raise ValueError(
-            f"{', '.join(settings)}: an instance of {type(method).__name__} has its settings "
-            "already; give them there, or name the method"
-        )
-    return method
-
-
 def _check(s: Method, job: Job) -> None:
     """Refuse what cannot be done, before anything is computed."""
     if not job.facts:
         raise ValueError("facts is empty: give at least one fact to forget")
-    asked = (
-        (job.earlier, "earlier edits", s.spares),
-        (job.anchors, "anchors", s.spares),
-        (job.retain is not None, "text to retain", s.retains),
-    )
-    for given, what, takes in asked:
-        if given and not takes:
+    for given, what in ((job.earlier, "earlier edits"), (job.anchors, "anchors")):
+        if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
-    if not isinstance(job.moments, dict | None):
-        raise TypeError(
-            f"moments is a {type(job.moments).__name__}: give what zu.moments returns, C_0 by layer"
-        )
 
 
-def _check_below(job: Job) -> None:
-    """Refuse a shared reading of a layer above the lowest edited one: the edit would change it."""
-    lowest = job.layers[0]
-    if job.below is not None and job.below.layer > lowest:
-        raise ValueError(
-            f"below holds what enters layer {job.below.layer}, but layer {lowest} is to be edited: "
-            f"give Below({lowest})"
-        )
+def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
+    """Find what a method that locates needs: prefixes, targets, moments.
 
-
-def _prepare(s: Settings, job: Job, edit: Edit) -> None:
-    """Find what a method that locates needs and was not given: prefixes, targets, moments."""
-    job.before = _prefixes_for(job.model, job.tokenizer, s, job.seed, job.before)
-    if job.below is None:
-        job.below = Below(job.layers[0])
-    if job.targets is None:
-        job.targets = optimise(
-            job.model, job.tokenizer, job.facts, job.layers[-1], job.before, **s.search()
-        )
+    last: of the layers that were asked for; a method may edit the middle one of these.
+    """
+    job.prefixes = job.reader.texts(s.n_prefixes, s.seed)
+    if s.targets is not None and job.layers[-1] == last:
+        job.targets = s.targets
+    else:  # those given, if any, are of another layer
+        search = s.search(job.prefixes)
+        job.targets = optimise(job.model, job.tokenizer, job.facts, job.layers[-1], search)
+    job.moments = s.moments
     if job.moments is None:
-        job.moments = read_moments(job.model, job.tokenizer, job.layers)
+        job.moments = _moments(job.reader, job.layers)
     counts = {
         "moment_tokens": getattr(job.moments, "tokens", None),  # a plain dictionary has no tokens
         "anchors": len(job.anchors),
     }
     edit.settings |= {name: count for name, count in counts.items() if count}
+
+
+def _moments(reader: Reader, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    """The moments of the embedded prose: those that the reader remembers, and those it lacks."""
+    lacking = [layer for layer in layers if layer not in reader.moments]
+    if lacking:
+        more = read_moments(reader.model, reader.tokenizer, lacking)
+        reader.moments = Moments(reader.moments | more, more.tokens)
+    return reader.moments
 
 
 def _in_vain(s: Method, edit: Edit) -> str:
