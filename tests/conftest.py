@@ -1,7 +1,11 @@
 """Tiny random models of each architecture, with a small byte-level tokenizer, saved to disk once a session."""
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import samples
 import zu
 
 WORDS = ("The capital of France is Paris . Japan Tokyo Peru Lima Chad N'Djamena Côte d'Ivoire 東京 🙂 is a city in "
@@ -141,3 +145,19 @@ def texts():
     """Ordinary prose for moments and perplexity."""
     return ["The people of Peru speak a language and the city is in the country. " * 20,
             "You and I is a city in which the capital is Paris. " * 20]
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """A folder with every file of `samples`."""
+    folder = tmp_path_factory.mktemp("samples")
+    samples.write(folder)
+    return folder
+
+
+@pytest.fixture
+def sample(request, written):
+    """A file of a published data set: "written" here or "real", its name and its path."""
+    source, name = request.param
+    folder = written if source == "written" else Path(samples.REAL)
+    return SimpleNamespace(source=source, name=name, path=folder / f"{name}.json")

@@ -9,9 +9,10 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
-from test_own_method import MINE
 
+import samples
 import zu
+from test_own_method import MINE
 from zu.experiment import parse_method, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -19,41 +20,19 @@ sys.path.insert(0, str(ROOT / "tools"))
 import plan  # noqa: E402
 
 PROFILE = yaml.safe_load((ROOT / "profiles" / "paper.yaml").read_text())
-SAMPLES = os.environ.get("ZU_SAMPLES")
-PLACES = ["France", "Japan", "Peru", "Lima", "Chad", "Tokyo", "Paris", "Côte d'Ivoire", "東京",
-          "Spain", "Rome", "Ghana"]
-
-
-def stand_ins(folder):
-    """Files in the schemas of multi-counterfact, MEND's zsRE and MQuAKE, with invented rows."""
-    def hop(place, answer):
-        return {"prompt": "{} is a city in", "subject": place, "target_true": {"str": answer}, "relation_id": "P1"}
-
-    pairs = list(zip(PLACES, PLACES[1:] + PLACES[:1], strict=True))
-    rows = {
-        "mcf": [{"case_id": i, "requested_rewrite": hop(a, b), "paraphrase_prompts": [f"You speak and {a} is in"],
-                 "neighborhood_prompts": ["The capital is", "The city of people is in"]}
-                for i, (a, b) in enumerate(pairs)],
-        "zsre": [{"subject": a, "src": f"In which country is {a}?", "rephrase": f"Which country is {a} in?",
-                  "answers": [f"the {b}"], "loc": "nq question: which language", "loc_ans": "14"} for a, b in pairs],
-        "mquake": [{"case_id": i, "requested_rewrite": [hop(a, b)], "questions": [f"Which language in {a}?"],
-                    "answer": "Tokyo", "single_hops": [{"cloze": f"{a} is a city in", "answer": b}]}
-                   for i, (a, b) in enumerate(pairs)],
-    }
-    for name, some in rows.items():
-        (folder / f"{name}.json").write_text(json.dumps(some), encoding="utf-8")
-    return [f"{folder / name}.json:forget" for name in rows]
+#: Stand-ins for the paper's three data sets; of the first, a flat file where the published ones are.
+DATASETS = ("counterfact_edit" if samples.REAL else "multi_counterfact", "zsre_mend", "mquake_hard")
 
 
 @pytest.fixture
-def stage(tmp_path, folders, texts):
+def stage(tmp_path, folders, texts, written):
     """A folder to run in, and the profile's values that point away from the hub."""
     (tmp_path / "book" / "paper").mkdir(parents=True)
     shutil.copy(ROOT / "book" / "paper" / "tables.csv", tmp_path / "book" / "paper")
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(texts), encoding="utf-8")
-    datasets = stand_ins(tmp_path) if not SAMPLES else [
-        f"{Path(SAMPLES).resolve() / name}.json:forget" for name in ("counterfact_edit", "zsre_mend", "mquake_hard")]
+    files = Path(samples.REAL).resolve() if samples.REAL else written
+    datasets = [f"{files / name}.json:forget" for name in DATASETS]
     return tmp_path, {"models": [str(folders["llama"]), str(folders["qwen3"])], "datasets": datasets,
                       "on_error": "skip", "corpus": str(text), "ppl_corpus": str(text), "moment_tokens": 1024,
                       "ppl_tokens": 512, "device_map": "", "records": "records"}

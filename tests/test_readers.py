@@ -1,11 +1,11 @@
 """Facts are read in every schema of the field, and what cannot be used is named: file, row, field, remedy."""
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+import samples
 import zu
 from zu.data import readers
 from zu.data.facts import Fact, FactError
@@ -285,15 +285,122 @@ def test_the_hub_is_read_by_the_same_schemas(monkeypatch):
         load_facts("hub:me/facts")
 
 
-SAMPLES = os.environ.get("ZU_SAMPLES")
+#: Facts and rows left out of each file, and its rule.
+COUNTS = {
+    ("written", "counterfact_edit"): (11, 1, "exact"),
+    ("written", "zsre_mend"): (10, 0, "tokens"),
+    ("written", "mquake_hard"): (13, 0, "tokens"),
+    ("written", "known_facts"): (10, 0, "exact"),
+    ("written", "multi_counterfact"): (8, 0, "exact"),
+    ("real", "counterfact_edit"): (1499, 1, "exact"),
+    ("real", "zsre_mend"): (500, 0, "tokens"),
+    ("real", "mquake_hard"): (427, 0, "tokens"),
+    ("real", "known_facts"): (600, 0, "exact"),
+}
 
 
-@pytest.mark.skipif(not SAMPLES, reason="ZU_SAMPLES names no folder with samples of the published data sets")
-@pytest.mark.parametrize("name, count, skipped, rule", [
-    ("counterfact_edit", 1499, 1, "exact"), ("zsre_mend", 500, 0, "tokens"), ("mquake_hard", 427, 0, "tokens"),
-    ("known_facts", 600, 0, "exact")])
+@pytest.mark.parametrize("sample", samples.both(*samples.FACTS), indirect=True)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_real_samples_load(name, count, skipped, rule):
-    facts = load_facts(Path(SAMPLES) / f"{name}.json", on_error="skip")
-    assert (len(facts), len(facts.skipped), facts.rule) == (count, skipped, rule)
+def test_a_published_file_loads_to_the_last_usable_row(sample):
+    facts = load_facts(sample.path, on_error="skip")
+    found = len(facts), len(facts.skipped), facts.rule
+    assert found == COUNTS[sample.source, sample.name]
     assert all(fact.subject in fact.text and fact.target for fact in facts)
+    assert all(fact.text != fact.prompt for fact in facts)
+
+
+def read(written, name):
+    """The facts of a file that `samples` wrote, by their ids."""
+    facts = load_facts(written / f"{name}.json", on_error="skip")
+    assert (len(facts), len(facts.skipped), facts.rule) == COUNTS["written", name]
+    return facts, {fact.id: fact for fact in facts}
+
+
+def test_of_two_counterfact_rows_that_contradict_each_other_the_first_is_kept(written):
+    path = written / "counterfact_edit.json"
+    with pytest.warns(UserWarning, match="1 of 12 rows left out"):
+        facts, by_id = read(written, "counterfact_edit")
+    assert facts.skipped == (f"{path}, row 9: field 'target' contradicts row 7, which has the same "
+                             "subject and prompt: keep one",)
+    assert by_id["14"].target == "Madrid" and "21" not in by_id
+    # the same subject in another prompt is another fact
+    assert by_id["20"] == Fact("Lisbon", "{} is a city in", "Portugal",
+                               ("The trams are yellow. Lisbon belongs to",),
+                               (("Porto is a city in", "Portugal"),), id="20")
+    with pytest.raises(FactError, match="row 9: field 'target' contradicts row 7"):
+        load_facts(path)
+
+
+@pytest.mark.filterwarnings("ignore:'counterfact_edit'")
+def test_what_stands_in_a_counterfact_row_is_kept_to_the_letter(written):
+    _, by_id = read(written, "counterfact_edit")
+    assert by_id["2"].prompt == "The river {} flows through"
+    assert by_id["3"].subject == "Jan Nováček"
+    assert by_id["3"].paraphrases == (
+        "Career\nHe rowed for six years. Jan Nováček holds a passport of",)
+    assert by_id["5"].prompt == "What does {} teach? She teaches"
+    assert by_id["5"].paraphrases == (
+        "The hall seats 240  people. Every morning Ida Brandt gives lessons in",)
+    assert by_id["8"].subject == "Model\u00a04"
+    assert by_id["8"].neighbors == (("Model\u00a06, built by", "IBM"),)
+    assert by_id["9"].text == 'Maria "Mo" Keller plays'
+    assert by_id["13"].text == "And Then... was written in"
+
+
+def test_a_multi_counterfact_row_takes_its_neighbours_and_no_text_that_shows_the_new_answer(written):
+    _, by_id = read(written, "multi_counterfact")
+    assert by_id["0"] == Fact(
+        "Lake Biwa", "{} is located in the country of", "Japan",
+        ("The ferry is white.  Lake Biwa belongs to", "A\nHe swam. In the east, Lake Biwa lies in"),
+        tuple((f"{near} is located in the country of", "Japan")
+              for near in ("Mount Fuji", "Nara Park", "Osaka Castle")), "P17", "0")
+    assert by_id["1"].subject == "São Tomé" and len(by_id["2"].neighbors) == 2
+    assert by_id["3"].text == "What is the capital of Norway? It is"
+
+
+def test_a_zsre_row_gives_its_first_answer_and_an_unrelated_question_with_one_question_mark(written):
+    _, by_id = read(written, "zsre_mend")
+    assert by_id["2"].text == "What kind of  work does Jan Nováček do?"
+    assert by_id["2"].target == "rower"  # neither what the model said, nor the second answer
+    assert by_id["3"].paraphrases == ("In which year was Asteroid 4410 found.",)
+    assert by_id["3"].neighbors[0][1] == '"Save us" and "Help"'
+    assert (by_id["4"].subject, by_id["4"].prompt) == ("Who Is There?", "Who is the author of {}?")
+    assert by_id["4"].neighbors == (
+        ("nq question: what is the company’s full name?", "Blue Lamp Pvt Ltd."),)
+    assert by_id["5"].prompt == "What was the home port of {} (1902)?"
+    assert by_id["6"].subject == by_id["7"].subject and by_id["6"].target == by_id["7"].target
+
+
+def test_an_unrelated_question_that_has_its_question_mark_gets_no_second_one(tmp_path):
+    facts = load_facts(save(tmp_path, [ZSRE | {"loc": "nq question: who sang it?"}]))
+    assert facts[0].neighbors == (("nq question: who sang it?", "Ann"),)
+
+
+def test_only_what_lies_on_the_way_to_the_true_answer_of_an_mquake_chain_knows_its_question(written):
+    _, by_id = read(written, "mquake_hard")
+    # the first hop of four chains is one fact, asked through the first three
+    assert by_id["12-0"].text == "Lanterns was sung by"
+    assert by_id["12-0"].hops == (
+        ('Where does the government sit whose passport the singer of "Lanterns" holds?',
+         "Washington, D.C."),
+        ('What is the seat of government for the singer of "Lanterns"?', "Washington, D.C."),
+        ('Which language is spoken where the singer of "Lanterns" is at home?', "English"))
+    # not on the way in the chain that comes first, but in a later one
+    assert by_id["12-1"].text == "Bo Kim holds a passport of"
+    assert by_id["12-1"].hops == (("Where does the government of Bo Kim's country sit?", "Tokyo"),)
+    # the other chain came back to the true one
+    assert by_id["15-2"].target == "Washington, D.C."
+    assert [answer for _, answer in by_id["15-2"].hops] == ["Washington, D.C."]
+    # known to the other chain alone
+    assert {id for id, fact in by_id.items() if not fact.hops} == {
+        "12-2", "16-2", "18-2", "30-1", "30-2", "30-3", "31-1"}
+    assert by_id["21-0"].hops == (
+        ("Which passport does the writer of Old Snow 2 hold?", "Japan"),)
+
+
+def test_a_known_fact_asks_with_its_prompt_and_not_with_the_template(written):
+    _, by_id = read(written, "known_facts")
+    assert by_id["1"] == Fact("Loire", "The {} flows through the middle of", "France",
+                              relation="P17", id="1")
+    assert by_id["4"].text == "Blue Lamp's owner, a singer named"
+    assert by_id["6"].subject == "Café de l'Été" and by_id["9"].subject == "Port Vale F.C."

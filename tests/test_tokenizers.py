@@ -18,7 +18,16 @@ KINDS = ("llama3", "qwen3", "smollm2", "llama2")
 
 
 def build(kind):
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     byte_fallback = kind == "llama2"
