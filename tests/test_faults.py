@@ -126,10 +126,13 @@ def test_an_edit_that_finds_no_room_keeps_the_file_that_was_there(tiny, facts, t
 def test_a_damaged_file_of_the_cache_is_computed_again(tiny, texts, cache, damage):
     model, tokenizer = tiny
     first = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
-    for file in (cache / "moments").glob("*.safetensors"):
-        file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    kept = {file: file.read_bytes() for file in (cache / "moments").glob("*.safetensors")}
+    assert len(kept) == 2  # one a layer
+    for file, whole in kept.items():
+        file.write_bytes(whole[:-100] if damage is None else damage)
     again = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
     assert all(torch.equal(first[i], again[i]) for i in first)
+    assert {file: file.read_bytes() for file in kept} == kept
 
 
 def test_a_truncated_model_is_named(folders, tmp_path):
@@ -325,9 +328,11 @@ def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
     while not (tmp_path / "began").exists():
         assert time.monotonic() - began < 120 and make.poll() is None, make.communicate()
         time.sleep(0.1)
+    words = ("one_at_a_time", "snakemake", "run_chapter", "ipykernel")
+    assert all(processes(tmp_path, word) for word in words)
     make.terminate()
     make.wait()
-    began, words = time.monotonic(), ("one_at_a_time", "snakemake", "run_chapter", "ipykernel")
+    began = time.monotonic()
     while [p for word in words for p in processes(tmp_path, word)]:
         assert time.monotonic() - began < 30
         time.sleep(0.2)

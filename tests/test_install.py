@@ -56,5 +56,6 @@ def test_import_zu_loads_nothing_of_the_extras(tmp_path):
 def test_nothing_tells_anyone_to_install_another_projects_package():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     texts = [p for p in files if p.endswith((".md", ".py", ".yaml", ".yml", ".toml", ".txt")) or p == "Makefile"]
+    assert {"README.md", "Makefile", "pyproject.toml"} < set(texts)
     wrong = re.compile(r"pip install [^\n`]*(?<![\w./-])[\"']?zu(?:\[|[\"'\s=]|$)")
     assert not [p for p in texts if p != "tests/test_install.py" and wrong.search((ROOT / p).read_text())]

@@ -109,14 +109,18 @@ def test_the_fingerprint_tells_an_edited_model_from_the_original(tiny):
     assert models.fingerprint(model) != before
 
 
-def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(folders):
-    for name, fits in (("gemma", True), ("gemma2", False), ("gemma3", False)):
-        model, tokenizer = zu.load_model(folders[name], device="cpu")
-        if fits:
-            assert models.resolve_layers(model, [1, 0.5]) == (1, 2)
-        else:
-            with pytest.raises(TypeError, match="normalises"):
-                zu.unlearn(model, tokenizer, [zu.Fact("Peru", "The capital of {} is", "Lima")], layers=[1])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(
+        folders, name):
+    model, tokenizer = zu.load_model(folders[name], device="cpu")
+    facts = [zu.Fact("Peru", "The capital of {} is", "Lima")]
+    with pytest.raises(TypeError, match="normalises"):
+        zu.unlearn(model, tokenizer, facts, layers=[1])
+
+
+def test_a_gemma_that_norms_only_what_goes_in_is_taken(folders):
+    model, _ = zu.load_model(folders["gemma"], device="cpu")
+    assert models.resolve_layers(model, [1, 0.5]) == (1, 2)
 
 
 @pytest.mark.parametrize("name, said", [("smolm2", "did you mean 'smollm2'"), ("./no/such", "there is no such folder"),
@@ -190,7 +194,7 @@ def test_a_model_with_code_of_its_own_is_refused_and_nothing_is_asked_or_run(wit
                                                                              words, where):
     make, mark, asked = with_code
     folder = make(config, words)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="code of its own") as caught:
         zu.load_model(folder, device="cpu")
     said = str(caught.value)
     assert not mark.exists() and not asked

@@ -128,15 +128,17 @@ def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
     assert zu.perplexity(*tiny, tmp_path / "a.jsonl", tokens=120, window=32, stride=16) == given
 
 
-def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny):
+def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny, spoil):
     model, tokenizer = tiny
     first = [tokenizer.decode([i]) for i in range(400)]
     words = [w.strip() for w in first if w.startswith(" ") and w.strip().isalpha()]
     facts = zu.Facts([zu.Fact("Peru", "The capital of {} is", w) for w in words], "words", "exact")
+    spoil(model, 1e3, [first.index(f" {words[7]}")])  # so that it answers with one of them
     right = {f.target for f in facts if zu.evaluate(model, tokenizer, [f], rule="exact").eff == 100}
-    if right:
-        found = zu.known(model, tokenizer, facts)
-        assert {f.target for f in found} == right and found.name == "words-known" and found.rule == "exact"
+    assert right == {words[7]}
+    found = zu.known(model, tokenizer, facts)
+    assert {f.target for f in found} == right
+    assert found.name == "words-known" and found.rule == "exact"
     wrong = zu.Facts((f for f in facts if f.target not in right), "words", "exact")
     none = zu.known(model, tokenizer, wrong)
     assert isinstance(none, zu.Facts) and len(none) == 0
@@ -189,14 +191,15 @@ def test_base_accuracies_on_published_files_are_those_of_asking_one_by_one(smoll
         "spe": [f.neighbors for f in facts],
         "hop": [f.hops for f in facts],
     }
-    found = zu.evaluate(model, tokenizer, facts)
+    found, shares = zu.evaluate(model, tokenizer, facts), []
     for kind, pairs in asked.items():
         means = [np.mean([alone(model, tokenizer, *pair)[column] for pair in group])
                  for group in pairs if group]
         expected = 100 * np.mean(means) if means else math.nan
         assert getattr(found, kind) == pytest.approx(expected, rel=1e-12, nan_ok=True), kind
+        shares.append(expected)
     # some answers are known and some are not: else any two ways of counting would agree
-    assert 0 < found.eff < 100
+    assert any(0 < share < 100 for share in shares)
 
 
 def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_remembered(tiny, facts, texts):

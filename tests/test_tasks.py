@@ -234,7 +234,7 @@ def test_intervals_and_p_are_those_of_scipy():
     assert found["b"] == (3, 14, pytest.approx(2 * binomtest(3, 17).pvalue))
     assert found["all"] == (13, 15, pytest.approx(binomtest(13, 28).pvalue)) and set(found) == {"a", "b", "all"}
     assert {p for _, _, p in compare(before, before).values()} == {1.0}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
         compare(before, {name: result("1") for name in before})
 
 

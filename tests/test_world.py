@@ -215,6 +215,7 @@ def test_the_answer_of_a_chain_is_what_its_hops_say():
             chains.setdefault((prompt, answer), []).append(f)
     for (prompt, answer), facts in chains.items():
         first = [f for f in facts if f.subject in prompt]
+        assert first, prompt
         for f in first:
             second = [g for g in hops if g.subject == f.target and g.target == answer]
             assert second, prompt
