@@ -1,4 +1,4 @@
-"""Small files in the schemas of the published data sets, with invented rows, for tests that read them.
+"""Small files in the schemas of the published data sets, with invented rows, for tests to read.
 
 Each row is written here; none is copied. What is odd about the published files (a space before an
 answer, a line end within a prompt, two rows that contradict each other) is odd about these too:

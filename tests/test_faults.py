@@ -1,4 +1,4 @@
-"""What happens when a run is killed, a disk is full, a cache damaged or shared: nothing is lost, and it is said."""
+"""A run is killed, a disk is full, a cache damaged or shared: nothing is lost, and it is said."""
 import json
 import os
 import random
@@ -25,24 +25,27 @@ RUN = """
 import sys, zu
 from zu.experiment import run_grid
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
-facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
-                  [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
-records = run_grid(model, tokenizer, facts, methods=["base", "memit", "zerounlearn", "exact"], seeds=[1, 2, 3], n=2,
-                   layers=(1, 2), records=sys.argv[2], moment_tokens=1024, ppl_tokens=64)
+capitals = {"Peru": "Lima", "Japan": "Tokyo", "Chad": "N'Djamena", "France": "Paris"}
+facts = [zu.Fact(place, "The capital of {} is", city) for place, city in capitals.items()]
+records = run_grid(model, tokenizer, zu.Facts(facts, "capitals"), seeds=[1, 2, 3], n=2,
+                   methods=["base", "memit", "zerounlearn", "exact"], layers=(1, 2),
+                   records=sys.argv[2], moment_tokens=1024, ppl_tokens=64)
 print("the end", len(records))
 """
 
 
 def start(folder, records, cache, **more):
     """A process that runs the grid above, with a cache of its own or not."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(records)], cwd=ROOT, text=True,
-                            env=os.environ | {"ZU_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    own = {"ZU_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(records)], cwd=ROOT,
+                            env=os.environ | own, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 
 def table(records):
     """What a table would show of the records in a folder: the numbers of each, in order."""
-    return [(r["method"], r["seed"], json.dumps(r["metrics"], sort_keys=True)) for r in read_records(records)]
+    return [(r["method"], r["seed"], json.dumps(r["metrics"], sort_keys=True))
+            for r in read_records(records)]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,8 @@ def test_a_full_disk_is_named_and_what_was_written_stays(folders, undisturbed, t
     gone.unlink()
     run = start(folders["llama"], records, cache, preexec_fn=full)
     assert run.communicate() and run.returncode == 1
-    assert {p: p.stat().st_mtime_ns for p in records.rglob("*.json")} == {p: t for p, t in before.items() if p != gone}
+    after = {p: p.stat().st_mtime_ns for p in records.rglob("*.json")}
+    assert after == {p: t for p, t in before.items() if p != gone}
     run = start(folders["llama"], records, cache)
     run.communicate()
     assert table(records) == undisturbed
@@ -112,7 +116,8 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tiny, facts, texts, tmp
 def test_an_edit_that_finds_no_room_keeps_the_file_that_was_there(tiny, facts, tmp_path):
     edit = zu.unlearn(*tiny, facts[:1], "ft", layers=[2], steps=1)
     edit.save(tmp_path / "edit.safetensors")
-    kept, limits = (tmp_path / "edit.safetensors").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = (tmp_path / "edit.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="edit.safetensors is not written.*make room"):
@@ -152,9 +157,10 @@ def grid(tiny, facts, cache, tmp_path):
     model, tokenizer = tiny
 
     def run(**changed):
-        return run_grid(model, tokenizer, facts, **dict(methods=["base", "memit"], seeds=[1, 2], n=2, layers=(1, 2),
-                                                        records=tmp_path / "records", moment_tokens=512,
-                                                        ppl_tokens=64) | changed)
+        settings = dict(methods=["base", "memit"], seeds=[1, 2], n=2, layers=(1, 2),
+                        records=tmp_path / "records", moment_tokens=512, ppl_tokens=64)
+        return run_grid(model, tokenizer, facts, **settings | changed)
+
     return run
 
 
@@ -163,7 +169,8 @@ def test_records_of_other_versions_are_made_again_and_it_is_said(grid, tmp_path,
     version = records.version_of
     with monkeypatch.context() as patch:
         for room in (records, experiment):
-            patch.setattr(room, "version_of", lambda p: "1.0" if p == "transformers" else version(p))
+            patch.setattr(room, "version_of",
+                          lambda p: "1.0" if p == "transformers" else version(p))
         with pytest.warns(UserWarning, match="other versions than .*'transformers': '1.0'"):
             other = grid()
     assert all(r["versions"]["transformers"] == "1.0" for r in other)
@@ -219,12 +226,14 @@ def processes(project, word):
     return found
 
 
-def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(folders, undisturbed, tmp_path):
+def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(
+        folders, undisturbed, tmp_path):
     """kill -9 of the runner, of its workers, or of both, and the next run is started at once."""
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL):
+    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py",
+                 KERNEL):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
     for room in ("zu",):
@@ -234,12 +243,15 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     (project / "book/other.md").write_text(CHAPTER.format(model=str(folders["llama"]), run=RUN))
     end = project / "build/executed/other.ipynb"
     environment = os.environ | {"ZU_CACHE": str(tmp_path / "cache"),
-                                "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+                                "PATH": str(Path(sys.executable).parent) + os.pathsep
+                                + os.environ["PATH"]}
 
     def make():
-        command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock", "--rerun-incomplete",
+        command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock",
+                   "--rerun-incomplete",
                    "--scheduler", "greedy", str(end.relative_to(project))]
-        return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment, text=True,
+        return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment,
+                                text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     began = time.monotonic()
@@ -258,13 +270,15 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
             time.sleep(0.05)
             workers = processes(project, "run_chapter") + processes(project, "ipykernel")
         hit = False
-        for victim in [*([run] if hits % 3 != 1 and run.poll() is None else []), *(workers if hits % 3 else [])]:
+        for victim in [*([run] if hits % 3 != 1 and run.poll() is None else []),
+                       *(workers if hits % 3 else [])]:
             try:
                 victim.kill()
                 hit = True
             except psutil.NoSuchProcess:
                 pass
-        if hits % 3 == 1:  # the runner lives on, and says that a chapter failed or has finished before
+        # the runner lives on, and says that a chapter failed or has finished before
+        if hits % 3 == 1:
             run.communicate()
         else:
             run.wait()
@@ -278,7 +292,8 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     assert run.returncode == 0, out
     assert table(project / "build/records") == undisturbed
     notebook = json.loads(end.read_text())
-    printed = "".join("".join(o.get("text", "")) for o in notebook["cells"][-1]["outputs"]).splitlines()
+    printed = "".join("".join(o.get("text", ""))
+                      for o in notebook["cells"][-1]["outputs"]).splitlines()
     shown = {f"{r['method']} {r['seed']} {sorted(r['metrics'].items())}"
              for r in read_records(project / "build/records")}
     assert len(printed) == 12 and set(printed) == shown
@@ -290,8 +305,10 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
     import nbformat
 
     cell = "import time; open('began', 'w').close(); time.sleep(300)"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "long.ipynb")
-    command = f"{sys.executable} {ROOT}/tools/run_chapter.py long.ipynb out.ipynb --log long.log --page long & wait"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]),
+                   tmp_path / "long.ipynb")
+    command = (f"{sys.executable} {ROOT}/tools/run_chapter.py long.ipynb out.ipynb "
+               "--log long.log --page long & wait")
     shell = subprocess.Popen(["bash", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     began = time.monotonic()
@@ -308,7 +325,8 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
-    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL)
+    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py",
+             "tools/warm_ipykernel.py", KERNEL)
     for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -319,10 +337,12 @@ def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: other\n")
     (tmp_path / "profiles/test.yaml").write_text("{}\n")
     head = CHAPTER[:CHAPTER.index("```")].format()
-    cell = "```{code-cell} ipython3\nimport time\nopen('began', 'w').close()\ntime.sleep(300)\n```\n"
+    code = "import time\nopen('began', 'w').close()\ntime.sleep(300)\n"
+    cell = f"```{{code-cell}} ipython3\n{code}```\n"
     (tmp_path / "book/other.md").write_text(head + cell)
     path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    make = subprocess.Popen(["make", "book", "VENV=", "PROFILE=test"], cwd=tmp_path, env=os.environ | {"PATH": path},
+    make = subprocess.Popen(["make", "book", "VENV=", "PROFILE=test"], cwd=tmp_path,
+                            env=os.environ | {"PATH": path},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     began = time.monotonic()
     while not (tmp_path / "began").exists():
