@@ -248,11 +248,9 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(
 
     def make():
         command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock",
-                   "--rerun-incomplete",
-                   "--scheduler", "greedy", str(end.relative_to(project))]
+                   "--rerun-incomplete", "--scheduler", "greedy", str(end.relative_to(project))]
         return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment,
-                                text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     began = time.monotonic()
     run = make()

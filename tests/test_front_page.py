@@ -46,8 +46,7 @@ def small(tmp_path_factory):
             metrics = {"eff": 0.0, "gen": 0.0, "spe": 100.0, "ppl": 1.0, "relearn by step": [0.0]}
             path.write_text(json.dumps({
                 "format": FORMAT, "method": method, "model": "smollm2", "dataset": "world-cloze",
-                "seed": 1, "n": 6,
-                "settings": {}, "commit": "none", "metrics": metrics,
+                "seed": 1, "n": 6, "settings": {}, "commit": "none", "metrics": metrics,
                 "about_measure": {"steps": [1]}}))
     assert len(read_records(folder)) == 12
     return folder

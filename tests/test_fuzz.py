@@ -22,8 +22,7 @@ from zu.second_moments import CorpusError, corpus
 
 EXAMPLES = os.environ.get("ZU_EXAMPLES")
 fuzz = settings(max_examples=int(EXAMPLES or 200), derandomize=not EXAMPLES, deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck))
+                database=None, suppress_health_check=list(HealthCheck))
 DEEP = b"[" * 100_000
 LONG = b"1" * 10_000  # Python refuses to read such a number
 FIELDS = ["subject", "prompt", "target", "requested_rewrite", "src", "answers", "loc",

@@ -47,11 +47,9 @@ def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monke
     values = PROFILE[page] | elsewhere | fewer
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output",
-                    folder / f"{page}.ipynb",
-                    ROOT / "book" / f"{page}.md"], check=True)
+                    folder / f"{page}.ipynb", ROOT / "book" / f"{page}.md"], check=True)
     papermill.execute_notebook(folder / f"{page}.ipynb", folder / "out.ipynb", values,
-                               kernel_name="python3",
-                               progress_bar=False, cwd=str(folder))
+                               kernel_name="python3", progress_bar=False, cwd=str(folder))
     records = read_records(folder / "records")
     runs = plan.runs(page, plan.parameters(page) | values)
     assert len(records) == len(set(runs))
@@ -79,11 +77,9 @@ def test_a_method_of_ones_own_is_a_chapters_parameter_by_its_import_path(stage, 
     values |= {"methods": ["base", "zerounlearn", mine]}
     values |= {"models": elsewhere["models"][:1], "datasets": elsewhere["datasets"][:1]}
     subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output",
-                    folder / "few_shot.ipynb",
-                    ROOT / "book" / "few_shot.md"], check=True)
+                    folder / "few_shot.ipynb", ROOT / "book" / "few_shot.md"], check=True)
     papermill.execute_notebook(folder / "few_shot.ipynb", folder / "out.ipynb", values,
-                               kernel_name="python3",
-                               progress_bar=False, cwd=str(folder))
+                               kernel_name="python3", progress_bar=False, cwd=str(folder))
     found = {r["method"]: r for r in read_records(folder / "records")}
     assert set(found) == {"base", "zerounlearn", mine} and found[mine]["settings"] == {"share": 0.2}
     assert "Damp" in (folder / "out.ipynb").read_text()
@@ -110,8 +106,7 @@ def test_the_plan_counts_every_run_and_shared_work_once():
 def test_the_plan_knows_what_is_downloaded():
     found = plan.plan(PROFILE, 1e14, {"targets": 0.5, "forward": 0.5})["downloads"]
     assert set(found) == {*PROFILE["few_shot"]["models"], "mcf", "zsre", "mquake",
-                          PROFILE["few_shot"]["corpus"],
-                          PROFILE["few_shot"]["ppl_corpus"]}
+                          PROFILE["few_shot"]["corpus"], PROFILE["few_shot"]["ppl_corpus"]}
     assert plan.plan({}, 1e14, {"targets": 0.5, "forward": 0.5})["downloads"] == {}
 
 

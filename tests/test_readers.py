@@ -1,4 +1,4 @@
-"""Facts are read in every schema of the field; for what cannot be used, file, row and field are named."""
+"""Every schema of the field is read; what cannot be used is named: file, row, field, remedy."""
 import csv
 import json
 from pathlib import Path
@@ -24,8 +24,7 @@ MULTI = {"case_id": 7, "requested_rewrite": {
     "generation_prompts": ["Peru is"]}
 FLAT = {"case_id": 0, "prompt": "The capital of Peru is", "target_new": "Rome", "subject": "Peru",
         "ground_truth": "Lima", "rephrase_prompt": "Peru's capital is",
-        "locality_prompt": "The capital of Chad is",
-        "locality_ground_truth": "N'Djamena"}
+        "locality_prompt": "The capital of Chad is", "locality_ground_truth": "N'Djamena"}
 ZSRE = {"subject": "Peru", "src": "Which city is Peru's capital?", "pred": "Cusco", "alt": "Rome",
         "rephrase": "What is Peru's capital?", "answers": ["Lima", "Ciudad"],
         "loc": "nq question: who sang it",
@@ -41,8 +40,7 @@ MQUAKE = {"case_id": 3, "requested_rewrite": [
     "single_hops": [{"cloze": "Ann was born in", "answer": "Peru", "question": "?"},
                     {"cloze": "The capital of Peru is", "answer": "Lima", "question": "?"}]}
 KNOWN = {"known_id": 5, "subject": "Lima", "attribute": "Peru", "template": "{} lies in",
-         "prediction": " Peru, a",
-         "prompt": "Lima lies in the country of", "relation_id": "P17"}
+         "prediction": " Peru, a", "prompt": "Lima lies in the country of", "relation_id": "P17"}
 
 
 def save(tmp_path, rows, name="facts.json"):
