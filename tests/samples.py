@@ -424,17 +424,18 @@ def _hops(row: dict) -> list[dict]:
     return row["single_hops"] + row["new_single_hops"]
 
 
-def _begins_three_chains(rows: list[dict]) -> bool:
-    """Whether one hop is the first of three chains or more."""
-    clozes = [row["single_hops"][0]["cloze"] for row in rows]
-    return max(map(clozes.count, clozes)) >= 3
-
-
 def _on_the_way(row: dict, number: int) -> bool:
     """Whether an edited hop is one of those to the true answer."""
     hop = row["requested_rewrite"][number]
     asked = hop["prompt"].replace("{}", hop["subject"]), hop["target_true"]["str"]
     return asked in [(step["cloze"], step["answer"]) for step in row["single_hops"]]
+
+
+def _on_three_ways(rows: list[dict]) -> bool:
+    """Whether one edited hop lies on the way to the true answer of three chains or more."""
+    on = [row["requested_rewrite"][i]["question"] for row in rows
+          for i in range(len(row["requested_rewrite"])) if _on_the_way(row, i)]
+    return max(map(on.count, on)) >= 3
 
 
 def _foreign(text: str) -> bool:
@@ -481,7 +482,7 @@ ODDITIES: dict[str, dict[str, Callable[[list[dict]], bool]]] = {
         "an unrelated answer that ends in a dot": _any(lambda row: row["loc_ans"].endswith(".")),
     },
     "mquake_hard": {
-        "a hop that begins three chains": _begins_three_chains,
+        "a hop on the way of three chains": _on_three_ways,
         "an edit off the way to the true answer": _any(lambda row: not _on_the_way(row, 1)),
         "an edit that is on it again": _any(lambda row: _on_the_way(row, -1)),
         "a space after a question":
