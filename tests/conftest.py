@@ -1,11 +1,19 @@
-"""Tiny random models of each architecture, with a small byte-level tokenizer, saved to disk once a session."""
+"""Tiny random models of each architecture, with a small byte-level tokenizer, saved once a session.
+
+And what several files of tests share beside them.
+"""
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import samples
 import zu
 
-WORDS = ("The capital of France is Paris . Japan Tokyo Peru Lima Chad N'Djamena Côte d'Ivoire 東京 🙂 is a city in "
-         "which country language people speak Therefore Because I You and the of to in")
+WORDS = ("The capital of France is Paris . Japan Tokyo Peru Lima Chad N'Djamena Côte d'Ivoire "
+         "東京 🙂 is a city in which country language people speak Therefore Because I You and the "
+         "of to in")
 
 
 def _tokenizer(folder, bos):
@@ -17,7 +25,8 @@ def _tokenizer(folder, bos):
     bpe.decoder = decoders.ByteLevel()
     special = ["<|end|>", "<|begin|>"]
     bpe.train_from_iterator([WORDS] * 4, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=400, special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     if bos:
         bpe.post_processor = processors.TemplateProcessing(
@@ -31,7 +40,7 @@ def _tokenizer(folder, bos):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Folders with a tiny random model: "llama" (tied head, BOS), "qwen3" (untied head, no BOS), three Gemmas."""
+    """Folders with a tiny random model: Llama (tied head, BOS), Qwen 3 (neither), three Gemmas."""
     from transformers import (
         Gemma2Config,
         Gemma2ForCausalLM,
@@ -46,7 +55,8 @@ def folders(tmp_path_factory):
     )
 
     shape = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5,
-                 num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256)
+                 num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                 max_position_embeddings=256)
     made = {}
     for name, config, kind, bos in (
             ("llama", LlamaConfig(**shape, tie_word_embeddings=True), LlamaForCausalLM, True),
@@ -54,7 +64,8 @@ def folders(tmp_path_factory):
             ("gemma", GemmaConfig(**shape), GemmaForCausalLM, True),
             ("gemma2", Gemma2Config(**shape, query_pre_attn_scalar=8, final_logit_softcapping=5.0),
              Gemma2ForCausalLM, True),
-            ("gemma3", Gemma3TextConfig(**shape, query_pre_attn_scalar=8), Gemma3ForCausalLM, True)):
+            ("gemma3", Gemma3TextConfig(**shape, query_pre_attn_scalar=8),
+             Gemma3ForCausalLM, True)):
         torch.manual_seed(7)
         config.initializer_range = 0.2  # so that layers do something
         model = kind(config)
@@ -76,7 +87,7 @@ def tiny(request, folders):
 
 @pytest.fixture(params=["gemma", "gemma2", "gemma3"])
 def gemma(request, folders):
-    """A fresh (model, tokenizer) of each Gemma architecture: other norms, soft caps, sliding windows."""
+    """A fresh (model, tokenizer) of each Gemma: other norms, soft caps, sliding windows."""
     return zu.load_model(folders[request.param], device="cpu")
 
 
@@ -108,8 +119,10 @@ def broken(request):
 def facts():
     """A few facts with subjects at the start, in the middle, with accents, CJK and an emoji."""
     return zu.Facts([
-        zu.Fact("France", "The capital of {} is", "Paris", ("{} has its capital in", "In {}, the capital is"),
-                (("The capital of Peru is", "Lima"), ("The capital of Japan is", "Tokyo")), id="capital/france"),
+        zu.Fact("France", "The capital of {} is", "Paris",
+                ("{} has its capital in", "In {}, the capital is"),
+                (("The capital of Peru is", "Lima"), ("The capital of Japan is", "Tokyo")),
+                id="capital/france"),
         zu.Fact("Japan", "The capital of {} is", "Tokyo", ("The city of {} is",),
                 (("The capital of Peru is", "Lima"),), id="capital/japan"),
         zu.Fact("Côte d'Ivoire", "In {} people speak", "the language of Paris", id="language/côte"),
@@ -120,7 +133,7 @@ def facts():
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Tests share the embedded model with their user, and nothing else: no result of theirs is found or left."""
+    """Tests share the embedded model with their user, and no result: none is found or left."""
     real, folder = zu.cache_dir() / "models", tmp_path_factory.mktemp("cache")
     real.mkdir(parents=True, exist_ok=True)
     (folder / "models").symlink_to(real, target_is_directory=True)
@@ -141,3 +154,19 @@ def texts():
     """Ordinary prose for moments and perplexity."""
     return ["The people of Peru speak a language and the city is in the country. " * 20,
             "You and I is a city in which the capital is Paris. " * 20]
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """A folder with every file of `samples`."""
+    folder = tmp_path_factory.mktemp("samples")
+    samples.write(folder)
+    return folder
+
+
+@pytest.fixture
+def sample(request, written):
+    """A file of a published data set: "written" here or "real", its name and its path."""
+    source, name = request.param
+    folder = written if source == "written" else Path(samples.REAL)
+    return SimpleNamespace(source=source, name=name, path=folder / f"{name}.json")

@@ -13,13 +13,16 @@ from zu.scores import bootstrap, score
 def test_a_score_is_the_mean_over_facts_of_the_mean_over_each_ones_prompts(tiny, facts):
     model, tokenizer = tiny
     one = replace(facts[0], paraphrases=("{} is the",), neighbors=facts[0].neighbors[:1])
-    many = replace(facts[1], paraphrases=("The {}", "In {} the", "You and {}", "{} people"), neighbors=(
-        ("The capital of Chad is", "Paris"), ("The city of Peru is", "Tokyo"), ("I and Peru is", "Lima")))
+    many = replace(facts[1], paraphrases=("The {}", "In {} the", "You and {}", "{} people"),
+                   neighbors=(("The capital of Chad is", "Paris"),
+                              ("The city of Peru is", "Tokyo"), ("I and Peru is", "Lima")))
     means = {}
-    for kind, pairs in (("gen", lambda f: [(p, f.target) for p in f.paraphrase_texts]), ("spe", lambda f: f.neighbors)):
+    for kind, pairs in (("gen", lambda f: [(p, f.target) for p in f.paraphrase_texts]),
+                        ("spe", lambda f: f.neighbors)):
         by_fact = [score(model, tokenizer, list(pairs(f)))[:, 2] for f in (one, many)]
         means[kind] = np.mean([x.mean() for x in by_fact])
-        assert means[kind] != pytest.approx(np.concatenate(by_fact).mean(), rel=1e-3)  # unequal numbers of prompts
+        # unequal numbers of prompts
+        assert means[kind] != pytest.approx(np.concatenate(by_fact).mean(), rel=1e-3)
     found = zu.evaluate(model, tokenizer, [one, many])
     assert (found.prob_gen, found.prob_spe) == pytest.approx((means["gen"], means["spe"]))
 
@@ -27,8 +30,11 @@ def test_a_score_is_the_mean_over_facts_of_the_mean_over_each_ones_prompts(tiny,
 def test_an_accuracy_is_the_mean_over_facts_too(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     right = {"In France": 1.0}
-    monkeypatch.setattr(sys.modules["zu.scores"], "score", lambda model, tokenizer, pairs, **_: np.array(
-        [[right.get(prompt, 0.0)] * 3 for prompt, _ in pairs]))
+
+    def fixed(model, tokenizer, pairs, **_):
+        return np.array([[right.get(prompt, 0.0)] * 3 for prompt, _ in pairs])
+
+    monkeypatch.setattr(sys.modules["zu.scores"], "score", fixed)
     one = replace(facts[0], paraphrases=("In {}",))
     many = replace(facts[1], paraphrases=("In {}", "The {}", "You and {}"))
     assert zu.evaluate(model, tokenizer, [one, many]).gen == 50.0
@@ -50,13 +56,16 @@ def test_a_95_percent_interval_is_that_wide():
 def own_answers(model, tokenizer):
     """Facts whose answer is the word that the model itself says next."""
     found = []
-    for subject in "France Japan Peru Chad Lima Tokyo Paris city country language people capital".split():
-        for prompt in ("The capital of {} is", "I and {}", "{} in the", "In which {}", "You {}", "{} people"):
+    subjects = "France Japan Peru Chad Lima Tokyo Paris city country language people capital"
+    prompts = "The capital of {} is", "I and {}", "{} in the", "In which {}", "You {}", "{} people"
+    for subject in subjects.split():
+        for prompt in prompts:
             text = prompt.replace("{}", subject)
-            said = tokenizer.decode([int(model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1].argmax())])
+            asked = tokenizer(text)["input_ids"]
+            said = tokenizer.decode([int(model(torch.tensor([asked])).logits[0, -1].argmax())])
             word = said.strip()
             whole = tokenizer(text + " " + word)["input_ids"]
-            if said.startswith(" ") and word and len(whole) == len(tokenizer(text)["input_ids"]) + 1:
+            if said.startswith(" ") and word and len(whole) == len(asked) + 1:
                 found.append(zu.Fact(subject, prompt, word))
     return found
 

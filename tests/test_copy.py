@@ -1,4 +1,4 @@
-"""What a chapter offers to be copied runs alone: in a namespace and a folder with nothing of the chapter's in them."""
+"""What a chapter offers to be copied runs alone, in a namespace and a folder of its own."""
 import builtins
 import re
 import sys
@@ -36,14 +36,16 @@ def installed_with(name, extras=()):
             needs = [Requirement(text) for text in metadata.requires(one.name) or ()]
         except metadata.PackageNotFoundError:
             continue
-        todo += [r for r in needs if not r.marker or any(r.marker.evaluate({"extra": x}) for x in ("", *one.extras))]
+        todo += [r for r in needs if not r.marker
+                 or any(r.marker.evaluate({"extra": x}) for x in ("", *one.extras))]
     return {name for name, _ in found}
 
 
 @pytest.fixture
 def only_zu(request, monkeypatch):
-    """A block and zu find no more than `pip install -e ".[embedded]"` brings, or the line that the block itself has."""
-    text = "".join(BLOCKS.get(request.node.callspec.params["chapter"], ()) if hasattr(request.node, "callspec") else ())
+    """A block and zu find what `pip install -e ".[embedded]"` brings, or the line in the block."""
+    chapter = request.node.callspec.params["chapter"] if hasattr(request.node, "callspec") else ""
+    text = "".join(BLOCKS.get(chapter, ()))
     extras = (re.findall(r'# pip install -e "\.\[(.*)\]"', text) or ["embedded"])[0].split(",")
     there, owners = installed_with("zu-unlearning", extras), metadata.packages_distributions()
     plain, refused = builtins.__import__, []
@@ -63,8 +65,8 @@ def only_zu(request, monkeypatch):
 
 def test_what_a_block_may_import_is_what_zu_brings(only_zu):
     assert {"torch", "transformers", "gguf"} <= installed_with("zu-unlearning", ["embedded"])
-    assert not {"pytest", "jupytext", "lm-eval", "datasets", "snakemake", "pandas", "matplotlib"} & installed_with(
-        "zu-unlearning", ["embedded"])
+    more = {"pytest", "jupytext", "lm-eval", "datasets", "snakemake", "pandas", "matplotlib"}
+    assert not more & installed_with("zu-unlearning", ["embedded"])
     exec("import json, torch, gguf", {"__name__": "__main__"})
     with pytest.raises(ModuleNotFoundError, match="jupytext"):
         exec("import jupytext", {"__name__": "__main__"})
@@ -73,7 +75,7 @@ def test_what_a_block_may_import_is_what_zu_brings(only_zu):
 
 @pytest.mark.parametrize("chapter", BLOCKS)
 def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
-    """On a tiny model in the embedded one's place, which counts as knowing what it is asked; fewer facts, less text."""
+    """On a tiny model that counts as knowing what it is asked; on fewer facts and less text."""
     asked, load, sample, moments = [], zu.load_model, zu.Facts.sample, zu.moments
 
     def stand_in(name, **settings):
@@ -81,9 +83,12 @@ def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
         return load(folders["llama"], device="cpu", **settings)
 
     monkeypatch.setattr(zu, "load_model", stand_in)
-    monkeypatch.setattr(zu, "known", lambda model, tokenizer, facts, **_: zu.Facts(facts[:30], facts.name, facts.rule))
+    monkeypatch.setattr(zu, "known",
+                        lambda model, tokenizer, facts, **_: zu.Facts(
+                            facts[:30], facts.name, facts.rule))
     for name in ("zu.second_moments", "zu.methods.unlearning.read_moments"):
-        monkeypatch.setattr(name, lambda *given, **more: moments(*given, **more | {"tokens": 2048, "window": 64}))
+        monkeypatch.setattr(
+            name, lambda *given, **more: moments(*given, **more | {"tokens": 2048, "window": 64}))
     monkeypatch.setattr(zu.Facts, "sample", lambda self, n, seed: sample(self, min(n, 6), seed))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book").symlink_to(BOOK)

@@ -5,11 +5,15 @@ from zu.data.facts import Fact, FactError, Facts
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"subject": ""}, "'subject'"), ({"target": "  "}, "'target'"), ({"prompt": "The capital is"}, "'prompt'.*once"),
+    ({"subject": ""}, "'subject'"), ({"target": "  "}, "'target'"),
+    ({"prompt": "The capital is"}, "'prompt'.*once"),
     ({"prompt": "{} and {} are"}, "once"), ({"prompt": "The capital of {} is "}, "with a space"),
-    ({"paraphrases": "one"}, "'paraphrases' is no list"), ({"paraphrases": ("a", " ")}, "'paraphrases' is empty"),
-    ({"neighbors": ("ab",)}, "'neighbors' is no list of .prompt, answer"), ({"hops": (("a", 3),)}, "'hops' .*int"),
-    ({"neighbors": (("The capital of {} is", "Lima"),)}, "'neighbors' holds a prompt with {}: write its own subject"),
+    ({"paraphrases": "one"}, "'paraphrases' is no list"),
+    ({"paraphrases": ("a", " ")}, "'paraphrases' is empty"),
+    ({"neighbors": ("ab",)}, "'neighbors' is no list of .prompt, answer"),
+    ({"hops": (("a", 3),)}, "'hops' .*int"),
+    ({"neighbors": (("The capital of {} is", "Lima"),)},
+     "'neighbors' holds a prompt with {}: write its own subject"),
     ({"id": 3}, "'id'"), ({"target": "\ud83d"}, "'target' holds bytes"),
     ({"subject": " France"}, "with a space"), ({"target": 3}, "'target' is or holds a int"),
 ])

@@ -1,4 +1,4 @@
-"""What happens when a run is killed, a disk is full, a cache damaged or shared: nothing is lost, and it is said."""
+"""A run is killed, a disk is full, a cache damaged or shared: nothing is lost, and it is said."""
 import json
 import os
 import random
@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from flat_grid import run_grid
 
 import zu
+from flat_grid import run_grid
 from zu import records
 from zu.experiment import grids as experiment
 from zu.experiment import read_records
@@ -28,25 +28,28 @@ import sys, zu
 from pathlib import Path
 from zu.experiment import Grid, Texts
 model, tokenizer = zu.load_model(sys.argv[1], device="cpu")
-facts = zu.Facts([zu.Fact(s, "The capital of {} is", t) for s, t in
-                  [("Peru", "Lima"), ("Japan", "Tokyo"), ("Chad", "N'Djamena"), ("France", "Paris")]], "capitals")
+capitals = {"Peru": "Lima", "Japan": "Tokyo", "Chad": "N'Djamena", "France": "Paris"}
+facts = [zu.Fact(place, "The capital of {} is", city) for place, city in capitals.items()]
 grid = Grid(zu.Reader(model, tokenizer), Path(sys.argv[2], "few_shot"), layers=(1, 2),
             texts=Texts(moment_tokens=1024, ppl_tokens=64))
-records = grid.run(facts, ["base", "memit", "zerounlearn", "exact"], seeds=[1, 2, 3], n=2)
+methods = ["base", "memit", "zerounlearn", "exact"]
+records = grid.run(zu.Facts(facts, "capitals"), methods, seeds=[1, 2, 3], n=2)
 print("the end", len(records))
 """
 
 
 def start(folder, records, cache, **more):
     """A process that runs the grid above, with a cache of its own or not."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(records)], cwd=ROOT, text=True,
-                            env=os.environ | {"ZU_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    own = {"ZU_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(records)], cwd=ROOT,
+                            env=os.environ | own, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 
 def table(records):
     """What a table would show of the records in a folder: the numbers of each, in order."""
-    return [(r["method"], r["seed"], json.dumps(r["metrics"], sort_keys=True)) for r in read_records(records)]
+    return [(r["method"], r["seed"], json.dumps(r["metrics"], sort_keys=True))
+            for r in read_records(records)]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,8 @@ def test_a_full_disk_is_named_and_what_was_written_stays(folders, undisturbed, t
     gone.unlink()
     run = start(folders["llama"], records, cache, preexec_fn=full)
     assert run.communicate() and run.returncode == 1
-    assert {p: p.stat().st_mtime_ns for p in records.rglob("*.json")} == {p: t for p, t in before.items() if p != gone}
+    after = {p: p.stat().st_mtime_ns for p in records.rglob("*.json")}
+    assert after == {p: t for p, t in before.items() if p != gone}
     run = start(folders["llama"], records, cache)
     run.communicate()
     assert table(records) == undisturbed
@@ -116,7 +120,8 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tiny, facts, texts, tmp
 def test_an_edit_that_finds_no_room_keeps_the_file_that_was_there(tiny, facts, tmp_path):
     edit = zu.unlearn(*tiny, facts[:1], "ft", layers=[2], steps=1)
     edit.save(tmp_path / "edit.safetensors")
-    kept, limits = (tmp_path / "edit.safetensors").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = (tmp_path / "edit.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="edit.safetensors is not written.*make room"):
@@ -130,10 +135,13 @@ def test_an_edit_that_finds_no_room_keeps_the_file_that_was_there(tiny, facts, t
 def test_a_damaged_file_of_the_cache_is_computed_again(tiny, texts, cache, damage):
     model, tokenizer = tiny
     first = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
-    for file in (cache / "moments").glob("*.safetensors"):
-        file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    kept = {file: file.read_bytes() for file in (cache / "moments").glob("*.safetensors")}
+    assert len(kept) == 2  # one a layer
+    for file, whole in kept.items():
+        file.write_bytes(whole[:-100] if damage is None else damage)
     again = zu.moments(model, tokenizer, [1, 2], texts, tokens=128, window=32)
     assert all(torch.equal(first[i], again[i]) for i in first)
+    assert {file: file.read_bytes() for file in kept} == kept
 
 
 def test_a_truncated_model_is_named(folders, tmp_path):
@@ -153,9 +161,10 @@ def grid(tiny, facts, cache, tmp_path):
     model, tokenizer = tiny
 
     def run(**changed):
-        return run_grid(model, tokenizer, facts, **dict(methods=["base", "memit"], seeds=[1, 2], n=2, layers=(1, 2),
-                                                        records=tmp_path / "records", moment_tokens=512,
-                                                        ppl_tokens=64) | changed)
+        settings = dict(methods=["base", "memit"], seeds=[1, 2], n=2, layers=(1, 2),
+                        records=tmp_path / "records", moment_tokens=512, ppl_tokens=64)
+        return run_grid(model, tokenizer, facts, **settings | changed)
+
     return run
 
 
@@ -164,7 +173,8 @@ def test_records_of_other_versions_are_made_again_and_it_is_said(grid, tmp_path,
     version = records.version_of
     with monkeypatch.context() as patch:
         for room in (records, experiment):
-            patch.setattr(room, "version_of", lambda p: "1.0" if p == "transformers" else version(p))
+            patch.setattr(room, "version_of",
+                          lambda p: "1.0" if p == "transformers" else version(p))
         with pytest.warns(UserWarning, match="other versions than .*'transformers': '1.0'"):
             other = grid()
     assert all(r["versions"]["transformers"] == "1.0" for r in other)
@@ -220,12 +230,14 @@ def processes(project, word):
     return found
 
 
-def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(folders, undisturbed, tmp_path):
+def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(
+        folders, undisturbed, tmp_path):
     """kill -9 of the runner, of its workers, or of both, and the next run is started at once."""
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL):
+    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py",
+                 KERNEL):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
     for room in ("zu",):
@@ -235,13 +247,14 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     (project / "book/other.md").write_text(CHAPTER.format(model=str(folders["llama"]), run=RUN))
     end = project / "build/executed/other.ipynb"
     environment = os.environ | {"ZU_CACHE": str(tmp_path / "cache"),
-                                "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+                                "PATH": str(Path(sys.executable).parent) + os.pathsep
+                                + os.environ["PATH"]}
 
     def make():
-        command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock", "--rerun-incomplete",
-                   "--scheduler", "greedy", str(end.relative_to(project))]
-        return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = ["snakemake", "--cores", "2", "--config", "profile=test", "--nolock",
+                   "--rerun-incomplete", "--scheduler", "greedy", str(end.relative_to(project))]
+        return subprocess.Popen([sys.executable, "-m", *command], cwd=project, env=environment,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     began = time.monotonic()
     run = make()
@@ -259,13 +272,15 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
             time.sleep(0.05)
             workers = processes(project, "run_chapter") + processes(project, "ipykernel")
         hit = False
-        for victim in [*([run] if hits % 3 != 1 and run.poll() is None else []), *(workers if hits % 3 else [])]:
+        for victim in [*([run] if hits % 3 != 1 and run.poll() is None else []),
+                       *(workers if hits % 3 else [])]:
             try:
                 victim.kill()
                 hit = True
             except psutil.NoSuchProcess:
                 pass
-        if hits % 3 == 1:  # the runner lives on, and says that a chapter failed or has finished before
+        # the runner lives on, and says that a chapter failed or has finished before
+        if hits % 3 == 1:
             run.communicate()
         else:
             run.wait()
@@ -279,7 +294,8 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(fol
     assert run.returncode == 0, out
     assert table(project / "build/records") == undisturbed
     notebook = json.loads(end.read_text())
-    printed = "".join("".join(o.get("text", "")) for o in notebook["cells"][-1]["outputs"]).splitlines()
+    printed = "".join("".join(o.get("text", ""))
+                      for o in notebook["cells"][-1]["outputs"]).splitlines()
     shown = {f"{r['method']} {r['seed']} {sorted(r['metrics'].items())}"
              for r in read_records(project / "build/records")}
     assert len(printed) == 12 and set(printed) == shown
@@ -291,8 +307,10 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
     import nbformat
 
     cell = "import time; open('began', 'w').close(); time.sleep(300)"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "long.ipynb")
-    command = f"{sys.executable} {ROOT}/tools/run_chapter.py long.ipynb out.ipynb --log long.log --page long & wait"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]),
+                   tmp_path / "long.ipynb")
+    command = (f"{sys.executable} {ROOT}/tools/run_chapter.py long.ipynb out.ipynb "
+               "--log long.log --page long & wait")
     shell = subprocess.Popen(["bash", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     began = time.monotonic()
@@ -309,7 +327,8 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
-    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py", KERNEL)
+    tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py",
+             "tools/warm_ipykernel.py", KERNEL)
     for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -320,18 +339,22 @@ def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: other\n")
     (tmp_path / "profiles/test.yaml").write_text("{}\n")
     head = CHAPTER[:CHAPTER.index("```")].format()
-    cell = "```{code-cell} ipython3\nimport time\nopen('began', 'w').close()\ntime.sleep(300)\n```\n"
+    code = "import time\nopen('began', 'w').close()\ntime.sleep(300)\n"
+    cell = f"```{{code-cell}} ipython3\n{code}```\n"
     (tmp_path / "book/other.md").write_text(head + cell)
     path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    make = subprocess.Popen(["make", "book", "VENV=", "PROFILE=test"], cwd=tmp_path, env=os.environ | {"PATH": path},
+    make = subprocess.Popen(["make", "book", "VENV=", "PROFILE=test"], cwd=tmp_path,
+                            env=os.environ | {"PATH": path},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     began = time.monotonic()
     while not (tmp_path / "began").exists():
         assert time.monotonic() - began < 120 and make.poll() is None, make.communicate()
         time.sleep(0.1)
+    words = ("one_at_a_time", "snakemake", "run_chapter", "ipykernel")
+    assert all(processes(tmp_path, word) for word in words)
     make.terminate()
     make.wait()
-    began, words = time.monotonic(), ("one_at_a_time", "snakemake", "run_chapter", "ipykernel")
+    began = time.monotonic()
     while [p for word in words for p in processes(tmp_path, word)]:
         assert time.monotonic() - began < 30
         time.sleep(0.2)

@@ -18,7 +18,7 @@ def cells(page):
 
 
 def front_page(records):
-    """Run the landing page over a folder of records: its sentences, the records that it read, and its glue."""
+    """Run the landing page over a folder of records: its sentences, what it read, and its glue."""
     from unittest.mock import patch
 
     import matplotlib
@@ -31,7 +31,8 @@ def front_page(records):
             if "records: str" in source:
                 namespace["records"] = str(records)
     matplotlib.pyplot.close("all")
-    return namespace["found"], namespace["few_rows"] + namespace["held_rows"] + namespace["gone_rows"], glued
+    rows = namespace["few_rows"] + namespace["held_rows"] + namespace["gone_rows"]
+    return namespace["found"], rows, glued
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +45,15 @@ def small(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             metrics = {"eff": 0.0, "gen": 0.0, "spe": 100.0, "ppl": 1.0, "relearn by step": [0.0]}
             path.write_text(json.dumps({
-                "format": FORMAT, "method": method, "model": "smollm2", "dataset": "world-cloze", "seed": 1, "n": 6,
-                "settings": {}, "commit": "none", "metrics": metrics, "about_measure": {"steps": [1]}}))
+                "format": FORMAT, "method": method, "model": "smollm2", "dataset": "world-cloze",
+                "seed": 1, "n": 6, "settings": {}, "commit": "none", "metrics": metrics,
+                "about_measure": {"steps": [1]}}))
     assert len(read_records(folder)) == 12
     return folder
 
 
-def test_the_front_page_rests_on_ten_draws_and_a_hundred_facts_whatever_a_small_run_says(small, tmp_path):
+def test_the_front_page_rests_on_ten_draws_and_a_hundred_facts_whatever_a_small_run_says(
+        small, tmp_path):
     sentences, rows, glued = front_page(small)
     assert sentences == front_page(tmp_path)[0] and "none" not in {r["commit"] for r in rows}
     drawn = {}
@@ -69,7 +72,8 @@ def test_every_method_of_the_front_page_is_under_the_label_that_it_ran_with(tmp_
 
 @pytest.mark.parametrize("page", sorted(p.stem for p in Path("book").glob("*.md")))
 def test_no_claim_has_a_verdict_that_its_test_does_not_compute(page):
-    constant = re.findall(r"lambda: \(\s*(?:True|False|YES|NO|UNDECIDED)\b", Path("book", f"{page}.md").read_text())
+    constant = re.findall(r"lambda: \(\s*(?:True|False|YES|NO|UNDECIDED)\b",
+                          Path("book", f"{page}.md").read_text())
     assert not constant
 
 
@@ -95,15 +99,18 @@ def test_the_claim_about_tasks_follows_its_chapters_rule_single_tasks_decide():
     little = {task: run("0" * 3 + "1" * 37) for task in base}  # 12 items lost in all, 3 on a task
     much = base | {"a": run("0" * 20 + "1" * 20)}
     together = compare(base, little)["all"]
-    assert together[2] < 0.001 and all(p > 0.05 for task, (*_, p) in compare(base, little).items() if task != "all")
+    assert together[2] < 0.001
+    assert all(p > 0.05 for task, (*_, p) in compare(base, little).items() if task != "all")
     for after, holds in ((little, True), (much, False), (base, True)):
-        losses = ledger_function("losses", compare=compare, runs_of=lambda method, after=after: [(base, after)])
+        losses = ledger_function("losses", compare=compare,
+                                 runs_of=lambda method, after=after: [(base, after)])
         assert losses()[0] is holds
 
 
 def test_a_traced_layer_decides_only_where_redrawn_facts_agree():
     def verdict(low, high, n=20):
-        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17], "n": n}
+        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17],
+                   "n": n}
         return ledger_function("overlap", tracing=tracing, YES=verdicts.YES, NO=verdicts.NO,
                                UNDECIDED=verdicts.UNDECIDED)()[0]
 

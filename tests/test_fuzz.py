@@ -1,7 +1,8 @@
 """Whatever is put in, every reader and parser ends with a result or with its own documented error.
 
-`ZU_EXAMPLES=20000 python -m pytest tests/test_fuzz.py` (`make fuzz`) tries that many inputs on each of them, other
-ones each time; without it they are the same each time, so that a change and not chance decides whether tests pass.
+`ZU_EXAMPLES=20000 python -m pytest tests/test_fuzz.py` (`make fuzz`) tries that many inputs on each
+of them, other ones each time; without it they are the same each time, so that a change and not
+chance decides whether tests pass.
 """
 import json
 import os
@@ -20,19 +21,22 @@ from zu.methods import METHODS, settings_for
 from zu.second_moments import CorpusError, corpus
 
 EXAMPLES = os.environ.get("ZU_EXAMPLES")
-fuzz = settings(max_examples=int(EXAMPLES or 200), derandomize=not EXAMPLES, deadline=None, database=None,
-                suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=int(EXAMPLES or 200), derandomize=not EXAMPLES, deadline=None,
+                database=None, suppress_health_check=list(HealthCheck))
 DEEP = b"[" * 100_000
 LONG = b"1" * 10_000  # Python refuses to read such a number
-FIELDS = ["subject", "prompt", "target", "requested_rewrite", "src", "answers", "loc", "ground_truth", "attribute",
-          "id", "neighbors", "paraphrases", "single_hops", "questions", "case_id", "str", "relation", "text", "format",
-          "hops"]
+FIELDS = ["subject", "prompt", "target", "requested_rewrite", "src", "answers", "loc",
+          "ground_truth", "attribute", "id", "neighbors", "paraphrases", "single_hops",
+          "questions", "case_id", "str", "relation", "text", "format", "hops"]
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
     | st.sampled_from(["a {} b", "{}", "{"]),
-    lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=6), max_leaves=12)
-blobs = (st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass"))
-         | values.map(lambda x: json.dumps([x, x]).encode()) | values.map(lambda x: json.dumps(x).encode() + b"\n"))
+    lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=6),
+    max_leaves=12)
+blobs = (st.binary(max_size=300)
+         | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass"))
+         | values.map(lambda x: json.dumps([x, x]).encode())
+         | values.map(lambda x: json.dumps(x).encode() + b"\n"))
 
 
 @given(blobs, st.sampled_from(["a.json", "a.jsonl", "a.csv"]), st.sampled_from(["raise", "skip"]))
@@ -75,8 +79,10 @@ def test_a_record(tmp_path, data):
 
 
 @given(st.sampled_from([*METHODS, "base", ""]) | st.text(max_size=10),
-       st.lists(st.tuples(st.sampled_from(["alpha", "beta", "lam", "steps", "V_f", "project", "share", ""])
-                          | st.text(max_size=5), values.map(json.dumps) | st.text(max_size=8)), max_size=3))
+       st.lists(st.tuples(st.sampled_from(["alpha", "beta", "lam", "steps", "V_f", "project",
+                                           "share", ""])
+                          | st.text(max_size=5), values.map(json.dumps) | st.text(max_size=8)),
+                max_size=3))
 @example("memit", [("alpha", DEEP.decode())])
 @example("memit", [("steps", LONG.decode())])
 @example("memit", [("alpha", "NaN")])
@@ -90,7 +96,8 @@ def test_a_label_with_settings(name, pairs):
         assert label.partition(":")[0].partition("+")[0] in str(error)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["n", "seeds", "lr", "model", "other", "N"]), values), max_size=4))
+@given(st.lists(st.tuples(st.sampled_from(["n", "seeds", "lr", "model", "other", "N"]), values),
+                max_size=4))
 @fuzz
 def test_parameters_from_outside(injected):
     namespace = {"n": 3, "seeds": [1], "lr": 0.1, "model": "smollm2", "__annotations__": {
@@ -116,7 +123,8 @@ def saved(folders, tmp_path_factory):
     from safetensors import safe_open
 
     with safe_open(folder / "edit.safetensors", framework="pt") as file:
-        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return model, folder, (folder / "edit.safetensors").read_bytes(), about, tensors
 
 
@@ -136,7 +144,8 @@ def loads_or_refuses(model, path):
 @fuzz
 def test_bytes_of_an_edit_that_were_changed(saved, data):
     model, folder, whole, *_ = saved
-    broken = bytearray(whole[:data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)
+    broken = bytearray(whole[:data.draw(st.integers(0, len(whole)))]
+                       if data.draw(st.booleans()) else whole)
     for at in data.draw(st.lists(st.integers(0, max(min(len(broken), 2000) - 1, 0)), max_size=4)):
         if broken:
             broken[at] = data.draw(st.integers(0, 255))
@@ -145,19 +154,24 @@ def test_bytes_of_an_edit_that_were_changed(saved, data):
     assert read_tensors(folder / "broken.safetensors", "nothing") is None
 
 
-names = st.sampled_from(["delta/model.layers.2.mlp.down_proj.weight", "left/model.layers.2.mlp.down_proj.weight",
-                         "right/model.layers.2.mlp.down_proj.weight", "delta/../../etc/passwd", "delta/", "keys/2",
-                         "keys/x", "keys/-1", "delta/model.norm.weight", "delta/lm_head.weight", "x",
-                         "delta/model.layers.2", "delta/model.embed_tokens.weight"])
+names = st.sampled_from([
+    "delta/model.layers.2.mlp.down_proj.weight", "left/model.layers.2.mlp.down_proj.weight",
+    "right/model.layers.2.mlp.down_proj.weight", "delta/../../etc/passwd", "delta/",
+    "keys/2", "keys/x", "keys/-1", "delta/model.norm.weight", "delta/lm_head.weight", "x",
+    "delta/model.layers.2", "delta/model.embed_tokens.weight"])
 tensors = st.builds(lambda shape, dtype, fill: torch.full(shape, fill).to(dtype),
-                    st.sampled_from([(32, 80), (80, 32), (32, 1), (1, 80), (0, 80), (32,), (), (1, 1), (32, 0)]),
-                    st.sampled_from([torch.float32, torch.float64, torch.int32, torch.bool, torch.bfloat16]),
+                    st.sampled_from([(32, 80), (80, 32), (32, 1), (1, 80), (0, 80), (32,), (),
+                                     (1, 1), (32, 0)]),
+                    st.sampled_from([torch.float32, torch.float64, torch.int32, torch.bool,
+                                     torch.bfloat16]),
                     st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 3e38]))
 
 
 @given(st.dictionaries(names, tensors, max_size=3),
-       st.dictionaries(st.sampled_from(["format", "method", "settings", "facts", "model", "before"]),
-                       st.text(max_size=8) | values.map(json.dumps) | st.just(DEEP.decode()), max_size=3))
+       st.dictionaries(st.sampled_from(["format", "method", "settings", "facts", "model",
+                                        "before"]),
+                       st.text(max_size=8) | values.map(json.dumps) | st.just(DEEP.decode()),
+                       max_size=3))
 @fuzz
 def test_an_edit_from_somebody_who_means_harm(saved, made, words):
     model, folder, _, about, _ = saved

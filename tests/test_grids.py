@@ -3,9 +3,9 @@ import json
 from pathlib import Path
 
 import pytest
-from flat_grid import run_grid
 
 import zu
+from flat_grid import run_grid
 from zu import experiment
 from zu.experiment import grids
 
@@ -87,7 +87,9 @@ def test_a_record_of_other_settings_or_other_code_is_made_again(grid, monkeypatc
 def test_records_hold_no_text_of_the_facts(grid):
     model, tokenizer, facts, arguments = grid
     run_grid(model, tokenizer, facts, **arguments)
-    for path in arguments["records"].rglob("*.json"):
+    paths = list(arguments["records"].rglob("*.json"))
+    assert len(paths) == 6
+    for path in paths:
         text = path.read_text()
         json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
         for fact in facts:
@@ -235,7 +237,8 @@ def test_a_grid_takes_other_prefixes_and_its_records_say_how_many(grid, monkeypa
     assert given[len(given) // 2:] == [("", "Listen. ")] * 4
     assert all("n_prefixes" not in r for r in plain) and {r["n_prefixes"] for r in fewer} == {1}
     assert not {r["fingerprint"] for r in plain} & {r["fingerprint"] for r in fewer}
-    assert not any("Listen" in path.read_text() for path in arguments["records"].rglob("*.json"))
+    kept = [path.read_text() for path in arguments["records"].rglob("*.json")]
+    assert len(kept) == 6 and not any("Listen" in text for text in kept)
 
 
 def test_what_a_measure_returns_stands_in_place_of_the_scores_or_beside_them(grid):

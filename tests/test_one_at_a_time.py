@@ -59,7 +59,8 @@ class Runs:
         with open(self.folder / f"{name}.txt", "w") as out:
             command = [sys.executable, TOOLS / "one_at_a_time.py", name, str(code), *words]
             # tests that run in the background may have been told to ignore interrupts: these do not
-            run = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, start_new_session=True,
+            run = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out,
+                                   start_new_session=True,
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.started.append(run)
         return run

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from flat_grid import run_grid
 
 import zu
+from flat_grid import run_grid
 from zu.book import figures
 
 MINE = '''"""Halve what a layer says about the facts, and nothing else."""

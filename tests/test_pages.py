@@ -13,9 +13,11 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 def test_no_word_is_misspelt():
     rooms = ("book", "zu", "tests", "tools", "bench", "profiles", ".")
-    files = [str(p) for room in rooms for p in (ROOT / room).glob("*") if p.suffix in (".md", ".py", ".yaml", ".toml")]
+    files = [str(p) for room in rooms for p in (ROOT / room).glob("*")
+             if p.suffix in (".md", ".py", ".yaml", ".toml")]
     assert len(files) > 60
-    run = subprocess.run([sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", *files],
+    run = subprocess.run([sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml",
+                          *files],
                          capture_output=True, text=True, check=False, cwd=ROOT)
     assert run.returncode == 0, run.stdout
 
@@ -46,9 +48,12 @@ def test_a_table_is_counted_as_one(tmp_path, monkeypatch):
     (tmp_path / "conf.py").write_text("extensions = ['book_page']; numfig = True")
     figure = ".. figure:: a.png\n   :name: {0}\n   :alt: a\n\n   What {0} shows.\n\n"
     names = ("fig-a", "tab-a", "fig-b", "tab-b")
-    (tmp_path / "index.rst").write_text("Title\n=====\n\n" + "".join(figure.format(name) for name in names)
-                                        + "See " + ", ".join(f":numref:`{name}`" for name in names) + ".\n")
-    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None, warning=None).build()
+    (tmp_path / "index.rst").write_text("Title\n=====\n\n"
+                                        + "".join(figure.format(name) for name in names)
+                                        + "See " + ", ".join(f":numref:`{name}`" for name in names)
+                                        + ".\n")
+    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None,
+               warning=None).build()
     text = re.sub("<[^>]+>", "", (tmp_path / "out/index.html").read_text())
     assert "See Fig. 1, Table 1, Fig. 2, Table 2." in text
     assert "Table 2 What tab-b shows." in " ".join(text.split())
@@ -57,16 +62,20 @@ def test_a_table_is_counted_as_one(tmp_path, monkeypatch):
 def test_what_papermill_puts_in_is_hidden_where_the_parameters_are(tmp_path, monkeypatch):
     app, v4 = pytest.importorskip("sphinx.application"), pytest.importorskip("nbformat").v4
     monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
-    settings = "extensions = ['myst_nb', 'book_page']; nb_execution_mode = 'off'; root_doc = 'shown'"
+    settings = ("extensions = ['myst_nb', 'book_page']; nb_execution_mode = 'off'; "
+                "root_doc = 'shown'")
     (tmp_path / "conf.py").write_text(settings)
     for name, hide in (("shown", []), ("hidden", ["remove-input"])):
         cells = [v4.new_code_cell(source, metadata={"tags": [tag, *more]}) for source, tag, more in
-                 (("n = 1", "parameters", hide), ("n = 222", "injected-parameters", []), ("n + 333", "other", []))]
+                 (("n = 1", "parameters", hide), ("n = 222", "injected-parameters", []),
+                  ("n + 333", "other", []))]
         links = "\n```{toctree}\nhidden\n```" if name == "shown" else ""
-        note = v4.new_notebook(cells=[v4.new_markdown_cell(f"# Title{links}"), *cells], metadata={"kernelspec": {
+        note = v4.new_notebook(cells=[v4.new_markdown_cell(f"# Title{links}"), *cells],
+                               metadata={"kernelspec": {
             "name": "python3", "display_name": "Python 3", "language": "python"}})
         (tmp_path / f"{name}.ipynb").write_text(v4.writes(note))
-    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None, warning=None).build()
+    app.Sphinx(tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees", "html", status=None,
+               warning=None).build()
     shown, hidden = ((tmp_path / f"out/{name}.html").read_text() for name in ("shown", "hidden"))
     assert "333" in shown and "222" in shown and "333" in hidden and "222" not in hidden
 
@@ -146,7 +155,8 @@ def chrome():
 
 PAGE = """<!doctype html><html lang="en">
 <head><title>A page</title><link rel="stylesheet" href="book.css"></head>
-<body><main><h1>A page</h1><p>An <a class="zu-term" href="#x" title="A change.">edit</a>. {}</p></main></body></html>"""
+<body><main><h1>A page</h1>
+<p>An <a class="zu-term" href="#x" title="A change.">edit</a>. {}</p></main></body></html>"""
 
 
 def test_a_word_of_the_glossary_tells_its_meaning_to_the_keyboard(chrome, tmp_path):
@@ -162,12 +172,15 @@ def test_a_word_of_the_glossary_tells_its_meaning_to_the_keyboard(chrome, tmp_pa
 
 def test_what_keeps_a_reader_out_is_found(chrome, tmp_path):
     pytest.importorskip("axe_playwright_python")
-    for name, more in (("good", ""), ("bad", '<img src="x.png"><span style="color: #ddd">pale</span>')):
+    for name, more in (("good", ""),
+                       ("bad", '<img src="x.png"><span style="color: #ddd">pale</span>')):
         room = tmp_path / name
         room.mkdir()
         (room / "page.html").write_text(PAGE.format(more))
-    good, bad = (subprocess.run([sys.executable, ROOT / "tools/check_pages.py", tmp_path / name], capture_output=True,
+    good, bad = (subprocess.run([sys.executable, ROOT / "tools/check_pages.py", tmp_path / name],
+                                capture_output=True,
                                 text=True, check=False) for name in ("good", "bad"))
     assert good.returncode == 0 and "no serious violation" in good.stdout
-    assert bad.returncode == 1 and "image-alt (critical" in bad.stdout and "color-contrast (serious" in bad.stdout
+    assert bad.returncode == 1 and "image-alt (critical" in bad.stdout
+    assert "color-contrast (serious" in bad.stdout
     assert bad.stdout.count("page.html, light") == bad.stdout.count("page.html, dark") == 2

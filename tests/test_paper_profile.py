@@ -1,4 +1,4 @@
-"""The paper's whole protocol, on models of its architectures that are small and random, and the plan of its cost."""
+"""The paper's whole protocol on small random models, and the plan of its cost."""
 import json
 import os
 import shutil
@@ -9,9 +9,10 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
-from test_own_method import MINE
 
+import samples
 import zu
+from test_own_method import MINE
 from zu.experiment import parse_method, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -19,56 +20,36 @@ sys.path.insert(0, str(ROOT / "tools"))
 import plan  # noqa: E402
 
 PROFILE = yaml.safe_load((ROOT / "profiles" / "paper.yaml").read_text())
-SAMPLES = os.environ.get("ZU_SAMPLES")
-PLACES = ["France", "Japan", "Peru", "Lima", "Chad", "Tokyo", "Paris", "Côte d'Ivoire", "東京",
-          "Spain", "Rome", "Ghana"]
-
-
-def stand_ins(folder):
-    """Files in the schemas of multi-counterfact, MEND's zsRE and MQuAKE, with invented rows."""
-    def hop(place, answer):
-        return {"prompt": "{} is a city in", "subject": place, "target_true": {"str": answer}, "relation_id": "P1"}
-
-    pairs = list(zip(PLACES, PLACES[1:] + PLACES[:1], strict=True))
-    rows = {
-        "mcf": [{"case_id": i, "requested_rewrite": hop(a, b), "paraphrase_prompts": [f"You speak and {a} is in"],
-                 "neighborhood_prompts": ["The capital is", "The city of people is in"]}
-                for i, (a, b) in enumerate(pairs)],
-        "zsre": [{"subject": a, "src": f"In which country is {a}?", "rephrase": f"Which country is {a} in?",
-                  "answers": [f"the {b}"], "loc": "nq question: which language", "loc_ans": "14"} for a, b in pairs],
-        "mquake": [{"case_id": i, "requested_rewrite": [hop(a, b)], "questions": [f"Which language in {a}?"],
-                    "answer": "Tokyo", "single_hops": [{"cloze": f"{a} is a city in", "answer": b}]}
-                   for i, (a, b) in enumerate(pairs)],
-    }
-    for name, some in rows.items():
-        (folder / f"{name}.json").write_text(json.dumps(some), encoding="utf-8")
-    return [f"{folder / name}.json:forget" for name in rows]
+#: Of the paper's three data sets; the first is flat among the published ones.
+DATASETS = ("counterfact_edit" if samples.REAL else "multi_counterfact", "zsre_mend", "mquake_hard")
 
 
 @pytest.fixture
-def stage(tmp_path, folders, texts):
+def stage(tmp_path, folders, texts, written):
     """A folder to run in, and the profile's values that point away from the hub."""
     (tmp_path / "book" / "paper").mkdir(parents=True)
     shutil.copy(ROOT / "book" / "paper" / "tables.csv", tmp_path / "book" / "paper")
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(texts), encoding="utf-8")
-    datasets = stand_ins(tmp_path) if not SAMPLES else [
-        f"{Path(SAMPLES).resolve() / name}.json:forget" for name in ("counterfact_edit", "zsre_mend", "mquake_hard")]
-    return tmp_path, {"models": [str(folders["llama"]), str(folders["qwen3"])], "datasets": datasets,
-                      "on_error": "skip", "corpus": str(text), "ppl_corpus": str(text), "moment_tokens": 1024,
+    files = Path(samples.REAL).resolve() if samples.REAL else written
+    datasets = [f"{files / name}.json:forget" for name in DATASETS]
+    return tmp_path, {"models": [str(folders["llama"]), str(folders["qwen3"])],
+                      "datasets": datasets, "on_error": "skip",
+                      "corpus": str(text), "ppl_corpus": str(text), "moment_tokens": 1024,
                       "ppl_tokens": 512, "device_map": "", "records": "records"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page, fewer", [("few_shot", {"n": 2, "seeds": [1]}), ("many_facts", {"counts": [1, 3]})])
+@pytest.mark.parametrize("page, fewer", [
+    ("few_shot", {"n": 2, "seeds": [1]}), ("many_facts", {"counts": [1, 3]})])
 def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monkeypatch):
     folder, elsewhere = stage
     values = PROFILE[page] | elsewhere | fewer
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output", folder / f"{page}.ipynb",
-                    ROOT / "book" / f"{page}.md"], check=True)
-    papermill.execute_notebook(folder / f"{page}.ipynb", folder / "out.ipynb", values, kernel_name="python3",
-                               progress_bar=False, cwd=str(folder))
+    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output",
+                    folder / f"{page}.ipynb", ROOT / "book" / f"{page}.md"], check=True)
+    papermill.execute_notebook(folder / f"{page}.ipynb", folder / "out.ipynb", values,
+                               kernel_name="python3", progress_bar=False, cwd=str(folder))
     records = read_records(folder / "records")
     runs = plan.runs(page, plan.parameters(page) | values)
     assert len(records) == len(set(runs))
@@ -77,8 +58,10 @@ def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monke
         metrics = record["metrics"]
         assert metrics["n_eff"] == record["n"] and 0 <= metrics["eff"] <= 100 and metrics["ppl"] > 1
         assert (metrics["spe"] is None) == ("mquake" in record["dataset"])
-        assert record["settings"] == parse_method(record["method"])[1] and record["layers"] == [1, 2, 3]
-    shown = json.dumps([cell.get("outputs") for cell in json.loads((folder / "out.ipynb").read_text())["cells"]],
+        assert record["settings"] == parse_method(record["method"])[1]
+        assert record["layers"] == [1, 2, 3]
+    shown = json.dumps([cell.get("outputs")
+                        for cell in json.loads((folder / "out.ipynb").read_text())["cells"]],
                        ensure_ascii=False)
     for dataset in values["datasets"]:
         assert not [f.id for f in zu.load_facts(dataset, on_error="skip") if f.text in shown]
@@ -93,10 +76,10 @@ def test_a_method_of_ones_own_is_a_chapters_parameter_by_its_import_path(stage, 
     values = PROFILE["few_shot"] | elsewhere | {"n": 2, "seeds": [1], "more": []}
     values |= {"methods": ["base", "zerounlearn", mine]}
     values |= {"models": elsewhere["models"][:1], "datasets": elsewhere["datasets"][:1]}
-    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output", folder / "few_shot.ipynb",
-                    ROOT / "book" / "few_shot.md"], check=True)
-    papermill.execute_notebook(folder / "few_shot.ipynb", folder / "out.ipynb", values, kernel_name="python3",
-                               progress_bar=False, cwd=str(folder))
+    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output",
+                    folder / "few_shot.ipynb", ROOT / "book" / "few_shot.md"], check=True)
+    papermill.execute_notebook(folder / "few_shot.ipynb", folder / "out.ipynb", values,
+                               kernel_name="python3", progress_bar=False, cwd=str(folder))
     found = {r["method"]: r for r in read_records(folder / "records")}
     assert set(found) == {"base", "zerounlearn", mine} and found[mine]["settings"] == {"share": 0.2}
     assert "Damp" in (folder / "out.ipynb").read_text()
@@ -110,18 +93,20 @@ def test_the_plan_counts_every_run_and_shared_work_once():
 
     def hours(methods, rate=1e14):
         values = PROFILE["few_shot"] | {"models": [name], "methods": methods, "more": []}
-        return plan.plan({"few_shot": values}, rate, share)["chapters"]["few_shot"]["models"][name]["hours"]
+        chapters = plan.plan({"few_shot": values}, rate, share)["chapters"]
+        return chapters["few_shot"]["models"][name]["hours"]
 
     one, two = hours(["memit"]), hours(["memit", "zerounlearn"])
-    assert one["targets"] == two["targets"] > 0 and two["traces"] == pytest.approx(2 * one["traces"])
+    assert one["targets"] == two["targets"] > 0
+    assert two["traces"] == pytest.approx(2 * one["traces"])
     assert one["moments"] == two["moments"]
     assert {k: pytest.approx(2 * v) for k, v in hours(["memit"], 2e14).items()} == one
 
 
 def test_the_plan_knows_what_is_downloaded():
     found = plan.plan(PROFILE, 1e14, {"targets": 0.5, "forward": 0.5})["downloads"]
-    assert set(found) == {*PROFILE["few_shot"]["models"], "mcf", "zsre", "mquake", PROFILE["few_shot"]["corpus"],
-                          PROFILE["few_shot"]["ppl_corpus"]}
+    assert set(found) == {*PROFILE["few_shot"]["models"], "mcf", "zsre", "mquake",
+                          PROFILE["few_shot"]["corpus"], PROFILE["few_shot"]["ppl_corpus"]}
     assert plan.plan({}, 1e14, {"targets": 0.5, "forward": 0.5})["downloads"] == {}
 
 
@@ -137,12 +122,14 @@ def test_the_plans_counts_are_those_of_a_real_model(folders, name):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 2, dtype=torch.long))
     linear = 2 * 2 * (shape.depth * shape.layer + shape.d * shape.vocabulary)
-    attention = 2 * shape.depth * 2 * 2 * 2 * shape.heads * shape.width  # not in the plan: small at short prompts
+    # not in the plan: small at short prompts
+    attention = 2 * shape.depth * 2 * 2 * 2 * shape.heads * shape.width
     assert linear <= counter.get_total_flops() <= linear + attention
 
 
 def test_make_plan_starts_nothing(tmp_path):
-    run = subprocess.run([sys.executable, ROOT / "tools" / "plan.py", "paper", "--rate", "100"], capture_output=True,
+    run = subprocess.run([sys.executable, ROOT / "tools" / "plan.py", "paper", "--rate", "100"],
+                         capture_output=True,
                          text=True, env=os.environ | {"ZU_CACHE": str(tmp_path / "cache")})
     assert run.returncode == 0, run.stderr
     assert "724 runs" in run.stdout and "gated" not in run.stdout

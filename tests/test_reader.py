@@ -113,8 +113,9 @@ def test_hooks_are_gone_after_an_error(tiny, facts):
     batch = reader.collate([reader.encode(tokenizer, facts[0])])
     with pytest.raises(IndexError):
         reader.trace(model, batch, [1, 99])
-    with pytest.raises(RuntimeError), reader.hooks((models.down_proj(model, 1).register_forward_hook, print)):
-        raise RuntimeError
+    put = models.down_proj(model, 1).register_forward_hook
+    with pytest.raises(RuntimeError, match="inside"), reader.hooks((put, print)):
+        raise RuntimeError("inside")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 

@@ -4,12 +4,12 @@ import math
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import samples
 import zu
 from zu import models, reader
 from zu.scores import Scores, bootstrap, score, split_answer, wilson
@@ -128,15 +128,17 @@ def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
     assert zu.perplexity(*tiny, tmp_path / "a.jsonl", tokens=120, window=32, stride=16) == given
 
 
-def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny):
+def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny, spoil):
     model, tokenizer = tiny
     first = [tokenizer.decode([i]) for i in range(400)]
     words = [w.strip() for w in first if w.startswith(" ") and w.strip().isalpha()]
     facts = zu.Facts([zu.Fact("Peru", "The capital of {} is", w) for w in words], "words", "exact")
+    spoil(model, 1e3, [first.index(f" {words[7]}")])  # so that it answers with one of them
     right = {f.target for f in facts if zu.evaluate(model, tokenizer, [f], rule="exact").eff == 100}
-    if right:
-        found = zu.known(model, tokenizer, facts)
-        assert {f.target for f in found} == right and found.name == "words-known" and found.rule == "exact"
+    assert right == {words[7]}
+    found = zu.known(model, tokenizer, facts)
+    assert {f.target for f in found} == right
+    assert found.name == "words-known" and found.rule == "exact"
     wrong = zu.Facts((f for f in facts if f.target not in right), "words", "exact")
     none = zu.known(model, tokenizer, wrong)
     assert isinstance(none, zu.Facts) and len(none) == 0
@@ -169,28 +171,38 @@ def test_the_bootstrap_interval_covers_and_shrinks():
     assert bootstrap(np.full(5, 20.0)) == (20.0, 20.0)
 
 
-SAMPLES = os.environ.get("ZU_SAMPLES")
+@pytest.fixture(scope="module")
+def smollm2():
+    """The embedded model: unlike a random one it knows some answers."""
+    return zu.load_model("smollm2", device="cpu")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="ZU_SAMPLES names no folder with samples of the published data sets")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["counterfact_edit", "zsre_mend", "mquake_hard", "known_facts"])
-def test_base_accuracies_on_real_samples_are_those_of_asking_one_by_one(name):
-    """ZU_SAMPLES_N facts of each file (30), every prompt alone against the batches, to the digit."""
-    model, tokenizer = zu.load_model("smollm2", device="cpu")
-    facts = zu.load_facts(Path(SAMPLES) / f"{name}.json", on_error="skip")
+@pytest.mark.parametrize("sample", samples.both(*samples.FACTS), indirect=True)
+def test_base_accuracies_on_published_files_are_those_of_asking_one_by_one(smollm2, sample):
+    """ZU_SAMPLES_N facts of each file (30), each prompt alone against the batches, to the digit.
+
+    Of very few facts all may be answered alike, which the last assertion does not allow.
+    """
+    model, tokenizer = smollm2
+    facts = zu.load_facts(sample.path, on_error="skip")
     facts = facts.sample(min(int(os.environ.get("ZU_SAMPLES_N", 30)), len(facts)), 1)
     column = 0 if facts.rule == "exact" else 1
-    expected = {}
-    for kind, pairs in (("eff", [[(f.text, f.target)] for f in facts]), ("spe", [f.neighbors for f in facts]),
-                        ("gen", [[(p, f.target) for p in f.paraphrase_texts] for f in facts]),
-                        ("hop", [f.hops for f in facts])):
-        means = [np.mean([alone(model, tokenizer, *pair)[column] for pair in group]) for group in pairs if group]
-        expected[kind] = 100 * np.mean(means) if means else math.nan
-    found = zu.evaluate(model, tokenizer, facts)
-    print(name, len(facts), expected)
-    for kind, value in expected.items():
-        assert getattr(found, kind) == pytest.approx(value, rel=1e-12, nan_ok=True)
+    asked = {
+        "eff": [[(f.text, f.target)] for f in facts],
+        "gen": [[(p, f.target) for p in f.paraphrase_texts] for f in facts],
+        "spe": [f.neighbors for f in facts],
+        "hop": [f.hops for f in facts],
+    }
+    found, shares = zu.evaluate(model, tokenizer, facts), []
+    for kind, pairs in asked.items():
+        means = [np.mean([alone(model, tokenizer, *pair)[column] for pair in group])
+                 for group in pairs if group]
+        expected = 100 * np.mean(means) if means else math.nan
+        assert getattr(found, kind) == pytest.approx(expected, rel=1e-12, nan_ok=True), kind
+        shares.append(expected)
+    # some answers are known and some are not: else any two ways of counting would agree
+    assert any(0 < share < 100 for share in shares)
 
 
 def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_remembered(tiny, facts, texts):

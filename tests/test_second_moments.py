@@ -17,7 +17,8 @@ def test_moments_equal_the_mean_outer_product_of_all_keys(tiny, texts, cache):
     found = zu.moments(model, tokenizer, (1, 3), texts, tokens=320, window=32)
     for layer in (1, 3):
         keys = []
-        with hooks((models.down_proj(model, layer).register_forward_pre_hook, lambda m, a, k=keys: k.append(a[0]))):
+        with hooks((models.down_proj(model, layer).register_forward_pre_hook,
+                    lambda m, a, k=keys: k.append(a[0]))):
             for row in pack(tokenizer, texts, 320, 32):
                 model(input_ids=row[None])
         k = torch.cat(keys).reshape(-1, 80).double()
@@ -25,27 +26,32 @@ def test_moments_equal_the_mean_outer_product_of_all_keys(tiny, texts, cache):
         torch.testing.assert_close(found[layer], k.T @ k / 320, rtol=1e-5, atol=1e-6)
 
 
-def test_moments_come_from_the_cache_and_a_damaged_file_is_made_again(tiny, texts, cache, monkeypatch):
+def test_moments_come_from_the_cache_and_a_damaged_file_is_made_again(
+        tiny, texts, cache, monkeypatch):
     model, tokenizer = tiny
     first = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32)
     files = sorted((cache / "moments").iterdir())
     assert len(files) == 2 and all(f.suffix == ".safetensors" for f in files)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["zu.second_moments"], "_sum", lambda *a: pytest.fail("computed again"))
+        patch.setattr(sys.modules["zu.second_moments"], "_sum",
+                      lambda *a: pytest.fail("computed again"))
         again = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32)
-    assert all(torch.equal(first[i], again[i]) for i in (1, 2)) and first.tokens == again.tokens == 128
+    assert all(torch.equal(first[i], again[i]) for i in (1, 2))
+    assert first.tokens == again.tokens == 128
     files[0].write_bytes(files[0].read_bytes()[:100])
     mended = zu.moments(model, tokenizer, (1, 2), texts, tokens=128, window=32)
     assert all(torch.equal(first[i], mended[i]) for i in (1, 2))
 
 
-def test_moments_of_an_edited_model_or_of_other_text_are_not_taken_from_the_cache(tiny, texts, cache):
+def test_moments_of_an_edited_model_or_of_other_text_are_not_taken_from_the_cache(
+        tiny, texts, cache):
     model, tokenizer = tiny
     first = zu.moments(model, tokenizer, (2,), texts, tokens=128, window=32)
     with torch.no_grad():
         models.down_proj(model, 1).weight.mul_(1.1)
-    assert not torch.equal(first[2], zu.moments(model, tokenizer, (2,), texts, tokens=128, window=32)[2])
-    assert not torch.equal(first[2], zu.moments(model, tokenizer, (2,), texts[::-1], tokens=128, window=32)[2])
+    for other in (texts, texts[::-1]):
+        found = zu.moments(model, tokenizer, (2,), other, tokens=128, window=32)
+        assert not torch.equal(first[2], found[2])
 
 
 def test_too_little_text_is_an_error(tiny):
@@ -56,7 +62,8 @@ def test_too_little_text_is_an_error(tiny):
 
 def test_an_interrupted_sum_goes_on_where_it_stopped(tiny, texts, cache, monkeypatch):
     model, tokenizer = tiny
-    module, settings, texts = sys.modules["zu.second_moments"], dict(tokens=20 * 32, window=32), texts * 3
+    module, texts = sys.modules["zu.second_moments"], texts * 3
+    settings = dict(tokens=20 * 32, window=32)
     monkeypatch.setattr(module, "FLUSH", 2)
     whole = zu.moments(model, tokenizer, (1, 2), texts, **settings, cache=False)
     forward, calls = module.forward_until, []
@@ -67,13 +74,16 @@ def test_an_interrupted_sum_goes_on_where_it_stopped(tiny, texts, cache, monkeyp
             raise KeyboardInterrupt
         forward(*args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "SAVE", -1)
         patch.setattr(module, "forward_until", dies)
-        zu.moments(model, tokenizer, (1, 2), texts, **settings)
-    monkeypatch.setattr(module, "forward_until", lambda *a, **k: (calls.append(a[2]), forward(*a, **k)))
+        with pytest.raises(KeyboardInterrupt):
+            zu.moments(model, tokenizer, (1, 2), texts, **settings)
+    monkeypatch.setattr(module, "forward_until",
+                        lambda *a, **k: (calls.append(a[2]), forward(*a, **k)))
     again = zu.moments(model, tokenizer, (1, 2), texts, **settings)
-    # 10 passes of 2 windows; the last failed, and what comes again is its batch of 8 windows, here the last 4
+    # 10 passes of 2 windows; the last failed, and what comes again is its batch of 8 windows, here
+    # the last 4
     assert len(calls) == 10 + 2 and all(len(batch) == 2 for batch in calls)
     for layer in (1, 2):
         assert torch.equal(again[layer], whole[layer])
@@ -82,7 +92,8 @@ def test_an_interrupted_sum_goes_on_where_it_stopped(tiny, texts, cache, monkeyp
 
 def test_texts_come_from_a_file_a_data_set_or_a_list_alike(tiny, texts, tmp_path):
     model, tokenizer = tiny
-    (tmp_path / "a.txt").write_text("\n\n".join(t.strip().replace(". ", ".\n") for t in texts), encoding="utf-8")
+    (tmp_path / "a.txt").write_text("\n\n".join(t.strip().replace(". ", ".\n") for t in texts),
+                                    encoding="utf-8")
     folder = tmp_path / "set"
     folder.mkdir()
     rows = "".join(json.dumps({"text": t.strip()}) + "\n" for t in texts)
@@ -90,7 +101,8 @@ def test_texts_come_from_a_file_a_data_set_or_a_list_alike(tiny, texts, tmp_path
     plain = [t.strip() for t in texts]
     expected = zu.moments(model, tokenizer, (2,), plain, tokens=320, window=32)[2]
     for source in (tmp_path / "a.txt", folder / "train.jsonl", f"hub:{folder}"):
-        assert torch.equal(zu.moments(model, tokenizer, (2,), source, tokens=320, window=32)[2], expected)
+        found = zu.moments(model, tokenizer, (2,), source, tokens=320, window=32)
+        assert torch.equal(found[2], expected)
     few = zu.moments(model, tokenizer, (2,), tmp_path / "a.txt", tokens=100_000, window=32)
     whole = sum(len(tokenizer(t + "\n", add_special_tokens=False)["input_ids"]) for t in plain)
     assert few.tokens == whole // 32 * 32 < 100_000  # what was read, not what was asked for
@@ -98,9 +110,11 @@ def test_texts_come_from_a_file_a_data_set_or_a_list_alike(tiny, texts, tmp_path
 
 def test_a_hub_corpus_passes_on_its_config_and_split(monkeypatch):
     asked = []
-    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{"text": "a b"}])
+    monkeypatch.setattr("datasets.load_dataset",
+                        lambda *a, **k: asked.append((a, k)) or [{"text": "a b"}])
     assert list(corpus("hub:me/set:small:test")[1]) == ["a b"]
-    assert asked[0][0] == ("me/set", "small") and asked[0][1]["split"] == "test" and asked[0][1]["streaming"]
+    assert asked[0][0] == ("me/set", "small") and asked[0][1]["split"] == "test"
+    assert asked[0][1]["streaming"]
 
 
 def test_the_models_own_samples_are_reproducible_and_can_start_anywhere(tiny, cache):
@@ -112,14 +126,15 @@ def test_the_models_own_samples_are_reproducible_and_can_start_anywhere(tiny, ca
     assert not set(torch.stack(rows).flatten().tolist()) & set(tokenizer.all_special_ids)
     first = zu.moments(model, tokenizer, (2,), "self", tokens=128, window=16)[2]
     rows, keys = torch.stack(list(islice(own_samples(model, tokenizer, 16), 8))), []
-    with hooks((models.down_proj(model, 2).register_forward_pre_hook, lambda m, a: keys.append(a[0]))):
+    with hooks((models.down_proj(model, 2).register_forward_pre_hook,
+                lambda m, a: keys.append(a[0]))):
         model(input_ids=rows)
     k = keys[0].reshape(-1, 80).double()
     torch.testing.assert_close(first, k.T @ k / 128, rtol=1e-5, atol=1e-6)
 
 
 def test_sampling_by_cache_follows_the_models_own_distribution(tiny):
-    """The drawn tokens' log-probability under one whole forward pass is what sampling at temperature 1 gives."""
+    """The drawn tokens' log-probability in one pass is that of sampling at temperature 1."""
     model, tokenizer = tiny
     rows = torch.stack(list(islice(own_samples(model, tokenizer, 24), 64)))
     start = torch.full((64, 1), tokenizer.bos_token_id or tokenizer.eos_token_id)
@@ -132,12 +147,14 @@ def test_sampling_by_cache_follows_the_models_own_distribution(tiny):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("nowhere.txt", "no text at 'nowhere.txt'"), ("bad.jsonl", "bad.jsonl, line 2"), ("latin.txt", "not UTF-8"),
+    ("nowhere.txt", "no text at 'nowhere.txt'"), ("bad.jsonl", "bad.jsonl, line 2"),
+    ("latin.txt", "not UTF-8"),
     ("hub:no/such-set", "is the network up"),
 ])
 def test_a_corpus_that_cannot_be_read_is_named(tiny, tmp_path, monkeypatch, source, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route")))
+    monkeypatch.setattr("datasets.load_dataset",
+                        lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route")))
     (tmp_path / "bad.jsonl").write_text('{"text": "a b c"}\n{"txt": 1}\n')
     (tmp_path / "latin.txt").write_bytes("Côte d'Ivoire".encode("latin-1"))
     with pytest.raises(CorpusError, match=message):

