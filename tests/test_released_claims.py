@@ -186,7 +186,8 @@ def test_the_divergence_is_from_the_original_to_the_edited_after_is_a(tiny, fact
     model, tokenizer = tiny
     fact, layer = facts[which], zu.models.decoder(model).layers[2]
     zu.models.decoder(model).norm.weight.mul_(10)  # surer of its words: the two directions differ
-    problem = targets._Problem(model, 2, [targets._Coded.of(tokenizer, fact, targets.Search())], 1.0)
+    coded = targets._Coded.of(tokenizer, fact, targets.Search())
+    problem = targets._Problem(model, 2, [coded], 1.0)
     noise = torch.randn(problem.h.shape, generator=torch.Generator().manual_seed(0))
     delta, all_ = 2 * noise * problem.h.norm() / noise.norm(), torch.arange(1)
     ids, at = reader.encode(tokenizer, fact, prompt="{} is a")
