@@ -271,20 +271,20 @@ def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
     where the two differ, and where some facts do not fit and are searched by whole runs too.
     """
     inside = [c for c in coded if _in_window(model, c)]
-    reason = ""
-    if len(inside) < len(coded):
-        reason = "some prompts are longer than the attention's sliding window"
     difference = ""
     if inside:
         difference = _difference(model, layer, max(inside, key=lambda c: c.length))
     if difference:
         reason = f"the fast search does not know its layers ({difference})"
-    if reason:
-        name = type(model).__name__
-        warnings.warn(
-            f"targets of {name} are searched by whole runs, which takes longer: {reason}",
-            stacklevel=3,
-        )
+    elif len(inside) < len(coded):
+        reason = "some prompts are longer than the attention's sliding window"
+    else:
+        return True
+    name = type(model).__name__
+    warnings.warn(
+        f"targets of {name} are searched by whole runs, which takes longer: {reason}",
+        stacklevel=3,
+    )
     return not difference
 
 
@@ -310,7 +310,8 @@ def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
     tolerance = max(1e-3, 16 * torch.finfo(model.dtype).eps)
     if torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
         return ""
-    return f"losses {found.tolist()} instead of {expected.tolist()}"
+    ours, theirs = ([round(x, 4) for x in losses.tolist()] for losses in (found, expected))
+    return f"its losses of a fact are {ours}, those of whole runs {theirs}"
 
 
 @torch.no_grad()
