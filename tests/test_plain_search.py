@@ -7,7 +7,7 @@ import transformers
 
 import zu
 from zu import models, reader, targets
-from zu.plain_search import WholeRuns
+from zu.plain_search import WholeRuns, _add
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
 SHAPE = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5, num_attention_heads=4,
@@ -68,6 +68,25 @@ def test_a_bfloat16_model_has_float32_losses_and_gradients_near_the_fast_ones(ti
     assert plain.h.dtype == torch.float32 and {x.dtype for x in found} == {torch.float32}
     torch.testing.assert_close(found[:2], expected[:2], rtol=0.02, atol=0.002)
     assert (torch.cosine_similarity(found[2], expected[2]) > 0.99).all()
+
+
+def test_a_change_is_added_in_float32_whatever_the_models_dtype(tiny, facts):
+    """At the subject's last token alone; δ rounded to bfloat16 first would give other sums."""
+    model, tokenizer = tiny
+    block, seen = models.decoder(model.bfloat16()).layers[2], []
+    plain = WholeRuns(model, 2, coded_facts(tokenizer, facts[:1]), 1.0)
+    delta = random_delta(plain.h)
+    keep = (block.register_forward_hook, lambda module, args, output: seen.append(reader.states_of(output)))
+    with reader.hooks(keep):  # before the hook that adds δ
+        plain.loss(delta, torch.tensor([0]))
+    states = seen[0]  # the target's rows: (prefixes, length, d)
+    at = torch.tensor([position for _, position in plain.coded[0].rows])
+    added = _add(block, (), states, position=at, delta=delta[0])
+    rows = torch.arange(len(at))
+    assert torch.equal(added[rows, at], (states[rows, at].float() + delta).bfloat16())
+    assert not torch.equal(added[rows, at], states[rows, at] + delta.bfloat16())
+    changed = (added != states).any(-1)  # (prefixes, length)
+    assert torch.equal(changed.nonzero()[:, 1], at)
 
 
 def test_with_no_change_the_losses_are_the_models_own(tiny, facts):
@@ -235,7 +254,7 @@ def test_families_that_the_fast_search_does_not_know_are_searched_by_whole_runs(
 
 def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_others_fast(family, facts, searched):
     long = zu.Fact("Peru", "The people of the country and the people of the city and you and I in the capital of Japan "
-                   "and France and Chad and {} speak the language of", "Lima")
+                   "and the people in the city of Paris and the people in Chad and {} speak the language of", "Lima")
     facts = [*facts, long]
     coded = coded_facts(family("Mistral")[1], facts)
     *_, most, longest = sorted(max(c.length, len(c.essence[0])) for c in coded)
@@ -260,12 +279,24 @@ def test_no_sliding_window_makes_a_difference_to_whole_runs(family, facts, windo
     is_near(search(model, tokenizer, facts, steps=2), by_whole_runs(model, tokenizer, facts, steps=2))
 
 
+def test_a_window_is_wide_enough_from_twice_the_longest_prompt_on(family, facts, searched):
+    """From the longest prompt on it cuts nothing off, but padding may stand between a row's two parts."""
+    coded = coded_facts(family("Mistral")[1], facts)
+    longest = max(max(c.length, len(c.essence[0])) for c in coded)
+    search(*family("Mistral", sliding_window=2 * longest), facts, batch=1)
+    assert searched == 5 * [("_Problem", 1)]
+    searched.clear()
+    with pytest.warns(UserWarning, match="too long for the attention's sliding window"):
+        search(*family("Mistral", sliding_window=2 * longest - 1), facts, batch=1)
+    assert sorted(searched) == [("WholeRuns", 1)] + 4 * [("_Problem", 1)]
+
+
 def off_by_one(places):
     return [(row, offset - 1, token, weight) for row, offset, token, weight in places]
 
 
 def first_token_only(places):
-    return [(row, offset, token, weight * (row == places[0][0])) for row, offset, token, weight in places]
+    return [(row, offset, token, weight * (i == 0)) for i, (row, offset, token, weight) in enumerate(places)]
 
 
 @pytest.mark.parametrize("spoiled", [off_by_one, first_token_only])

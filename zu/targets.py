@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -291,36 +291,32 @@ def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
 def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
     """How the fast search's losses of a fact differ from those of whole runs; "" for not at all.
 
-    Both are asked for the target's negative log-likelihood and the divergence, with no δ and with a
-    random one, four times as long as h: longer than any in a search, so that all that it reaches
-    shows.
+    Both are asked behind the longest prefix, for the target's negative log-likelihood and the
+    divergence with a random δ four times as long as h: longer than any in a search, so that all
+    that it reaches shows. The divergence is counted from what is said with no δ, which it checks.
     """
+    fact = replace(fact, rows=[max(fact.rows, key=lambda row: len(row[0]))])
     plain = WholeRuns(model, layer, [fact], 1.0)
     noise = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0))
     noise = noise.to(plain.h.device)
     delta = 4 * plain.h.norm() * noise / noise.norm()  # (1, d)
-    expected = _losses(plain, delta)
-    try:
-        found = _losses(_Problem(model, layer, [fact], 1.0), delta)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if _out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
-    # Rounding to bfloat16 (ε = 2⁻⁷) or float16 (2⁻¹⁰) alone moves a loss by several ε.
+    first = torch.zeros(1, dtype=torch.long, device=delta.device)  # the fact's number
+    with torch.no_grad():
+        expected = torch.cat(plain.loss(delta, first))  # (2,)
+        try:
+            fast = _Problem(model, layer, [fact], 1.0)
+            fast.loss(torch.zeros_like(delta), first)
+            found = torch.cat(fast.loss(delta, first))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if _out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+    # Rounding to bfloat16 (ε = 2⁻⁷) or float16 (2⁻¹⁰) alone moves a loss by about ε.
     tolerance = max(1e-3, 16 * torch.finfo(model.dtype).eps)
     if torch.allclose(found, expected, rtol=tolerance, atol=tolerance / 100):
         return ""
     ours, theirs = ([round(x, 4) for x in losses.tolist()] for losses in (found, expected))
     return f"its losses of a fact are {ours}, those of whole runs {theirs}"
-
-
-@torch.no_grad()
-def _losses(problem: _Problem | WholeRuns, delta: torch.Tensor) -> torch.Tensor:
-    """Both losses of a single fact with no δ, then with one of (1, d): (4,)."""
-    fact = torch.zeros(1, dtype=torch.long, device=delta.device)  # its number
-    before = problem.loss(torch.zeros_like(delta), fact)
-    after = problem.loss(delta, fact)
-    return torch.cat([*before, *after])
 
 
 def _in_window(model: nn.Module, fact: _Coded) -> bool:
