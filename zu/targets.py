@@ -2,7 +2,9 @@
 
 `optimise` finds it: a search by gradient over a change δ of that state, for many facts at once.
 From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`,
-the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches.
+the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches. Where a model's
+layers are not what `_Problem` takes them for, `_knows` finds out, and `zu.plain_search` computes
+the same loss.
 """
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,7 @@ from transformers import DynamicCache
 from .data.cache import cache_dir, read_tensors, write_tensors
 from .data.facts import Fact
 from .models import decoder, down_proj, fingerprint, logits
+from .plain_search import WholeRuns
 from .reader import Batch, collate, encode, hooks, states_of
 
 if TYPE_CHECKING:
@@ -200,11 +203,12 @@ def optimise(
     # the last bits.
     parts = [part for part in every if not set(part) <= set(found)]
     done = len(coded) - sum(map(len, parts))
+    fast = bool(parts) and _knows(model, layer, coded)
     title = f"targets after layer {layer}"
     with tqdm(total=len(facts), initial=done, desc=title, leave=False) as bar:
         while parts:
             part = parts.pop(0)
-            solved = _attempt(model, layer, [coded[i] for i in part], search)
+            solved = _attempt(model, layer, [coded[i] for i in part], search, fast)
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
@@ -255,19 +259,88 @@ def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -
 
 
 def _attempt(
-    model: nn.Module, layer: int, coded: Sequence[_Coded], search: Search
+    model: nn.Module, layer: int, coded: Sequence[_Coded], search: Search, fast: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
 
-    After the return nothing holds a failed batch's tensors any more.
+    fast: what `_knows` says. After the return nothing holds a failed batch's tensors any more.
     """
     try:
-        problem = _Problem(model, layer, coded, search.kl)
-        return _adam(problem, search)
+        if fast and all(_in_window(model, c) for c in coded):
+            return _adam(_Problem(model, layer, coded, search.kl), search)
+        # Whole runs take more memory than a batch is measured for: one fact after another.
+        alone = [_adam(WholeRuns(model, layer, [c], search.kl), search) for c in coded]
+        z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
+        return z, h, losses
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if len(coded) == 1 or not _out_of_memory(error):
             raise
     return None
+
+
+def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
+    """Whether the fast search says of a model what whole runs of it say.
+
+    The longest fact that is sure to fit into the attention's window is asked. Where the two differ,
+    a warning says how. Facts that may not fit are searched by whole runs, with a warning too.
+    """
+    inside = [c for c in coded if _in_window(model, c)]
+    difference = ""
+    if inside:
+        difference = _difference(model, layer, max(inside, key=lambda c: c.length))
+    if difference:
+        reason = f"the fast search does not know its layers ({difference})"
+    elif len(inside) < len(coded):
+        reason = "some prompts are too long for the attention's sliding window"
+    else:
+        return True
+    name = type(model).__name__
+    warnings.warn(
+        f"targets of {name} are searched by whole runs, which takes longer: {reason}",
+        stacklevel=3,
+    )
+    return not difference
+
+
+def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
+    """How the fast search's losses of a fact differ from those of whole runs; "" for not at all.
+
+    Both are asked behind the longest prefix, for the target's negative log-likelihood and the
+    divergence with a random δ four times as long as h: longer than any in a search, so that all
+    that it reaches shows. The divergence is counted from what is said with no δ, which it checks.
+    """
+    fact = replace(fact, rows=[max(fact.rows, key=lambda row: len(row[0]))])
+    plain = WholeRuns(model, layer, [fact], 1.0)
+    noise = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(plain.h.device)
+    delta = 4 * plain.h.norm() * noise / noise.norm()  # (1, d)
+    first = torch.zeros(1, dtype=torch.long, device=delta.device)  # the fact's number
+    with torch.no_grad():
+        expected = torch.cat(plain.loss(delta, first))  # (2,)
+        try:
+            fast = _Problem(model, layer, [fact], 1.0)
+            fast.loss(torch.zeros_like(delta), first)
+            found = torch.cat(fast.loss(delta, first))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if _out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+    # Rounding to bfloat16 (ε = 2⁻⁷) or float16 (2⁻¹⁰) alone moves a loss by about ε.
+    tolerance = max(1e-3, 16 * torch.finfo(model.dtype).eps)
+    if torch.allclose(found, expected, rtol=tolerance, atol=tolerance / 100):
+        return ""
+    ours, theirs = ([round(x, 4) for x in losses.tolist()] for losses in (found, expected))
+    return f"its losses of a fact are {ours}, those of whole runs {theirs}"
+
+
+def _in_window(model: nn.Module, fact: _Coded) -> bool:
+    """Whether the attention's sliding window, if it has one, is sure to cut nothing off a fact.
+
+    In a batch padding stands between a row's head and its tail (see `_Suffixes`), and the window
+    counts it: together they take up to twice the columns of the longest row.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    return not window or 2 * max(fact.length, len(fact.essence[0])) <= window
 
 
 @dataclass(frozen=True)
@@ -303,7 +376,7 @@ class _Coded:
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
     """Where each fact's result is kept; facts with equal tokens are told apart by their place."""
     here = Path(__file__).parent
-    modules = ("targets", "reader", "models")  # another code, another result
+    modules = ("targets", "plain_search", "reader", "models")  # another code, another result
     code = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     tokens = [[c.rows, c.goal, c.essence] for c in coded]
     text = json.dumps([*about, tokens, torch.__version__, transformers.__version__])
@@ -387,7 +460,7 @@ def _parts(
 
 
 def _adam(
-    problem: _Problem, search: Search
+    problem: _Problem | WholeRuns, search: Search
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
 
@@ -473,7 +546,6 @@ class _Suffixes:
     ) -> None:
         body = decoder(model)
         every = [row for rows in groups for row in rows]
-        _check_window(model, every)
         self.layers = {i: block for i, block in enumerate(body.layers) if i > layer}
         self.norm = body.norm
         n, device = len(groups[0]), model.device
@@ -617,14 +689,6 @@ class _Suffixes:
         kept = place[row] >= 0
         at_row, at_column = place[row[kept]].to(x.device), offset[kept].to(x.device)
         return kept, self.norm(x[at_row, at_column])  # (k, w, d) -> (such places, d)
-
-
-def _check_window(model: nn.Module, rows: Sequence[tuple[list[int], int]]) -> None:
-    """Raise `ValueError` for a row that is longer than the attention's sliding window."""
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    longest = max(len(ids) for ids, _ in rows)
-    if window and longest > window:
-        raise ValueError(f"a prompt of {longest} tokens exceeds the sliding window of {window}")
 
 
 def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
