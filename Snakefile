@@ -1,8 +1,6 @@
 """From book/*.md to build/html: jupytext, papermill, jupyter-book. Start it with `make book`."""
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -34,19 +32,9 @@ if parent := os.environ.pop("END_WITH_PARENT", None):
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-os.environ["JUPYTER_PATH"] = str(Path("tools", "jupyter").resolve())
+os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
 # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them.
 os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-
-
-# What chapters import is imported once, in a process that their kernels are forked from; it ends with Snakemake.
-onstart:
-    if sys.platform == "linux":
-        os.environ["ZU_KERNELS"] = tempfile.mkdtemp(prefix="zu-kernels-")  # for this user alone
-        threads = str(max(workflow.cores // 2, 1))
-        serve = ["tools/warm_ipykernel.py", "serve", os.environ["ZU_KERNELS"], str(os.getpid())]
-        subprocess.Popen([sys.executable, *serve], env=os.environ | {"OMP_NUM_THREADS": threads}, start_new_session=True,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 PROFILE = config.get("profile", "smol")
