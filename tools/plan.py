@@ -400,6 +400,7 @@ def report(profile: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
+    """Print the plan of the profile that is named on the command line."""
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
