@@ -1,17 +1,15 @@
 """From book/*.md to build/html: jupytext, papermill, jupyter-book. Start it with `make book`."""
-import ast
-import difflib
 import os
-import re
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, "tools")
+from parameters import defaults
 
 # Who times what is to be compared gets every core to itself; the others run two at a time, which takes less time in all.
 # It goes first: at the end it would wait until nothing else runs, and the ledger for it.
@@ -34,19 +32,9 @@ if parent := os.environ.pop("END_WITH_PARENT", None):
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-os.environ["JUPYTER_PATH"] = str(Path("tools", "jupyter").resolve())
+os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
 # glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them.
 os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-
-
-# What chapters import is imported once, in a process that their kernels are forked from; it ends with Snakemake.
-onstart:
-    if sys.platform == "linux":
-        os.environ["ZU_KERNELS"] = tempfile.mkdtemp(prefix="zu-kernels-")  # for this user alone
-        threads = str(max(workflow.cores // 2, 1))
-        serve = ["tools/warm_ipykernel.py", "serve", os.environ["ZU_KERNELS"], str(os.getpid())]
-        subprocess.Popen([sys.executable, *serve], env=os.environ | {"OMP_NUM_THREADS": threads}, start_new_session=True,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 PROFILE = config.get("profile", "smol")
@@ -81,35 +69,27 @@ if lost(Path("build/html.files")) or not all(Path("build/executed", f"{p}.ipynb"
     Path("build/html.files").unlink(missing_ok=True)
 
 
-def defaults(page):
-    """The names that a chapter's cell tagged `parameters` sets."""
-    for cell in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", SOURCE[page].read_text(), re.M | re.S):
-        head = re.match(r"(?:---\n.*?^---\n|(?::[^\n]*\n)*)", cell, re.M | re.S).group()
-        if re.search(r"\btags\b.*\bparameters\b", head, re.S):
-            body = ast.parse(cell[len(head):]).body
-            targets = [t for node in body for t in getattr(node, "targets", [getattr(node, "target", None)])]
-            return {t.id for t in targets if isinstance(t, ast.Name)}
-    return set()
-
-
 def near(name, known):
     """What a misspelt name was meant to be, and what there is."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+    from zu.data.names import did_you_mean  # with zu comes torch, which takes seconds: only to say what is wrong
+
+    return f"{did_you_mean(name, known)}there are: {', '.join(sorted(known)) or 'none'}"
 
 
 def check_profile():
     """Read the profile and hold it against the chapters: papermill only warns of unknown parameters."""
     path = Path("profiles", f"{PROFILE}.yaml")
     if not path.exists():
-        raise WorkflowError(f"there is no {path}; {near(PROFILE, [p.stem for p in Path('profiles').glob('*.yaml')])}")
+        there = [p.stem for p in Path("profiles").glob("*.yaml")]
+        raise WorkflowError(f"there is no {path}; {near(PROFILE, there)}")
     profile = yaml.safe_load(path.read_text()) or {}
     for page, values in profile.items():
         if page not in CHAPTERS:
             raise WorkflowError(f"{path} has parameters for {page}, which is no chapter; {near(page, CHAPTERS)}")
+        known = defaults(page)
         for name in values:
-            if name not in defaults(page):
-                raise WorkflowError(f"{path} sets {name} for {page}, which has no such parameter; {near(name, defaults(page))}")
+            if name not in known:
+                raise WorkflowError(f"{path} sets {name} for {page}, which has no such parameter; {near(name, known)}")
     return profile
 
 
@@ -122,11 +102,10 @@ def shards():
     """The grids' chapters cut into pieces of about so many hours; each piece is the chapter on a part of its parameters."""
     if not config.get("shard_hours"):
         return {}
-    sys.path.insert(0, "tools")
     import plan
 
     rate = float(config.get("rate", 40)) * 1e12
-    return {page: plan.shards(page, plan.parameters(page) | PARAMETERS.get(page, {}), float(config["shard_hours"]), rate)
+    return {page: plan.shards(defaults(page) | PARAMETERS.get(page, {}), float(config["shard_hours"]), rate)
             for page in plan.GRIDS if page in CHAPTERS}
 
 

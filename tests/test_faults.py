@@ -22,7 +22,6 @@ pytestmark = pytest.mark.whole
 
 SEARCH = zu.targets.Search(steps=2)
 ROOT = Path(__file__).parents[1]
-KERNEL = "tools/jupyter/kernels/python3/kernel.json"
 RUN = """
 import sys, zu
 from pathlib import Path
@@ -236,8 +235,7 @@ def test_ten_kills_at_random_moments_end_in_the_tables_of_an_undisturbed_run(
     project = tmp_path / "project"
     (project / "book").mkdir(parents=True)
     (project / "profiles").mkdir()
-    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/warm_ipykernel.py",
-                 KERNEL):
+    for name in ("Snakefile", "tools/quick.py", "tools/run_chapter.py", "tools/parameters.py"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((ROOT / name).read_text())
     for room in ("zu",):
@@ -328,7 +326,7 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
     tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py",
-             "tools/warm_ipykernel.py", KERNEL)
+             "tools/parameters.py")
     for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())

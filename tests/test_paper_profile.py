@@ -51,7 +51,7 @@ def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monke
     papermill.execute_notebook(folder / f"{page}.ipynb", folder / "out.ipynb", values,
                                kernel_name="python3", progress_bar=False, cwd=str(folder))
     records = read_records(folder / "records")
-    runs = plan.runs(page, plan.parameters(page) | values)
+    runs = plan.runs(plan.defaults(page) | values)
     assert len(records) == len(set(runs))
     assert {r["method"] for r in records} == set(values["methods"] + values.get("more", []))
     for record in records:
@@ -87,7 +87,7 @@ def test_a_method_of_ones_own_is_a_chapters_parameter_by_its_import_path(stage, 
 
 def test_the_plan_counts_every_run_and_shared_work_once():
     share = {"targets": 0.5, "forward": 0.5}
-    few = plan.runs("few_shot", plan.parameters("few_shot") | PROFILE["few_shot"])
+    few = plan.runs(plan.defaults("few_shot") | PROFILE["few_shot"])
     assert len(few) == 3 * 3 * 10 * 8 + 4 and len(set(few)) == len(few)
     name = PROFILE["few_shot"]["models"][0]
 

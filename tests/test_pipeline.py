@@ -447,10 +447,10 @@ def test_a_grid_in_pieces_is_planned_run_and_put_together(project):
 
     values, rate = {"models": ["smollm2"], "datasets": ["a", "b"], "methods": ["base", "ga"], "more": ["npo"], "n": 50,
                     "seeds": [1, 2, 3, 4], "layers": [], "ppl_tokens": 1000}, 1e12
-    whole = plan.shards("few_shot", values, 1e9, rate)
+    whole = plan.shards(values, 1e9, rate)
     assert [(x["datasets"], x["seeds"], x["more"]) for x in whole] == [
         (["a"], [1, 2, 3, 4], ["npo"]), (["b"], [1, 2, 3, 4], [])]
-    sizes = lambda h: [len(x["seeds"]) for x in plan.shards("few_shot", values, h, rate)]  # noqa: E731
+    sizes = lambda h: [len(x["seeds"]) for x in plan.shards(values, h, rate)]  # noqa: E731
     hours = next(h for h in (0.9 ** i for i in range(200)) if sizes(h) == [2, 2, 2, 2])
     run = make(project, "book", f"SHARD_HOURS={hours}", "RATE=1")
     assert run.returncode == 0, run.stdout

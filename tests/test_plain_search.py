@@ -1,5 +1,6 @@
 """The search by whole runs says what the fast one says, and is taken where the fast one's view of a layer fails."""
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,9 +131,10 @@ def test_the_divergence_is_from_the_original_to_the_changed_and_weighs_kl(tiny, 
 def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, facts, goal):
     model, tokenizer = tiny
     coded = coded_facts(tokenizer, facts, goal)
-    settings = (8, 0.2, 0.5, 0.75)  # steps, lr, weight decay, clamp
-    *_, losses = targets._adam(WholeRuns(model.double(), 2, coded, 0.0625), *settings, 0.0)
-    tolerance = float(losses[:, 4].median())  # which some facts reach, at different steps
+    how = targets.Search(BEFORE, goal, steps=8, lr=0.2, tolerance=0.0)
+    *_, losses = targets._adam(WholeRuns(model.double(), 2, coded, 0.0625), how)
+    # which some facts reach, at different steps
+    how = replace(how, tolerance=float(losses[:, 4].median()))
     found, going = [], []
     for kind in (WholeRuns, targets._Problem):
         seen = []
@@ -142,7 +144,7 @@ def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, fac
                 seen.append(active.tolist())
                 return super().loss(delta, active)
 
-        found.append(targets._adam(Watched(model, 2, coded, 0.0625), *settings, tolerance))
+        found.append(targets._adam(Watched(model, 2, coded, 0.0625), how))
         going.append(seen)
     assert going[0] == going[1] and len(going[0][0]) == 5 and len(going[0][-1]) < 5
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)

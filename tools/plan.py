@@ -1,31 +1,35 @@
 """What a profile would download, run and cost, before anything starts: `make plan PROFILE=paper`.
 
-Work is counted in floating-point operations from the models' shapes, by the same stages as the chapter on cost, and
-turned into hours by the rate at which this machine multiplies matrices (measured now, for a second or two, or given
-with --rate) and the share of that rate that a real edit reached in a recorded benchmark (results/bench-targets.json).
+Work is counted in floating-point operations from the models' shapes, by the same stages as the
+chapter on cost, and turned into hours by the rate at which this machine multiplies matrices
+(measured now, for a second or two, or given with --rate) and the share of that rate that a real
+edit reached in a recorded benchmark (results/bench-targets.json).
 """
 from __future__ import annotations
 
 import argparse
-import ast
 import json
-import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from parameters import defaults  # noqa: E402
 
 from zu.data.cache import cache_dir  # noqa: E402
 from zu.data.foreign import own_code  # noqa: E402
+from zu.data.names import did_you_mean  # noqa: E402
 from zu.data.readers import PUBLISHED  # noqa: E402
-from zu.experiment import parse_method  # noqa: E402
-from zu.methods import Descended, settings_for  # noqa: E402
+from zu.experiment import parse_method, rows_at  # noqa: E402
+from zu.methods import Descended, Method, settings_for  # noqa: E402
 from zu.models import default_layers  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:
@@ -36,15 +40,19 @@ SHAPES = {
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128, 151_936, True),
     "smollm2": (576, 1536, 30, 9, 3, 64, 49_152, True),
 }
-#: Prompts a fact is scored on, tokens in a prompt with its answer, and tokens from the subject's last one on:
-#: means over samples of the published files, with SmolLM2's tokenizer. What is not named counts as the first.
+#: Prompts a fact is scored on, tokens in a prompt with its answer, and tokens from the subject's
+#: last one on: means over samples of the published files, with SmolLM2's tokenizer. What is not
+#: named counts as the first.
 PROMPTS = {"mcf": (13, 11, 4.2), "zsre": (3, 15, 5.6), "mquake": (2, 11, 6.0)}
-#: Tokens of a text before the prompt, texts before a prompt besides none, and a generous length of a batch's rows.
+#: Tokens of a text before the prompt, and texts before a prompt besides none.
 PREFIX, PREFIXES = 11, 5
 #: The chapters that run a grid of models, data sets and seeds.
 GRIDS = ("few_shot", "many_facts")
-#: float64 work is counted this many times: processors do it at half of the rate of float32, or less.
+#: float64 work is counted this many times: processors do it at half the rate of float32, or less.
 DOUBLE = 2
+
+#: A run of a grid: model, data set, row, number of facts, seed.
+Run = tuple[str, str, str, int, int]
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,23 @@ class Model:
 
     @property
     def layer(self) -> int:
+        """Weights of a layer's matrices."""
         return self.d * self.width * (2 * self.heads + 2 * self.kv) + 3 * self.d * self.m
 
     @property
     def parameters(self) -> int:
+        """Weights of all matrices."""
         return self.depth * self.layer + self.d * self.vocabulary * (1 if self.tied else 2)
+
+    @property
+    def forward(self) -> int:
+        """Operations of a token's way through all layers."""
+        return 2 * self.depth * self.layer
+
+    @property
+    def head(self) -> int:
+        """Operations of the logits at one token."""
+        return 2 * self.d * self.vocabulary
 
 
 def find_model(name: str) -> Model:
@@ -80,75 +100,127 @@ def find_model(name: str) -> Model:
     if own := own_code(name):
         raise SystemExit(f"model '{name}' {own}")
     c = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
-    return Model(name, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads,
-                 c.num_key_value_heads, getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
-                 c.vocab_size, bool(c.tie_word_embeddings))
+    width = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    return Model(
+        name,
+        d=c.hidden_size,
+        m=c.intermediate_size,
+        depth=c.num_hidden_layers,
+        heads=c.num_attention_heads,
+        kv=c.num_key_value_heads,
+        width=width,
+        vocabulary=c.vocab_size,
+        tied=bool(c.tie_word_embeddings),
+    )
 
 
-def edited(model: Model, layers) -> tuple[int, ...]:
+def edited(model: Model, layers: Sequence[int | float]) -> tuple[int, ...]:
     """The layers that would be edited, as `zu.models.resolve_layers` picks them."""
     if layers:
         return tuple(int(x * model.depth) if isinstance(x, float) else x for x in layers)
     return default_layers(model.depth, model.d)
 
 
-def targets(model: Model, L: int, facts: int, steps: int, suffix: float, prefixes: int = PREFIXES) -> float:
-    """Operations of the optimisation of targets: once up to L, then forward and backward above it."""
+def targets(
+    model: Model, layer: int, facts: int, steps: int, suffix: float, prefixes: int = PREFIXES
+) -> float:
+    """Operations of the search for targets: once up to a layer, then to and fro above it.
+
+    suffix: tokens from the subject's last one on; prefixes: texts before a prompt besides none.
+    """
     rows = facts * (prefixes + 1)
-    once = 2 * rows * (PREFIX + suffix) * model.layer * (L + 1)
-    step = 6 * rows * (suffix * model.layer * (model.depth - L - 1) + model.d * model.vocabulary)
+    once = 2 * rows * (PREFIX + suffix) * model.layer * (layer + 1)
+    above = model.depth - layer - 1
+    step = 6 * rows * (suffix * model.layer * above + model.d * model.vocabulary)
     return once + steps * step
 
 
-def work(model: Model, method: str, dataset: str, n: int, layers: tuple[int, ...], ppl_tokens: int,
-         prefixes: int = PREFIXES) -> dict[str, float]:
-    """Operations of one run by stage. Targets are shared between the methods that set them after the same layer."""
-    name, given, _ = parse_method(method)
-    prompts, tokens, suffix = PROMPTS.get(dataset.split(":")[0], PROMPTS["mcf"])
-    forward = 2 * model.depth * model.layer
-    cost = {"evaluate": n * prompts * (tokens * forward + 2 * model.d * model.vocabulary)
-            + 2 * ppl_tokens * (forward + 2 * model.d * model.vocabulary)}
-    if name == "base":
+def work(
+    model: Model, label: str, dataset: str, n: int, layers: Sequence[int], values: Mapping[str, Any]
+) -> dict[str, float]:
+    """Operations of one run, by stage; `values` are the parameters of its chapter.
+
+    Methods that set targets after the same layer share them: their stage has the layer in its name.
+    """
+    prompts, tokens, _ = _prompts(dataset)
+    asked = n * prompts * (tokens * model.forward + model.head)
+    read = 2 * values["ppl_tokens"] * (model.forward + model.head)
+    cost = {"evaluate": asked + read}
+    row = parse_method(label)
+    if row.method == "base":
         return cost
-    settings, L = settings_for(name, **given), layers[-1]
-    at = layers[len(layers) // 2:][:1] if settings.middle else layers
+    settings = settings_for(row.method, **row.settings)
     if isinstance(settings, Descended):
         rows = n * tokens * settings.passes
-        cost["edit"] = settings.steps * rows * (forward + 4 * (model.depth - at[0]) * model.layer)
-        return cost
-    steps = settings.steps
-    cost["traces"] = len(at) * n * (prefixes + 1) * (PREFIX + tokens) * 2 * model.layer * (L + 1)
-    cost["targets " + str(at[-1])] = targets(model, at[-1], n, steps, suffix, prefixes)
+        behind = 4 * (model.depth - _changed(settings, layers)[0]) * model.layer
+        return cost | {"edit": settings.steps * rows * (model.forward + behind)}
+    return cost | _located(model, settings, dataset, n, layers, values.get("n_prefixes", PREFIXES))
+
+
+def _prompts(dataset: str) -> tuple[int, int, float]:
+    """What is known of a data set's prompts: a row of `PROMPTS`."""
+    return PROMPTS.get(dataset.split(":")[0], PROMPTS["mcf"])
+
+
+def _changed(settings: Method, layers: Sequence[int]) -> Sequence[int]:
+    """Those of the layers that a method changes: all of them, or the middle one."""
+    middle = len(layers) // 2
+    return layers[middle:middle + 1] if settings.middle else layers
+
+
+def _located(
+    model: Model, settings: Method, dataset: str, n: int, layers: Sequence[int], prefixes: int
+) -> dict[str, float]:
+    """Operations of an edit that locates facts and solves a problem in each layer."""
+    _, tokens, suffix = _prompts(dataset)
+    at = _changed(settings, layers)
+
+    def search(layer: int) -> float:
+        return targets(model, layer, n, settings.steps, suffix, prefixes)
+
+    read = n * (prefixes + 1) * (PREFIX + tokens)  # tokens, for each layer anew
+    cost = {
+        "traces": len(at) * read * 2 * model.layer * (layers[-1] + 1),
+        f"targets {at[-1]}": search(at[-1]),
+    }
     if searched := at[:settings.truth_searches(at)]:
-        cost["targets truth"] = sum(targets(model, layer, n, steps, suffix, prefixes) for layer in searched)
+        cost["targets truth"] = sum(search(layer) for layer in searched)
     cost["solve"] = DOUBLE * len(at) * settings.operations(model.d, model.m, n)
     return cost
 
 
-def parameters(page: str) -> dict:
-    """The values that a chapter's cell tagged `parameters` sets."""
-    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", (ROOT / "book" / f"{page}.md").read_text(), re.M | re.S)
-    cell = next((c for c in cells if re.match(r":tags: \[.*\bparameters\b", c)), "")
-    body = ast.parse(cell.split("\n", 1)[-1]).body
-    return {node.target.id: ast.literal_eval(node.value) for node in body if isinstance(node, ast.AnnAssign)}
+def rows(n: int, values: Mapping[str, Any]) -> list[str]:
+    """The rows that a grid's chapter runs on so many facts."""
+    if "most_searching" not in values:
+        return values["methods"]
+    return rows_at(
+        n,
+        values["methods"],
+        counts=values["counts"],
+        most=values["most_searching"],
+        searching=values["searching"],
+        once=values["once"],
+    )
 
 
-def runs_at(n: int, method: str, values: dict) -> bool:
-    """Whether a chapter runs a method on so many facts: some end at `most_searching`, descent runs only there."""
-    name, most = parse_method(method).method, values.get("most_searching")
-    if name == "zerounlearn-gd" and most and n != max((x for x in values["counts"] if x <= most), default=n):
-        return False
-    return n <= (most or n) or name not in values.get("searching", ())
+def counts(values: Mapping[str, Any]) -> list[int]:
+    """The numbers of facts of a grid's chapter."""
+    return values.get("counts") or [values["n"]]
 
 
-def runs(page: str, values: dict) -> list[tuple[str, str, str, int, int]]:
-    """Every (model, dataset, method, n, seed) of a grid's chapter."""
-    counts = values.get("counts") or [values["n"]]
-    grid = [(model, dataset, method, n, seed) for model in values["models"] for dataset in values["datasets"]
-            for n in counts for seed in values["seeds"] for method in values["methods"] if runs_at(n, method, values)]
-    extra = [(values["models"][-1], values["datasets"][0], method, counts[-1], values["seeds"][0])
-             for method in values.get("more", ())]
-    return grid + extra
+def runs(values: Mapping[str, Any]) -> list[Run]:
+    """Every run of a grid's chapter."""
+    grid = [
+        (model, dataset, label, n, seed)
+        for model in values["models"]
+        for dataset in values["datasets"]
+        for n in counts(values)
+        for seed in values["seeds"]
+        for label in rows(n, values)
+    ]
+    model, dataset, seed = values["models"][-1], values["datasets"][0], values["seeds"][0]
+    n = counts(values)[-1]
+    return grid + [(model, dataset, label, n, seed) for label in values.get("more", ())]
 
 
 def measure(dtype: torch.dtype, device: str) -> float:
@@ -169,115 +241,196 @@ def shares(path: Path = ROOT / "results" / "bench-targets.json") -> dict[str, fl
     record = json.loads(path.read_text(encoding="utf-8"))
     model = find_model(record["model"])
     t, c = record["targets"], record["moments"]
-    done = targets(model, c["layers"][-1], t["facts"], t["steps"], t["longest_prompt"] / 3, t["prompts"] - 1)
+    suffix, prefixes = t["longest_prompt"] / 3, t["prompts"] - 1
+    done = targets(model, c["layers"][-1], t["facts"], t["steps"], suffix, prefixes)
     return {"targets": done / t["seconds"] / c["gemm_flops"], "forward": c["share_of_gemm"]}
 
 
-def plan(profile: dict, rate: float, share: dict[str, float]) -> dict:
+@dataclass(frozen=True)
+class Speed:
+    """How fast work is done: a rate of matrix products, and the share of it by stage."""
+
+    rate: float
+    share: Mapping[str, float]
+
+    def hours(self, stage: str, operations: float) -> float:
+        """The hours that a stage's operations take."""
+        reached = self.share["targets" if stage.startswith("targets") else "forward"]
+        return operations / reached / self.rate / 3600
+
+
+def plan(profile: Mapping[str, Any], rate: float, share: Mapping[str, float]) -> dict[str, Any]:
     """Downloads, runs, hours by chapter and model, and the largest memory, as plain values."""
-    found: dict = {"downloads": {}, "chapters": {}}
+    found: dict[str, Any] = {"downloads": {}, "chapters": {}}
     seen: set[tuple] = set()  # what is computed once and kept
-    for page in (page for page in GRIDS if (ROOT / "book" / f"{page}.md").exists()):
-        values = parameters(page) | (profile.get(page) or {})
-        models = {name: find_model(name) for name in values["models"]}
-        size = {"float32": 4, "bfloat16": 2}[values["dtype"]]
-        for name, model in models.items():
-            if "/" in name:
-                found["downloads"][name] = f"about {2 * model.parameters / 1e9:.1f} GB of weights"
-        for dataset in values["datasets"]:
-            address = PUBLISHED.get(dataset.split(":")[0], dataset)
-            if address.startswith(("https:", "hub:")):
-                found["downloads"][dataset.split(":")[0]] = address
-        for key in ("moment", "ppl"):
-            corpus, tokens = values["corpus" if key == "moment" else "ppl_corpus"], values[f"{key}_tokens"]
-            if corpus.startswith("hub:"):
-                found["downloads"][corpus] = f"the first {tokens:,} tokens, streamed and not kept"
-        todo, hours = runs(page, values), {}
-        for name, model in models.items():
-            layers = edited(model, values["layers"])
-            spent: dict[str, float] = {}
-            if (text := (name, values["corpus"], values["moment_tokens"], layers)) not in seen:
-                seen.add(text)
-                moments = 2 * values["moment_tokens"] * (model.layer * (layers[-1] + 1) + len(layers) * model.m**2)
-                spent["moments"] = moments / share["forward"] / rate / 3600
-            for _, dataset, method, n, seed in (run for run in todo if run[0] == name):
-                for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"],
-                                              values.get("n_prefixes", PREFIXES)).items():
-                    key = (name, dataset, n, seed, stage)
-                    if stage.startswith("targets") and key in seen:
-                        continue
-                    seen.add(key)
-                    kind = stage.split()[0]
-                    of = share["targets" if kind == "targets" else "forward"]
-                    spent[kind] = spent.get(kind, 0.0) + operations / of / rate / 3600
-            memory = size * model.parameters + 8 * model.m**2 * (len(layers) + 4) + 2 * 2**30
-            disk = 8 * model.m**2 * len(layers) + (2 * model.parameters if "/" in name else 0)  # moments; weights
-            hours[name] = {"layers": list(layers), "hours": spent, "memory_bytes": memory, "disk_bytes": disk}
-        found["chapters"][page] = {"runs": len(todo), "models": hours}
+    for page in GRIDS:
+        if not (ROOT / "book" / f"{page}.md").exists():
+            continue
+        values = defaults(page) | (profile.get(page) or {})
+        todo = runs(values)
+        found["downloads"] |= downloads(values)
+        found["chapters"][page] = {
+            "runs": len(todo),
+            "models": {
+                name: needs(find_model(name), todo, values, Speed(rate, share), seen)
+                for name in values["models"]
+            },
+        }
     return found
 
 
-def shards(page: str, values: dict, hours: float, rate: float) -> list[dict]:
-    """A grid's chapter in pieces of about so many hours at most: for each, the parameters that it changes.
-
-    A piece has one model and one data set, and as many seeds as fit, one at least; rows that the chapter makes for its
-    first data set and seed only belong to the piece that has these. The same arguments give the same pieces.
-    """
-    share, found = shares(), []
+def downloads(values: Mapping[str, Any]) -> dict[str, str]:
+    """What a grid's chapter fetches, and how much of it or from where."""
+    found = {}
     for name in values["models"]:
-        model = find_model(name)
-        layers = edited(model, values["layers"])
-        for dataset in values["datasets"]:
-            stages: dict[tuple, float] = {}
-            for method in values["methods"]:
-                for n in (n for n in values.get("counts") or [values["n"]] if runs_at(n, method, values)):
-                    for stage, operations in work(model, method, dataset, n, layers, values["ppl_tokens"],
-                                              values.get("n_prefixes", PREFIXES)).items():
-                        key = (n, stage) if stage.startswith("targets") else (n, stage, method)
-                        of = share["targets" if stage.startswith("targets") else "forward"]
-                        stages[key] = operations / of / rate / 3600
-            size, seeds = max(int(hours / sum(stages.values())), 1), values["seeds"]
-            for first in range(0, len(seeds), size):
-                whole = (name, dataset, first) == (values["models"][-1], values["datasets"][0], 0)
-                found.append({"models": [name], "datasets": [dataset], "seeds": seeds[first:first + size]}
-                             | ({"more": values["more"] if whole else []} if "more" in values else {}))
+        if "/" in name:
+            found[name] = f"about {2 * find_model(name).parameters / 1e9:.1f} GB of weights"
+    for dataset in values["datasets"]:
+        name = dataset.split(":")[0]
+        address = PUBLISHED.get(name, dataset)
+        if address.startswith(("https:", "hub:")):
+            found[name] = address
+    texts = {"corpus": "moment_tokens", "ppl_corpus": "ppl_tokens"}
+    for corpus, tokens in texts.items():
+        if values[corpus].startswith("hub:"):
+            found[values[corpus]] = f"the first {values[tokens]:,} tokens, streamed and not kept"
     return found
+
+
+def needs(
+    model: Model, todo: Sequence[Run], values: Mapping[str, Any], speed: Speed, seen: set[tuple]
+) -> dict[str, Any]:
+    """A model's part of a chapter's runs: its hours by stage, its memory and its disk.
+
+    What is kept between runs is added to `seen`, and counted only where it is not there yet.
+    """
+    layers = edited(model, values["layers"])
+    spent: dict[str, float] = {}
+    text = (model.name, values["corpus"], values["moment_tokens"], layers)
+    if text not in seen:
+        seen.add(text)
+        token = 2 * (model.layer * (layers[-1] + 1) + len(layers) * model.m**2)
+        spent["moments"] = speed.hours("moments", values["moment_tokens"] * token)
+    for name, dataset, label, n, seed in todo:
+        if name != model.name:
+            continue
+        for stage, operations in work(model, label, dataset, n, layers, values).items():
+            kind = stage.split()[0]
+            key = (name, dataset, n, seed, stage)
+            if kind == "targets" and key in seen:
+                continue
+            seen.add(key)
+            spent[kind] = spent.get(kind, 0.0) + speed.hours(stage, operations)
+    size = {"float32": 4, "bfloat16": 2}[values["dtype"]]
+    moment = 8 * model.m**2  # bytes of a layer's, in float64
+    return {
+        "layers": list(layers),
+        "hours": spent,
+        "memory_bytes": size * model.parameters + moment * (len(layers) + 4) + 2 * 2**30,
+        "disk_bytes": moment * len(layers) + (2 * model.parameters if "/" in model.name else 0),
+    }
+
+
+def shards(values: Mapping[str, Any], hours: float, rate: float) -> list[dict[str, Any]]:
+    """A grid's chapter in pieces of about so many hours at most: what each changes of `values`.
+
+    A piece has one model and one data set, and as many seeds as fit, one at least; rows that the
+    chapter makes for its first data set and seed only belong to the piece that has these. The same
+    arguments give the same pieces.
+    """
+    speed, found, seeds = Speed(rate, shares()), [], values["seeds"]
+    for name in values["models"]:
+        for dataset in values["datasets"]:
+            size = max(int(hours / _hours_of_a_seed(find_model(name), dataset, values, speed)), 1)
+            for first in range(0, len(seeds), size):
+                piece = {
+                    "models": [name],
+                    "datasets": [dataset],
+                    "seeds": seeds[first:first + size],
+                }
+                if "more" in values:
+                    where = (values["models"][-1], values["datasets"][0], 0)
+                    piece["more"] = values["more"] if (name, dataset, first) == where else []
+                found.append(piece)
+    return found
+
+
+def _hours_of_a_seed(
+    model: Model, dataset: str, values: Mapping[str, Any], speed: Speed
+) -> float:
+    """The hours of one draw of facts of each number, targets that methods share counted once."""
+    layers = edited(model, values["layers"])
+    stages: dict[tuple, float] = {}
+    for n in counts(values):
+        for label in rows(n, values):
+            for stage, operations in work(model, label, dataset, n, layers, values).items():
+                key = (n, stage) if stage.startswith("targets") else (n, stage, label)
+                stages[key] = speed.hours(stage, operations)
+    return sum(stages.values())
+
+
+def report(profile: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """A plan in words: what is fetched, and what each chapter's runs take on each model."""
+    kept = f"To download, if it is not in the cache of the hub or in {cache_dir() / 'data'}"
+    if not found["downloads"]:
+        kept += ": nothing but the embedded model, some 93 MB"
+    lines = ["", kept]
+    lines += [f"  {name}: {what}" for name, what in found["downloads"].items()]
+    total = 0.0
+    for page, chapter in found["chapters"].items():
+        count = chapter["runs"]
+        lines += ["", f"{page}: {count} runs, one record each; those that exist are not run again"]
+        for name, one in chapter["models"].items():
+            hours = sum(one["hours"].values())
+            stages = ", ".join(f"{stage} {spent:.2g}" for stage, spent in one["hours"].items())
+            lines.append(
+                f"  {name}, layers {one['layers']}: {hours:.2g} h ({stages}); "
+                f"memory about {one['memory_bytes'] / 1e9:.0f} GB, "
+                f"disk {one['disk_bytes'] / 1e9:.1f} GB"
+            )
+            total += hours
+    others = sorted(set(profile) - set(found["chapters"]))
+    left_out = f"{', '.join(others)}, which this profile sets too, and " if others else ""
+    lines += [
+        "",
+        f"{' and '.join(found['chapters'])}: about {total:.2g} hours on one device. "
+        f"Not counted: {left_out}the chapters that run with their defaults.",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the plan of the profile that is named on the command line."""
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("profile", help="a name in profiles/")
-    ask.add_argument("--rate", type=float, help="TFLOP/s of matrix products to plan for, instead of this machine's")
+    ask.add_argument(
+        "--rate",
+        type=float,
+        help="TFLOP/s of matrix products to plan for, instead of this machine's",
+    )
     options = ask.parse_args()
     path = ROOT / "profiles" / f"{options.profile}.yaml"
     if not path.exists():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        sys.exit(f"there is no profiles/{path.name}; there are: {there}")
-    profile = yaml.safe_load(path.read_text()) or {}
+        there = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        hint = did_you_mean(options.profile, there)
+        sys.exit(f"there is no profiles/{path.name}; {hint}there are: {', '.join(there)}")
+    profile = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = (profile.get("few_shot") or {}).get("dtype", "float32")
-    rate = options.rate * 1e12 if options.rate else measure(getattr(torch, dtype), device)
+    if options.rate:
+        rate, where = options.rate * 1e12, "as given"
+    else:
+        rate = measure(getattr(torch, dtype), device)
+        where = f"measured on this machine's {device}, {dtype}"
     share = shares()
-    found = plan(profile, rate, share)
-    where = "as given" if options.rate else f"measured on this machine's {device}, {dtype}"
-    print(f"Rate of matrix products: {rate / 1e12:.3g} TFLOP/s ({where}); of it targets reach "
-          f"{100 * share['targets']:.0f}%, forward passes {100 * share['forward']:.0f}% (results/bench-targets.json)")
-    print("\nTo download, if it is not in the cache of the hub or in " + str(cache_dir() / "data")
-          + ("" if found["downloads"] else ": nothing but the embedded model, some 93 MB"))
-    for name, what in found["downloads"].items():
-        print(f"  {name}: {what}")
-    total = 0.0
-    for page, chapter in found["chapters"].items():
-        print(f"\n{page}: {chapter['runs']} runs, one record each; those that exist are not run again")
-        for name, one in chapter["models"].items():
-            total += sum(one["hours"].values())
-            stages = ", ".join(f"{stage} {hours:.2g}" for stage, hours in one["hours"].items())
-            print(f"  {name}, layers {one['layers']}: {sum(one['hours'].values()):.2g} h ({stages}); "
-                  f"memory about {one['memory_bytes'] / 1e9:.0f} GB, disk {one['disk_bytes'] / 1e9:.1f} GB")
-    others = sorted(set(profile) - set(found["chapters"]))
-    print(f"\n{' and '.join(found['chapters'])}: about {total:.2g} hours on one device. Not counted: "
-          + (f"{', '.join(others)}, which this profile sets too, and " if others else "")
-          + "the chapters that run with their defaults.")
+    print(
+        f"Rate of matrix products: {rate / 1e12:.3g} TFLOP/s ({where}); of it targets reach "
+        f"{100 * share['targets']:.0f}%, forward passes {100 * share['forward']:.0f}% "
+        "(results/bench-targets.json)"
+    )
+    print(report(profile, plan(profile, rate, share)))
 
 
 if __name__ == "__main__":

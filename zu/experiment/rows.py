@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ..methods import find, settings_for
@@ -99,3 +100,63 @@ def check_row(label: str, *, anchors: bool) -> Row:
             "anchor out"
         )
     return row
+
+
+def most_searched(counts: Sequence[int], most: int) -> int:
+    """The largest number of facts of an experiment for which anyone waits.
+
+    Parameters
+    ----------
+    counts : Sequence[int]
+        The numbers of facts of the experiment.
+    most : int
+        The most facts for which anyone waits.
+
+    Returns
+    -------
+    int
+        The largest of the counts up to `most`; where there is none, the largest of all.
+    """
+    return max((n for n in counts if n <= most), default=max(counts))
+
+
+def rows_at(
+    n: int,
+    labels: Sequence[str],
+    *,
+    counts: Sequence[int],
+    most: int,
+    searching: Collection[str] = (),
+    once: Collection[str] = (),
+) -> list[str]:
+    """The rows that an experiment runs on so many facts, where some would take too long.
+
+    Parameters
+    ----------
+    n : int
+        The number of facts, one of the counts.
+    labels : Sequence[str]
+        The rows' labels, as `parse_method` reads them.
+    counts : Sequence[int]
+        All numbers of facts of the experiment.
+    most : int
+        The most facts for which anyone waits.
+    searching : Collection[str]
+        Methods that take longer with each fact: they run on no more than `most`.
+    once : Collection[str]
+        Methods that take long even on few facts: they run at one count, `most_searched`.
+
+    Returns
+    -------
+    list[str]
+        Those of the labels that run, in their order.
+    """
+    rows = []
+    for label in labels:
+        method = parse_method(label).method
+        if method in searching and n > most:
+            continue
+        if method in once and n != most_searched(counts, most):
+            continue
+        rows.append(label)
+    return rows
