@@ -17,7 +17,8 @@ HEAD = "---\nkernelspec: {display_name: Python 3, language: python, name: python
 
 def written(folder, cell, options=":tags: [parameters]"):
     """A chapter with this cell in it, and its folder."""
-    (folder / "page.md").write_text(f"{HEAD}\n```{{code-cell}} ipython3\n{options}\n\n{cell}\n```\n")
+    text = f"{HEAD}\n```{{code-cell}} ipython3\n{options}\n\n{cell}\n```\n"
+    (folder / "page.md").write_text(text)
     return "page", folder
 
 

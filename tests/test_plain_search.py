@@ -199,7 +199,7 @@ def search(model, tokenizer, facts, batch=None, **changed):
 
 def by_whole_runs(model, tokenizer, facts, steps=4):
     problem = WholeRuns(model, 2, coded_facts(tokenizer, facts), 0.0625)
-    return targets._adam(problem, steps, 0.4, 0.5, 0.75, 0.1)
+    return targets._adam(problem, targets.Search(BEFORE, "truth", steps=steps))
 
 
 def is_near(found, expected):
