@@ -303,7 +303,7 @@ def first_token_only(places):
 
 
 @pytest.mark.parametrize("spoiled", [off_by_one, first_token_only])
-def test_a_wrong_place_or_weight_of_a_target_is_noticed(tiny, facts, monkeypatch, spoiled):
+def test_a_wrong_place_or_weight_of_a_target_is_noticed(tiny, facts, cache, monkeypatch, spoiled):
     places = targets._target_places
     monkeypatch.setattr(targets, "_target_places", lambda coded: spoiled(places(coded)))
     with pytest.warns(UserWarning, match="whole runs"):

@@ -14,8 +14,7 @@ from torch import nn
 from .data.facts import Fact
 from .edit import EditError
 from .models import decoder, down_proj, logits
-from .reader import Batch, collate, entering, hooks, run_from
-from .scores import split_answer
+from .reader import Batch, answers, collate, entering, hooks, run_from, split_answer
 from .targets import target_ids
 
 if TYPE_CHECKING:
@@ -163,32 +162,25 @@ def descend(
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """Adam on an objective over the `layers`' down_proj.
 
-    The model's own weights, gradients and flags are never touched: new ones stand in by hooks. What
-    lies below the lowest of the layers is computed once.
+    The model's own weights, gradients and flags are never touched: new ones stand in by hooks.
 
     Parameters
     ----------
-    model : nn.Module
-        A causal language model.
-    objective : Objective
-        What becomes small.
+    model, objective
+        A causal language model, and what becomes small.
     layers : sequence of int
         Whose weights change.
-    steps : int
-        How many steps to take.
-    lr : float
-        Their size.
+    steps, lr : int, float
+        How many steps to take, and their size.
     tokens : int
         Rows go through in parts of about so many tokens, whose gradients add up.
-    watch : callable, optional
-        See `Watch`.
+    watch : Watch, optional
+        Called after each step.
 
     Returns
     -------
-    new : dict
-        By layer, the new weights (d, m), float32.
-    losses : (steps,)
-        The loss before each step, float32.
+    new, losses : dict, (steps,)
+        By layer, the new weights (d, m); the loss before each step; float32.
 
     Raises
     ------
@@ -198,10 +190,7 @@ def descend(
         When the loss or a gradient is not finite.
     """
     parts = _read_below(model, objective.rows, min(layers), tokens)
-    new = {}
-    for layer in layers:
-        w = down_proj(model, layer).weight.detach().float().clone()
-        new[layer] = w.requires_grad_()
+    new = {layer: _free_copy(model, layer) for layer in layers}
     adam = torch.optim.Adam(new.values(), lr=lr, fused=True)
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
     start = torch.zeros_like(weight)
@@ -221,6 +210,11 @@ def descend(
             if watch:
                 watch(step + 1)
     return {layer: w.detach() for layer, w in new.items()}, losses
+
+
+def _free_copy(model: nn.Module, layer: int) -> torch.Tensor:
+    """A layer's weight (d, m), float32, to be trained in its place."""
+    return down_proj(model, layer).weight.detach().float().clone().requires_grad_()
 
 
 #: Row numbers of a part, the part, and the states and calls that `entering` found.
@@ -280,15 +274,12 @@ def _answers(
     """
     states, calls = seen
     x = run_from(model, states, calls)  # (rows, length, d)
-    at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,)
-    ends = part.mask.sum(1, keepdim=True)  # (rows, 1)
-    # (rows, length − 1): which tokens, from the second on, are the answer's
-    reads = (at < ends) & (at >= ends - part.position[:, None])
+    reads, tokens, row = answers(part)  # (rows, length − 1), (answer tokens,) twice
     saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the state that says each token
     logp = logits(model, decoder(model).norm(saying), check).log_softmax(-1)
-    tokens = part.ids[:, 1:][reads].to(x.device)  # (answer tokens,)
+    tokens = tokens.to(x.device)
     # (answer tokens, vocabulary) -> (answer tokens,): each token's own log-probability
     logp = logp.gather(1, tokens[:, None])[:, 0].to(part.ids.device)
     # (answer tokens,) -> (rows,): summed over each row's
     total = torch.zeros(len(part), dtype=logp.dtype, device=logp.device)
-    return total.index_add(0, reads.nonzero()[:, 0], logp)
+    return total.index_add(0, row, logp)

@@ -1,12 +1,10 @@
 """Read a transformer's memory: keys, values and hidden states at the subject's last token."""
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from .data.cache import cache_dir, read_tensors, write_tensors
+from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact, FactError
 from .models import decoder, down_proj, fingerprint, finite, hash_of
 
@@ -90,6 +88,55 @@ class Batch:
         ids = self.ids.gather(1, turn)
         mask = self.mask.gather(1, turn)
         return Batch(ids, mask, self.position - lead)
+
+
+def answers(part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the answers stand that are at the ends of some rows.
+
+    Parameters
+    ----------
+    part : Batch
+        Padded on the right; its `position` is how many tokens the answer of a row has.
+
+    Returns
+    -------
+    reads : (rows, length − 1)
+        Whether a token's state says a token of the answer, the next one.
+    tokens : (answer tokens,)
+        The answers, row after row.
+    row : (answer tokens,)
+        To which row each belongs.
+    """
+    at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,): the next ones
+    ends = part.mask.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
+    reads = (at < ends) & (at >= ends - part.position[:, None])  # (rows, length − 1)
+    return reads, part.ids[:, 1:][reads], reads.nonzero()[:, 0]
+
+
+def split_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
+) -> tuple[list[int], int]:
+    """Tokenise a prompt together with its answer.
+
+    A token belongs to the answer when its characters reach beyond the prompt.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows offsets.
+    prompt, answer : str
+        Joined by one space.
+
+    Returns
+    -------
+    ids : list of int
+        Token ids of ``prompt + " " + answer``.
+    count : int
+        How many at the end belong to the answer.
+    """
+    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
+    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
+    return coded["input_ids"], count
 
 
 @dataclass(frozen=True)
@@ -865,7 +912,7 @@ def prefixes(
     batches = {size: [i for i, ids in enumerate(starts) if len(ids) == size] for size in sizes}
     special = sorted(set(tokenizer.all_special_ids))
     about = [fingerprint(model), model.device.type, starts, special, length, top_k, seed]
-    path = _prefix_file(about)
+    path = cache_file("prefixes", repr(about))
     drawn = read_tensors(path, *map(str, batches))
     if drawn is None:
         generator = torch.Generator().manual_seed(seed)
@@ -880,12 +927,6 @@ def prefixes(
         texts = tokenizer.batch_decode(drawn[str(size)], skip_special_tokens=True)
         found.update(zip(rows, texts, strict=True))
     return ("", *(_plain(found[i]) for i in range(len(starts))))
-
-
-def _prefix_file(about: list) -> Path:
-    """Where prefixes are kept, by what decides on them."""
-    name = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
-    return cache_dir() / "prefixes" / f"{name}.safetensors"
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .data.facts import Fact, Facts
 from .models import logits
-from .reader import Batch, Reader, collate
+from .reader import Batch, Reader, answers, collate, split_answer
 from .second_moments import corpus, pack
 
 if TYPE_CHECKING:
@@ -78,32 +78,6 @@ class Scores:
         return asdict(self)
 
 
-def split_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
-) -> tuple[list[int], int]:
-    """Tokenise a prompt together with its answer.
-
-    A token belongs to the answer when its characters reach beyond the prompt.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows offsets.
-    prompt, answer : str
-        Joined by one space.
-
-    Returns
-    -------
-    ids : list of int
-        Token ids of ``prompt + " " + answer``.
-    count : int
-        How many at the end belong to the answer.
-    """
-    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
-    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
-    return coded["input_ids"], count
-
-
 @torch.no_grad()
 def score(
     model: nn.Module,
@@ -154,18 +128,13 @@ def score(
 def _score_part(reader: Reader, part: Batch) -> np.ndarray:
     """`score` for one batch padded on the right, of which `position` is the answers' length."""
     states = reader.last_states(part)  # (rows, length, d)
-    # the state at token i reads token i + 1: the last `position` of a row are its answer's
-    at = torch.arange(part.ids.shape[1] - 1, device=part.ids.device)  # (length - 1,)
-    ends = part.mask.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
-    starts = ends - part.position[:, None]
-    reads = (at + 1 < ends) & (at + 1 >= starts)  # (rows, length - 1)
-    gold = part.ids[:, 1:][reads]  # (rows, length - 1) -> (answer tokens,), row after row
+    reads, gold, row = answers(part)  # (rows, length - 1), (answer tokens,) twice
     # (answer tokens, vocabulary)
     logp = logits(reader.model, states[:, :-1][reads]).log_softmax(-1)
     right = (logp.argmax(-1) == gold).double().cpu()
     value = logp.gather(1, gold[:, None])[:, 0].double().cpu()  # log p of each answer token
     # back from answer tokens to rows: (answer tokens,) -> (rows,)
-    row = reads.nonzero()[:, 0].cpu()
+    row = row.cpu()
     n = reads.sum(1).double().cpu()
     hits = torch.zeros(len(n), dtype=torch.double).index_add(0, row, right)
     total = torch.zeros(len(n), dtype=torch.double).index_add(0, row, value)
@@ -353,15 +322,13 @@ def bootstrap(
     return float(low), float(high)
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share.
 
     Parameters
     ----------
     hits, n : int
         So many of so many.
-    z : float
-        Half its width in standard deviations: 1.96 for 95%.
 
     Returns
     -------
@@ -372,11 +339,10 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     ----------
     Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
-    middle = hits + z * z / 2
-    half = z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    low = 100 * (middle - half) / (n + z * z)
-    high = 100 * (middle + half) / (n + z * z)
-    return low, high
+    from scipy.stats import binomtest  # here, as it takes a second to import
+
+    found = binomtest(hits, n).proportion_ci(method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 def percent_interval(
@@ -448,8 +414,8 @@ def perplexity(
     first, the last one what is left: a token sees at least window − stride before it, and always
     one, so that a stride of `window` is one less.
 
-    The paper's numbers are of another kind: the released code reads the first 100 tokens of the
-    Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
+    The released code reads the first 100 tokens of the Wikipedia dump that C_0 is drawn from, and
+    takes the exponent 1/N where N − 1 are predicted.
 
     Parameters
     ----------
@@ -459,10 +425,8 @@ def perplexity(
         By default the embedded held-out prose; or a file or hub data set as
         `zu.second_moments.corpus` takes it, such as
         ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``.
-    tokens : int
-        How many of its first tokens are read, as many as fill whole windows.
-    window, stride : int
-        In tokens.
+    tokens, window, stride : int
+        How many of its first tokens are read, as many as fill whole windows; in tokens.
     reader : Reader, optional
         As in `evaluate`.
 
@@ -477,19 +441,14 @@ def perplexity(
         For another stride, less than two tokens, or logits that are not finite.
     """
     texts, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
-    if not 0 < stride <= window:
-        raise ValueError(f"stride is {stride}: give 1 to window ({window})")
-    if min(tokens, window) < 2:
-        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first "
-                         "token is not scored")
+    _check_windows(tokens, window, stride)
     window = min(tokens, window)
     ids = pack(tokenizer, texts, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1
     reader.check()
-    batches = torch.tensor(ends).split(8)
-    for batch in tqdm(batches, desc="perplexity", leave=False):
+    for batch in tqdm(torch.tensor(ends).split(8), desc="perplexity", leave=False):
         stops = batch.tolist()
         rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
         rows = rows.to(model.device)
@@ -499,6 +458,15 @@ def perplexity(
             scored = stop
             total -= _log_probability(model, row, state, first)
     return float(np.exp(total / (len(ids) - 1)))
+
+
+def _check_windows(tokens: int, window: int, stride: int) -> None:
+    """Raise `ValueError` for windows that score nothing, or leave tokens out."""
+    if not 0 < stride <= window:
+        raise ValueError(f"stride is {stride}: give 1 to window ({window})")
+    if min(tokens, window) < 2:
+        raise ValueError(f"tokens is {tokens}, window {window}: give 2 or more, since the first "
+                         "token is not scored")
 
 
 def _heldout(texts: Sequence[str] | str | Path | None) -> Sequence[str]:

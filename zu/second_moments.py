@@ -15,13 +15,15 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .data.cache import cache_dir, read_tensors, write_tensors
+from .data.cache import cache_file, read_tensors, write_tensors
 from .models import down_proj, fingerprint
 from .reader import Batch, forward_until, hooks, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+#: The cache's folder for sums.
+KIND = "moments"
 #: Windows in a batch.
 ROWS = 8
 #: Batches summed in float32 before they enter the float64 sum.
@@ -251,8 +253,7 @@ def moments(
 ) -> Moments:
     """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU.
 
-    The first `tokens` tokens are read in windows of `window`, all layers in one pass that stops at
-    the last.
+    All layers are read in one pass, which stops at the last.
 
     Parameters
     ----------
@@ -268,15 +269,13 @@ def moments(
     tokens, window : int
         How much to read, and how much at once.
     cache : bool
-        Keep the result under `zu.cache_dir`, by model, text, size and layer, and what is done so
-        far at least two minutes apart, so that an interrupted call goes on where it stopped and
-        ends with the same bits. No text is stored.
+        Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
+        interrupted call goes on where it stopped and ends with the same bits. No text is stored.
 
     Returns
     -------
     Moments
-        By layer, (m, m) float64. It has the number of tokens that were read as `tokens`: fewer than
-        asked for where the text ends.
+        By layer, (m, m) float64. Its `tokens` are those that were read: fewer where the text ends.
 
     Raises
     ------
@@ -292,27 +291,38 @@ def moments(
     size = max(tokens // window, 1)
     source, read = _source(model, tokenizer, texts, tokens, window)
     about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"
-    label = f"{about} {source} {window} {size}"
-    files = {layer: _file(f"{label} {layer}") for layer in layers}
-    done = {}
-    if cache:
-        for layer, path in files.items():
-            kept = read_tensors(path, "C0", "tokens")
-            if kept:
-                done[layer] = kept
+    label = f"{about} {source} {window} {size}" if cache else None
+    done = _kept(label, layers)
     missing = [layer for layer in layers if layer not in done]
     if missing:
-        part = _file(f"{label} {missing}") if cache else None
+        part = cache_file(KIND, f"{label} {missing}") if cache else None
         fresh = _sum(model, read, size, window, missing, part)
+        _keep(label, fresh, part)
         done |= fresh
-        if part:
-            for layer, kept in fresh.items():
-                write_tensors(files[layer], kept)
-            with suppress(OSError):  # of a cache that cannot be written
-                part.unlink()
-    found = {layer: done[layer]["C0"] for layer in layers}
     fewest = min((int(done[layer]["tokens"]) for layer in layers), default=0)
-    return Moments(found, fewest)
+    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest)
+
+
+def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+    """What the cache holds under a label, by layer."""
+    done = {}
+    for layer in layers if label else ():
+        kept = read_tensors(cache_file(KIND, f"{label} {layer}"), "C0", "tokens")
+        if kept:
+            done[layer] = kept
+    return done
+
+
+def _keep(
+    label: str | None, fresh: dict[int, dict[str, torch.Tensor]], part: Path | None
+) -> None:
+    """Write what was summed to the cache, and remove the half-done sum `part`."""
+    if part is None:
+        return
+    for layer, found in fresh.items():
+        write_tensors(cache_file(KIND, f"{label} {layer}"), found)
+    with suppress(OSError):  # of a cache that cannot be written
+        part.unlink()
 
 
 def _source(
@@ -342,12 +352,6 @@ def _source(
         return iter(packed[skip:])
 
     return hashlib.sha256(packed.numpy().tobytes()).hexdigest(), rest
-
-
-def _file(label: str) -> Path:
-    """Where a result or a half-done sum is kept."""
-    name = hashlib.sha256(label.encode()).hexdigest()[:24]
-    return cache_dir() / "moments" / f"{name}.safetensors"
 
 
 class _Sums:

@@ -204,15 +204,7 @@ def null_space(
     The paper, Eq. 11.
     """
     (c0,) = _float64(C0=C0)
-    criteria = {"threshold": threshold, "share": share, "energy": energy}
-    given = {name: x for name, x in criteria.items() if x is not None}
-    if len(given) != 1:
-        names = sorted(given) or "none"
-        raise ValueError(f"give exactly one of threshold, share and energy, not {names}")
-    _weights(**given)
-    for name in given.keys() & {"share", "energy"}:
-        if given[name] > 1:
-            raise ValueError(f"{name} must be at most 1, not {given[name]}")
+    _one_criterion(threshold=threshold, share=share, energy=energy)
     values, vectors = found or spectrum(c0)
     if threshold is not None:
         q = int((values < threshold).sum())
@@ -224,6 +216,18 @@ def null_space(
     else:  # all, which rounding of the sum could miss
         q = len(values)
     return vectors[:, :q].to(C0.dtype)  # (m, m) -> (m, q)
+
+
+def _one_criterion(**criteria: float | None) -> None:
+    """Raise `ValueError` unless exactly one is given, and a share is one."""
+    given = {name: x for name, x in criteria.items() if x is not None}
+    if len(given) != 1:
+        names = sorted(given) or "none"
+        raise ValueError(f"give exactly one of threshold, share and energy, not {names}")
+    _weights(**given)
+    for name in given.keys() & {"share", "energy"}:
+        if given[name] > 1:
+            raise ValueError(f"{name} must be at most 1, not {given[name]}")
 
 
 def lemma_5_1(
@@ -240,27 +244,18 @@ def lemma_5_1(
 ) -> torch.Tensor:
     """The change X = Δ P_0 that solves Lemma 5.1 (P_0 = basis basisᵀ) exactly.
 
-    X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all
-    X = X P_0. With basisᵀ K_f = A Γ Bᵀ and V_f = U Σ Rᵀ the stationarity condition (Eq. 32) is
-    diagonal: entry (i, j) has the factor 1 / ((zero Σ_i² + forget) Γ_j² + lam), where off the span
-    of U all Σ_i are 0. O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For
-    lam > 0 the minimiser is unique; for lam = 0 this is the one of smallest norm, the limit of
-    lam → 0.
+    X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all X = X P_0
+    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam > 0
+    the minimiser is unique; for lam = 0 this is the one of smallest norm, the limit of lam → 0.
 
-    general adds tr(X general Xᵀ): with M = lam I + basisᵀ general basis = L Lᵀ, the keys
-    L⁻¹ basisᵀ K_f and lam = 1 the same formula solves for X basis L. Without a basis there is no
-    hard null space; with zero = 0 that is `memit`. One q×q Cholesky factorisation.
+    general adds tr(X general Xᵀ) (see `_whitened`). Without a basis there is no hard null space;
+    with zero = 0 that is `memit`.
 
     Parameters
     ----------
-    W : (d, m)
-        The weight to edit.
-    K_f : (m, n)
-        Keys of the facts to forget.
-    V_star : (d, n)
-        The values they should get.
-    V_f : (d, k)
-        The knowledge to erase.
+    W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
+        The weight to edit; keys of the facts to forget, and the values they should get; the
+        knowledge to erase.
     basis : (m, q), optional
         Orthonormal basis of the directions that may change; by default all.
     zero, forget, lam : float
@@ -276,14 +271,12 @@ def lemma_5_1(
     Raises
     ------
     ValueError
-        If M is numerically singular, if the basis has no orthonormal columns, and see the module.
+        For a basis without orthonormal columns, a singular `general`, and see the module.
 
     References
     ----------
     The paper, Lemma 5.1, Eqs. 12 and 32.
     """
-    if basis is None:
-        basis = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
     arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
     w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
     k = q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
@@ -292,15 +285,32 @@ def lemma_5_1(
         q, k = _whitened(q, k, g, lam)
         lam = 1.0
     a, gamma, b = _thin_svd(k, K_f.dtype)  # (q, r), (r,), (n, r)
-    u, sigma = column_space(v_f, V_f.dtype)  # (d, s), (s,)
+    space = column_space(v_f, V_f.dtype)  # (d, s), (s,)
     w_b = w @ (k_f @ b)  # (d, r): W K_f B
     h = (forget * (v_star @ b - w_b) - zero * v_f @ (v_f.T @ w_b)) * gamma  # (d, r)
+    z = _diagonal(h, gamma, space, zero, forget, lam)
+    return (z @ (q @ a).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+
+
+def _diagonal(
+    h: torch.Tensor,
+    gamma: torch.Tensor,
+    space: tuple[torch.Tensor, torch.Tensor],
+    zero: float,
+    forget: float,
+    lam: float,
+) -> torch.Tensor:
+    """Eq. 32 where it is diagonal: the right-hand side h (d, r), each entry by its factor.
+
+    With basisᵀ K_f = A Γ Bᵀ and V_f = U Σ Rᵀ, whose U (d, s) and Σ (s,) are the `space`, entry
+    (i, j) has the factor 1 / ((zero Σ_i² + forget) Γ_j² + lam); off the span of U all Σ_i are 0.
+    """
+    u, sigma = space
     h_u = u.T @ h  # (s, r): inside the span of V_f; the rest of h meets Σ = 0
     stiff = zero * sigma[:, None] ** 2 + forget  # (s, 1)
     outside = (h - u @ h_u) * _reciprocal(forget * gamma**2 + lam)  # (d, r)
     inside = u @ (h_u * _reciprocal(stiff * gamma**2 + lam))  # (d, r)
-    z = outside + inside
-    return (z @ (q @ a).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+    return outside + inside
 
 
 def _whitened(
@@ -384,11 +394,7 @@ def lemma_5_1_gd(
 
     ``steps`` steps of Adam of size ``lr`` on Δ (d, m), the loss taken at Δ P_0, in W's precision
     (float32 at least); 500 and 1e-3 are the released code's, whose weights are 1, 100 and 0.1.
-    ``lr=None``: the curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero
-    Σ_max² + forget) Γ_max² + lam), so it steps by 1/L with Nesterov's constant momentum for κ = L/μ
-    and stops where ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after ``steps``
-    (None: as many as the theory asks for, 2 √κ log(5 κ^1.5 / tol); rounding sets a floor of about κ
-    · 1e-16 to the error). Adam ignores ``tol``.
+    ``lr=None``: steps by the curvature of Eq. 12, see `_nesterov`; Adam ignores ``tol``.
 
     Parameters
     ----------
@@ -423,12 +429,9 @@ def lemma_5_1_gd(
     if lr is not None:
         dtype = torch.promote_types(W.dtype, torch.float32)
         inside = (q @ k).to(dtype)  # P_0 K_f: (m, q) @ (q, n) -> (m, n), the product in float64
-        n_steps = 500 if steps is None else steps
-        x = _adam(terms.to(dtype), q.to(dtype), inside, n_steps, lr)
+        x = _adam(terms.to(dtype), q.to(dtype), inside, 500 if steps is None else steps, lr)
         return x.to(W.dtype)
-    _, gamma, _ = _thin_svd(k, K_f.dtype)
-    _, sigma = column_space(v_f, V_f.dtype)
-    bounds = terms.curvature(gamma, sigma)
+    bounds = terms.curvature(_thin_svd(k, K_f.dtype)[1], column_space(v_f, V_f.dtype)[1])
     if bounds is None:
         return torch.zeros_like(W)  # nothing pulls: the loss is lam‖X‖² and a constant
     y = _nesterov(terms, k, bounds, steps, tol)
@@ -491,7 +494,14 @@ def _nesterov(
     steps: int | None,
     tol: float,
 ) -> torch.Tensor:
-    """Δ basis (d, q) by Nesterov's method with constant momentum; k: basisᵀ K_f, (q, n)."""
+    """Δ basis (d, q) by Nesterov's method with constant momentum; k: basisᵀ K_f, (q, n).
+
+    The curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero Σ_max² + forget)
+    Γ_max² + lam), the bounds. So it steps by 1/L, with the momentum for κ = L/μ, and stops where
+    ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after `steps` (None: as many as
+    the theory asks for, 2 √κ log(5 κ^1.5 / tol)). Rounding sets a floor of about κ · 1e-16 to the
+    error.
+    """
     largest, smallest = bounds
     y = torch.zeros(len(terms.w_k), len(k), dtype=k.dtype, device=k.device)
     ahead = y
@@ -713,7 +723,14 @@ def _check_basis(q: torch.Tensor) -> None:
 def _lemma_5_1_arguments(
     arguments: dict[str, torch.Tensor], zero: float, forget: float, lam: float
 ) -> list[torch.Tensor]:
-    """Lemma 5.1's W, K_f, V_star, V_f and basis in float64, checked with their weights."""
+    """Lemma 5.1's W, K_f, V_star, V_f and basis in float64, checked with their weights.
+
+    A basis that is None is all directions.
+    """
+    if arguments["basis"] is None:
+        W = arguments["W"]
+        whole = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
+        arguments = arguments | {"basis": whole}
     tensors = _float64(**arguments)
     _weights(zero=zero, forget=forget, lam=lam)
     _check_basis(tensors[-1])

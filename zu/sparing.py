@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,10 @@ ROWS = 16
 LENGTH = 32
 
 
+#: Names for a group of facts with one prompt.
+Names = Callable[[list[Fact]], list[str]]
+
+
 def anchors(
     facts: Sequence[Fact],
     source: Iterable[Fact | str] | None = None,
@@ -38,21 +43,18 @@ def anchors(
 
     The anchors' targets are never read: what is kept is the model's own output, whatever it is.
 
-    Left out are the subjects to forget, and every subject that a neighbour's prompt names: an edit
-    that has seen what specificity is measured on would be measured on what it was fitted to. Of
-    subjects by name a warning says how many.
+    Left out are the subjects to forget, and those that a neighbour's prompt names, on which
+    specificity is measured. Of subjects by name a warning says how many.
 
     Parameters
     ----------
     facts : sequence of Fact
         The facts to forget.
     source : iterable of Fact or str, optional
-        Other facts, of which those count that share a forget fact's relation (or its prompt, where
-        it names no relation); or subjects by name; or None: the model is asked to go on with a list
-        of the forget set's subjects.
+        Other facts, of which those of the same relation count (where there is none, of the same
+        prompt); or subjects by name; or None: the model goes on with a list of those to forget.
     per_prompt : int, optional
-        Most subjects for a prompt: by default all that are given by name, 20 of other facts or of
-        the model's own.
+        Most subjects for a prompt: by default all that are given by name, else 20.
     model, tokenizer : optional
         What is asked where there is no source.
     seed : int
@@ -74,32 +76,50 @@ def anchors(
             "to ask"
         )
     source = None if source is None else list(source)
+    names: Names = partial(_asked, model, tokenizer, seed)
+    if source is not None:
+        names = partial(_drawn, source, seed)
     allowed = _allowed(facts)
     if source:
         _warn_of_left_out(source, allowed)
-    limit = per_prompt or None
-    if limit is None and not _only_names(source):
-        limit = 20
+    found, limit = [], per_prompt or (None if _only_names(source) else 20)
+    for group in _by_prompt(facts):
+        free = [name for name in dict.fromkeys(names(group)) if allowed(name)]
+        if not free:
+            raise ValueError(_no_anchor(group[0], "the model" if source is None else "source"))
+        relation, prompt = group[0].relation, group[0].prompt
+        found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
+    return found
+
+
+def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:
+    """The facts in groups of one relation and prompt."""
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         groups.setdefault((fact.relation, fact.prompt), []).append(fact)
-    found = []
-    for (relation, prompt), group in groups.items():
-        if source is None:
-            names = propose(model, tokenizer, [fact.subject for fact in group], seed=seed)
-        else:
-            names = _of_kind(source, relation, prompt)
-            names = random.Random(seed).sample(names, len(names))
-        free = [name for name in dict.fromkeys(names) if allowed(name)]
-        if not free:
-            who = "the model" if source is None else "source"
-            raise ValueError(
-                f"no anchor for the prompt of the fact with id '{group[0].id}' (its line, in a "
-                f"file without ids): {who} names no subject of its kind that is neither to be "
-                "forgotten nor a neighbour; give other facts or names"
-            )
-        found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
-    return found
+    return list(groups.values())
+
+
+def _asked(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int, group: list[Fact]
+) -> list[str]:
+    """Names like the subjects of a group, by the model."""
+    return propose(model, tokenizer, [fact.subject for fact in group], seed=seed)
+
+
+def _drawn(source: list[Fact | str], seed: int, group: list[Fact]) -> list[str]:
+    """Names for a group out of a source, in an order that the seed decides."""
+    names = _of_kind(source, group[0].relation, group[0].prompt)
+    return random.Random(seed).sample(names, len(names))
+
+
+def _no_anchor(fact: Fact, who: str) -> str:
+    """What to say where a prompt has no anchor."""
+    return (
+        f"no anchor for the prompt of the fact with id '{fact.id}' (its line, in a file without "
+        f"ids): {who} names no subject of its kind that is neither to be forgotten nor a "
+        "neighbour; give other facts or names"
+    )
 
 
 def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -26,11 +26,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .data.cache import cache_dir, read_tensors, write_tensors
+from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .models import decoder, down_proj, fingerprint, logits
 from .plain_search import WholeRuns
-from .reader import Batch, collate, encode, hooks, states_of
+from .reader import Batch, collate, encode, hooks, split_answer, states_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,10 +132,8 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> lis
         return [tokenizer.eos_token_id]
     if goal != "truth":
         raise ValueError(f"goal is {goal!r}: use 'eos' or 'truth'")
-    text = fact.text + " " + fact.target
-    coded = tokenizer(text, return_offsets_mapping=True)
-    pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-    return [token for token, (_, stop) in pairs if stop > len(fact.text)]
+    ids, count = split_answer(tokenizer, fact.text, fact.target)
+    return ids[-count:]
 
 
 def optimise(
@@ -153,31 +151,22 @@ def optimise(
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
     + kl · KL(original ‖ changed) of the next token after "{subject} is a"
     + weight_decay · ‖δ‖ / ‖h‖²; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the
-    loss is under the tolerance. MEMIT's code and the released one take another second term,
-    KL(changed ‖ original), at the subject's last token.
-
-    Positions before the subject's last token and layers up to `layer` do not depend on δ: they are
-    computed once. Results do not depend on which facts share a batch.
+    loss is under the tolerance. MEMIT's code and the released one take KL(changed ‖ original), at
+    the subject's last token.
 
     Parameters
     ----------
-    model : nn.Module
-        A causal language model.
-    tokenizer : PreTrainedTokenizerBase
-        Its own.
+    model, tokenizer
+        A causal language model and its tokenizer.
     facts : sequence of Fact
         The n facts.
-    layer : int
-        After which δ is added.
-    search : Search
-        What the model should say, behind which prefixes, and how δ is found.
+    layer, search : int, Search
+        After which δ is added; what the model should say, and how δ is found.
     batch : int, optional
-        Most facts in a batch; by default as many as the free memory bears, and at most 2 GiB of it.
-        Where it runs out all the same, the batch is halved with a warning.
+        Most facts in a batch; by default as many as 2 GiB or half of the free memory bear.
     cache : bool
-        Keep each fact's result under `zu.cache_dir`, by model, layer, token ids, settings and the
-        facts of its piece of work (see `TOGETHER`; they decide on its last bits), so that a run
-        goes on where it stopped and ends where it would have; no text is stored.
+        Keep each result under `zu.cache_dir`: a run goes on where it stopped, and ends with the
+        same bits (see `TOGETHER`); no text is stored.
 
     Returns
     -------
@@ -194,35 +183,49 @@ def optimise(
     Meng et al. 2022 (ROME), Eq. 4.
     """
     coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
-    pieces = _pieces(len(coded))
     about = _decisive(model, layer, search)
-    files = [path for piece in pieces for path in _files(about, [coded[i] for i in piece])]
+    files, parts = [], []
+    for piece in _pieces(len(coded)):
+        files += _files(about, [coded[i] for i in piece])
+        parts += _parts(model, layer, coded, piece, batch)
     found = _read_kept(files) if cache else {}
-    every = [part for piece in pieces for part in _parts(model, layer, coded, piece, batch)]
-    # A batch with one fact missing is searched again as a whole: which facts share it decides on
-    # the last bits.
-    parts = [part for part in every if not set(part) <= set(found)]
-    done = len(coded) - sum(map(len, parts))
+    # whole batches anew: which facts share one decides on the last bits
+    parts = [part for part in parts if not set(part) <= set(found)]
+    for i, found[i] in _solved(model, layer, coded, search, parts):
+        if cache:
+            write_tensors(files[i], found[i])
+    return _stacked([found[i] for i in range(len(coded))], model.device)
+
+
+def _solved(
+    model: nn.Module,
+    layer: int,
+    coded: Sequence[_Coded],
+    search: Search,
+    parts: Sequence[list[int]],
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Search for the facts of some batches: each one's number, its z, h (d,) and loss (steps,).
+
+    Where memory runs out a batch is halved, with a warning.
+    """
     fast = bool(parts) and _knows(model, layer, coded)
-    title = f"targets after layer {layer}"
-    with tqdm(total=len(facts), initial=done, desc=title, leave=False) as bar:
-        while parts:
-            part = parts.pop(0)
+    done = len(coded) - sum(map(len, parts))
+    todo, title = list(parts), f"targets after layer {layer}"
+    with tqdm(total=len(coded), initial=done, desc=title, leave=False) as bar:
+        while todo:
+            part = todo.pop(0)
             solved = _attempt(model, layer, [coded[i] for i in part], search, fast)
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
                 middle = len(part) // 2
-                parts[:0] = [part[:middle], part[middle:]]
+                todo[:0] = [part[:middle], part[middle:]]
                 continue
             for i, z, h, loss in zip(part, *(x.cpu() for x in solved), strict=True):
-                found[i] = {"z": z, "h": h, "loss": loss}  # (d,), (d,), (steps,)
-                if cache:
-                    write_tensors(files[i], found[i])
+                yield i, {"z": z, "h": h, "loss": loss}
             bar.update(len(part))
-    return _stacked([found[i] for i in range(len(coded))], model.device)
 
 
 def _decisive(model: nn.Module, layer: int, search: Search) -> list[str]:
@@ -287,7 +290,11 @@ def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
     inside = [c for c in coded if _in_window(model, c)]
     difference = ""
     if inside:
-        difference = _difference(model, layer, max(inside, key=lambda c: c.length))
+        known = _layout_file(model, layer)
+        if read_tensors(known) is None:
+            difference = _difference(model, layer, max(inside, key=lambda c: c.length))
+            if not difference:
+                write_tensors(known, {"known": torch.ones(1)})
     if difference:
         reason = f"the fast search does not know its layers ({difference})"
     elif len(inside) < len(coded):
@@ -297,9 +304,16 @@ def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
     name = type(model).__name__
     warnings.warn(
         f"targets of {name} are searched by whole runs, which takes longer: {reason}",
-        stacklevel=3,
+        stacklevel=4,
     )
     return not difference
+
+
+def _layout_file(model: nn.Module, layer: int) -> Path:
+    """Where it is kept that the fast search knows a model's layers, whatever its weights are."""
+    attention = getattr(model.config, "_attn_implementation", "")
+    about = (type(model).__name__, model.config.to_json_string(), attention, model.dtype)
+    return cache_file("layouts", f"{_code()} {about} {model.device.type} {layer} {_versions()}")
 
 
 def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
@@ -375,16 +389,25 @@ class _Coded:
 
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
     """Where each fact's result is kept; facts with equal tokens are told apart by their place."""
-    here = Path(__file__).parent
-    modules = ("targets", "plain_search", "reader", "models")  # another code, another result
-    code = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     tokens = [[c.rows, c.goal, c.essence] for c in coded]
-    text = json.dumps([*about, tokens, torch.__version__, transformers.__version__])
+    code, text = _code(), json.dumps([*about, tokens, *_versions()])
     files = []
     for i in range(len(coded)):
-        name = hashlib.sha256(code + f"{i} {text}".encode()).hexdigest()[:32]
-        files.append(cache_dir() / "targets" / name[:2] / f"{name}.safetensors")
+        files.append(cache_file("targets", f"{code} {i} {text}"))
     return files
+
+
+def _code() -> str:
+    """A hash of the code that decides on a result: another code, another result."""
+    here = Path(__file__).parent
+    modules = ("targets", "plain_search", "reader", "models")
+    sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
+    return hashlib.sha256(sources).hexdigest()
+
+
+def _versions() -> tuple[str, str]:
+    """Those of the libraries that decide on a result."""
+    return torch.__version__, transformers.__version__
 
 
 def _out_of_memory(error: Exception) -> bool:

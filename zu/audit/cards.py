@@ -73,31 +73,38 @@ def card(
     ValueError
         For another number of facts than its own.
     """
+    _check(edit, facts, path)
+    measured, model_hash = _before_and_after(edit, tokenizer, facts, others, ppl_tokens)
+    model = edit.model
+    about = {"format": FORMAT} | _about(edit, facts)
+    about |= {"model_hash": model_hash, "ppl_tokens": ppl_tokens, "measures": measured}
+    about |= provenance(model)
+    if show_facts:
+        about["forgotten"] = [{"prompt": fact.text, "answer": fact.target} for fact in facts]
+    return _write(Path(path), about)
+
+
+def _about(edit: Edit, facts: Sequence[Fact]) -> dict:
+    """What a card says of an edit that is not measured."""
+    return {
+        "method": edit.method,
+        "settings": edit.settings,
+        "facts": len(facts),
+        "forget_hash": getattr(facts, "hash", None),
+        "model": str(getattr(edit.model, "name", "")),
+        "dtype": str(edit.model.dtype),
+        "weights": {name: edit.relative_size(name) for name in edit.parts},
+    }
+
+
+def _check(edit: Edit, facts: Sequence[Fact], path: str | Path) -> None:
+    """Refuse an edit that is not saved yet, and facts that it is not of."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is "
                                 "written beside it")
     if edit.facts and edit.facts != len(facts):
         raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give "
                          "those that it is of")
-    measured, model_hash = _before_and_after(edit, tokenizer, facts, others, ppl_tokens)
-    model = edit.model
-    about = {
-        "format": FORMAT,
-        "method": edit.method,
-        "settings": edit.settings,
-        "facts": len(facts),
-        "forget_hash": getattr(facts, "hash", None),
-        "model": str(getattr(model, "name", "")),
-        "model_hash": model_hash,
-        "dtype": str(model.dtype),
-        "weights": {name: edit.relative_size(name) for name in edit.parts},
-        "ppl_tokens": ppl_tokens,
-        "measures": measured,
-    }
-    about |= provenance(model)
-    if show_facts:
-        about["forgotten"] = [{"prompt": fact.text, "answer": fact.target} for fact in facts]
-    return _write(Path(path), about)
 
 
 def _write(path: Path, about: dict) -> dict:

@@ -13,8 +13,8 @@ from torch import nn
 from ..data.facts import Fact
 from ..descent import Objective, answer_rows, descend
 from ..models import decoder, finite, logits, resolve_layers
-from ..reader import Reader, collate
-from ..scores import Pair, score, split_answer
+from ..reader import Reader, collate, split_answer
+from ..scores import Pair, score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

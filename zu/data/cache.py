@@ -1,6 +1,7 @@
 """What is downloaded or computed once is kept in one folder, and written whole or not at all."""
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import warnings
@@ -58,6 +59,25 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # that there is no such folder has been said
             part.unlink(missing_ok=True)
+
+
+def cache_file(kind: str, about: str) -> Path:
+    """Where a result is kept in the cache, by what decides on it.
+
+    Parameters
+    ----------
+    kind : str
+        A folder of the cache.
+    about : str
+        All that decides on the result.
+
+    Returns
+    -------
+    Path
+        A name made of a hash of it.
+    """
+    name = hashlib.sha256(about.encode()).hexdigest()[:24]
+    return cache_dir() / kind / f"{name}.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -319,10 +318,11 @@ def _mcnemar(pair: Counter, tests: int) -> tuple[int, int, float]:
 
     tests: by how many to multiply p.
     """
+    from scipy.stats import binomtest
+
     lost, won = pair["1", "0"], pair["0", "1"]
-    ways = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))
-    tail = ways / 2 ** (lost + won)
-    return lost, won, min(1.0, 2 * tail * tests)
+    p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    return lost, won, min(1.0, float(p) * tests)
 
 
 def _asker(reader: Reader, batch_size: int) -> HFLM:

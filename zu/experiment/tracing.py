@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.facts import Fact, FactError
 from ..models import decoder, logits
-from ..reader import encode, hooks
-from ..scores import split_answer
+from ..reader import encode, hooks, split_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -363,9 +362,9 @@ def indirect_effects(
 ) -> pd.DataFrame:
     """Indirect effect of each restoration, in the mean over draws.
 
-    That is P(answer | corrupted, restored) − P(answer | corrupted); P is that of the answer's first
-    token. Restored is one clean hidden state after a layer, or at one token the outputs of the MLP
-    or of attention in the `window` of layers around it.
+    That is P(answer | corrupted, restored) − P(answer | corrupted), of the answer's first token.
+    Restored is one clean hidden state after a layer, or at one token the outputs of the MLP or of
+    attention in the `window` of layers around it.
 
     Parameters
     ----------
@@ -377,16 +376,14 @@ def indirect_effects(
         What to restore, of `KINDS`.
     corruption : Corruption
         How loud the noise on the subject is, and how often it is drawn.
-    window : float
-        Share of the depth.
-    tokens : int
-        Batches hold about so many tokens.
+    window, tokens : float, int
+        Share of the depth; batches hold about so many tokens.
 
     Returns
     -------
     pd.DataFrame
-        A row for each (fact, kind, layer, position from the subject on) with the token's role, the
-        effect, and the fact's clean and corrupted probability.
+        A row for each (fact, kind, layer, position from the subject on): the token's role, the
+        effect, the fact's clean and corrupted probability.
 
     Raises
     ------
@@ -401,27 +398,36 @@ def indirect_effects(
     """
     noise, draws, seed = corruption
     if draws < 1 or not set(kinds) <= set(KINDS):
-        raise ValueError(
-            f"draws is {draws} and kinds {tuple(kinds)}: give at least 1, and some of {KINDS}"
-        )
+        raise ValueError(f"draws is {draws} and kinds {tuple(kinds)}: give 1 or more, of {KINDS}")
     prompts = [prompt(tokenizer, fact) for fact in facts]
-    depth = len(decoder(model).layers)
+    depth, sigma = len(decoder(model).layers), noise * _spread(model, prompts)
     width = max(1, round(window * depth))
-    sigma = noise * _spread(model, prompts)
     rows = []
     for n, p in enumerate(tqdm(prompts, desc="causal tracing", leave=False)):
         clean = _clean(model, p.ids)
-        whole = _probability(model, clean.run["hidden"][-1][-1], p.gold).item()
         states = _corrupted(clean.run["hidden"][0], p, sigma, draws, [seed, n])
-        jobs = _jobs(p, kinds, depth, width)
-        for part in _batches(jobs, len(p.ids), draws, tokens):
-            found = _sweep(model, clean, states, part, p.gold).mean(0)  # over draws: (1 + jobs,)
-            base, *restored = found.tolist()
-            for job, value in zip(part, restored):
-                where = n, job.kind, job.layer, job.position, p.role(job.position)
-                rows.append((*where, value - base, whole, base))
+        for part in _batches(_jobs(p, kinds, depth, width), len(p.ids), draws, tokens):
+            rows += [(n, *row) for row in _effects(model, p, clean, states, part)]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     return frame.sort_values(_COLUMNS[:4], ignore_index=True)
+
+
+def _effects(
+    model: nn.Module,
+    p: Prompt,
+    clean: _Clean,
+    states: torch.Tensor,
+    jobs: Sequence[_Job],
+) -> list[tuple]:
+    """The table's rows of some jobs of a prompt, without the fact's number."""
+    whole = _probability(model, clean.run["hidden"][-1][-1], p.gold).item()
+    found = _sweep(model, clean, states, jobs, p.gold).mean(0)  # over draws: (1 + jobs,)
+    base, *restored = found.tolist()
+    rows = []
+    for job, value in zip(jobs, restored):
+        where = job.kind, job.layer, job.position, p.role(job.position)
+        rows.append((*where, value - base, whole, base))
+    return rows
 
 
 def _spread(model: nn.Module, prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -119,15 +119,20 @@ def unlearn(
     layers = resolve_layers(model, s.layers)
     job = Job(Reader.of(model, tokenizer, reader), list(facts), layers, anchors, earlier)
     _check(s, job)
+    if message := s.warning(job):
+        warnings.warn(message, stacklevel=2)
+    return _made(s, job)
+
+
+def _made(s: Method, job: Job) -> Edit:
+    """The edit of a job that has been checked, put on."""
+    layers = job.layers
     if s.middle:
         job.layers = (layers[len(layers) // 2],)
     job.reader.bind(job.layers[0])
     job.reader.check()
-    message = s.warning(job)
-    if message:
-        warnings.warn(message, stacklevel=2)
     about = s.model_dump() | {"layers": list(job.layers)}
-    edit = Edit(model, method=s.name, settings=about, facts=len(job.facts))
+    edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
     try:
         if isinstance(s, Settings):
             _prepare(s, job, edit, layers[-1])
