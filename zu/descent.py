@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .data.facts import Fact
 from .edit import EditError
@@ -237,10 +238,12 @@ def _stand_ins(
 ) -> list[tuple[Callable, Callable]]:
     """Hooks that make each layer's down_proj put out what it would with its new weight."""
 
-    def project(w, module, args, output):
+    def project(
+        w: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor
+    ) -> torch.Tensor:
         return F.linear(args[0], w.to(output.dtype))  # (rows, length, m) -> (rows, length, d)
 
-    pairs = []
+    pairs: list[tuple[Callable, Callable]] = []
     for layer, w in new.items():
         pairs.append((down_proj(model, layer).register_forward_hook, partial(project, w)))
     return pairs
@@ -255,7 +258,7 @@ def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:
 
 def _check_finite(step: int, losses: torch.Tensor, weights: Iterable[torch.Tensor]) -> None:
     """Raise `EditError` where a loss or a gradient is NaN or infinite."""
-    numbers = (losses, *(w.grad for w in weights))
+    numbers = (losses, *(w.grad for w in weights if w.grad is not None))
     if not all(torch.isfinite(x).all() for x in numbers):
         raise EditError(
             f"step {step}: the loss or its gradient is not finite; nothing was applied. Use a "

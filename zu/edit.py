@@ -114,7 +114,7 @@ class Edit:
         return {name: _product(parts) for name, parts in self.parts.items()}
 
     @torch.no_grad()
-    def apply(self) -> Edit:
+    def apply(self) -> Self:
         """Put the edit on; nothing happens where it is on already.
 
         The change is added to what the weights are now, so that edits made for the same weights

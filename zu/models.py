@@ -88,7 +88,8 @@ def load_model(
     called = str(name) if embedded else Path(str(name)).name
     model.name = called  # type: ignore[assignment]  # torch declares modules and tensors only
     if device_map is None:
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device)  # type: ignore[arg-type]  # transformers' `to` lacks its self
     return model.eval().requires_grad_(False), tokenizer
 
 

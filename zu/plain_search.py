@@ -28,9 +28,14 @@ class CodedFact(Protocol):
     essence: (ids, position) of the essence prompt.
     """
 
-    rows: list[tuple[list[int], int]]
-    goal: list[int]
-    essence: tuple[list[int], int]
+    @property
+    def rows(self) -> list[tuple[list[int], int]]: ...
+
+    @property
+    def goal(self) -> list[int]: ...
+
+    @property
+    def essence(self) -> tuple[list[int], int]: ...
 
 
 class WholeRuns:
@@ -137,7 +142,8 @@ class WholeRuns:
         block = decoder(self.model).layers[self.layer]
         head = self.model.get_output_embeddings()
 
-        def check(module, args, output):  # before a soft cap, which would make of +∞ a number
+        def check(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            # before a soft cap, which would make of +∞ a number
             finite(self.model, output)
 
         add = partial(_add, position=batch.position, delta=delta)

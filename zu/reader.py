@@ -32,19 +32,24 @@ class Batch:
     ----------
     ids : (rows, length)
         Token ids.
-    mask : (rows, length)
-        1 for a real token, 0 for padding.
+    mask : (rows, length) or None
+        1 for a real token, 0 for padding; None where nothing is padded.
     position : (rows,)
         One position of interest a row, counted from the row's first column.
     """
 
     ids: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     position: torch.Tensor
 
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.ids)
+
+    @property
+    def real(self) -> torch.Tensor:
+        """1 for a real token, 0 for padding: (rows, length), also where there is no mask."""
+        return torch.ones_like(self.ids) if self.mask is None else self.mask
 
     def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
         """Split into parts of at most about `tokens` tokens, rows of like length together.
@@ -62,7 +67,7 @@ class Batch:
             The row numbers of a part in this batch, (part rows,), and the part itself.
         """
         padded = self._padded_on_the_right()
-        lengths = padded.mask.sum(1)
+        lengths = padded.real.sum(1)
         order = lengths.argsort(stable=True)  # the last row of a part is its longest
         start = 0
         while start < len(order):
@@ -75,18 +80,18 @@ class Batch:
             rows = order[start:stop]
             width = int(lengths[rows].max())
             ids = padded.ids[rows, :width]
-            mask = padded.mask[rows, :width]
+            mask = padded.real[rows, :width]
             yield rows, Batch(ids, mask, padded.position[rows])
             start = stop
 
     def _padded_on_the_right(self) -> Batch:
         """The same rows, each turned until its first real token stands in column 0."""
         length = self.ids.shape[1]
-        lead = self.mask.argmax(1)  # (rows,): how much padding stands on the left
+        lead = self.real.argmax(1)  # (rows,): how much padding stands on the left
         columns = torch.arange(length, device=lead.device)
         turn = (lead[:, None] + columns) % length  # (rows, 1) + (length,) -> (rows, length)
         ids = self.ids.gather(1, turn)
-        mask = self.mask.gather(1, turn)
+        mask = self.real.gather(1, turn)
         return Batch(ids, mask, self.position - lead)
 
 
@@ -108,7 +113,7 @@ def answers(part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         To which row each belongs.
     """
     at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,): the next ones
-    ends = part.mask.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
+    ends = part.real.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
     reads = (at < ends) & (at >= ends - part.position[:, None])  # (rows, length − 1)
     return reads, part.ids[:, 1:][reads], reads.nonzero()[:, 0]
 
@@ -306,14 +311,13 @@ def forward_until(
         The cache of what stands before the batch, whose mask then covers it too.
     """
 
-    def stop(*seen):
+    def stop(*seen: object) -> None:
         raise _Enough
 
     body = decoder(model)
+    last: Callable = body.layers[layer].register_forward_hook
     if keys_only:
         last = down_proj(model, layer).register_forward_pre_hook
-    else:
-        last = body.layers[layer].register_forward_hook
     with hooks((last, stop)):
         try:
             body(
@@ -364,15 +368,15 @@ def entering(
     states: list[torch.Tensor] = []  # what enters `layer`, then what leaves `last`
     calls: dict[int, dict] = {}
 
-    def keep(module, args, kwargs, i):
+    def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
         calls[i] = {name: x for name, x in kwargs.items() if name != "past_key_values"}
         if i == layer:
             states.append(args[0])
 
-    def leave(module, args, output):
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
         states.append(output)
 
-    pairs = []
+    pairs: list[tuple[Callable, Callable]] = []
     for i in range(layer, last + 1):
         register = partial(body.layers[i].register_forward_pre_hook, with_kwargs=True)
         pairs.append((register, partial(keep, i=i)))
@@ -763,7 +767,7 @@ def trace(
             else:
                 forward_until(model, last, part)
     back = torch.cat(order).argsort()  # (rows,): where each row of the batch went
-    joined = {}
+    joined: dict[str, dict[int, torch.Tensor]] = {}
     for kind, by_layer in found.items():
         joined[kind] = {}
         for layer, parts in by_layer.items():
@@ -777,22 +781,22 @@ def _taps(
 ) -> list[tuple[Callable, Callable]]:
     """Hooks that put what `layers` show of a part into `found`, by kind and layer."""
 
-    def keep(kind, layer, states):
+    def keep(kind: str, layer: int, states: torch.Tensor) -> None:
         position = part.position.to(states.device)
         rows = torch.arange(len(position), device=states.device)
         at_position = states[rows, position]  # (rows, length, width) -> (rows, width)
         found[kind].setdefault(layer, []).append(at_position)
 
-    def key(layer, module, args):
+    def key(layer: int, module: nn.Module, args: tuple) -> None:
         keep("keys", layer, args[0])
 
-    def value(layer, module, args, output):
+    def value(layer: int, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         keep("values", layer, output)
 
-    def hidden(layer, module, args, output):
+    def hidden(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
         keep("hidden", layer, states_of(output))
 
-    pairs = []
+    pairs: list[tuple[Callable, Callable]] = []
     for layer in layers:
         linear = down_proj(model, layer)
         block = decoder(model).layers[layer]

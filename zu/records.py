@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -145,7 +145,7 @@ def write_record(path: str | Path, record: dict) -> dict:
     return record
 
 
-def _finite(value: object) -> object:
+def _finite(value: Any) -> Any:
     """A value with None for each number in it that is NaN or infinite."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -192,7 +192,7 @@ def evaluate(
     found = score(model, tokenizer, unique, tokens=tokens, reader=reader)
     asked = dict(zip(unique, found, strict=True))
     column = 0 if rule == "exact" else 1
-    out = {}
+    out: dict[str, Any] = {}
     for kind, groups in kinds.items():
         out |= _summary(kind, groups, asked, column)
     return Scores(**out)
@@ -200,7 +200,7 @@ def evaluate(
 
 def _pairs_by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Pair]]]:
     """What is asked of each fact, by kind of question: a list for each fact, empty or not."""
-    kinds = {"eff": [], "gen": [], "spe": [], "hop": []}
+    kinds: dict[str, list[list[Pair]]] = {"eff": [], "gen": [], "spe": [], "hop": []}
     for fact in facts:
         kinds["eff"].append([(fact.text, fact.target)])
         kinds["gen"].append([(text, fact.target) for text in fact.paraphrase_texts])
@@ -224,6 +224,7 @@ def _summary(
     means = _means(some, asked)  # (facts, 3)
     accuracies = means[:, column] * 100
     sets = Counter(tuple(group) for group in some)
+    units: list[tuple[Pair, ...]]
     if len(sets) == 1 < len(accuracies):  # all facts ask the same: the prompts are drawn
         units = [(pair,) for group in sets for pair in group]
         weights = None
@@ -439,10 +440,10 @@ def perplexity(
     ValueError
         For another stride, less than two tokens, or logits that are not finite.
     """
-    texts, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
+    prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
     window = min(tokens, window)
-    ids = pack(tokenizer, texts, tokens, window).flatten()  # (windows, window) -> (n,)
+    ids = pack(tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1
@@ -451,7 +452,8 @@ def perplexity(
         stops = batch.tolist()
         rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
         rows = rows.to(model.device)
-        states = reader.last_states(Batch(rows, None, None))  # (8, window, d)
+        whole = Batch(rows, None, rows[:, 0])  # no position is read
+        states = reader.last_states(whole)  # (8, window, d)
         for stop, row, state in zip(stops, rows, states, strict=True):
             first = scored - (stop - window)  # the first token of this row not yet scored
             scored = stop
@@ -468,7 +470,7 @@ def _check_windows(tokens: int, window: int, stride: int) -> None:
                          "token is not scored")
 
 
-def _heldout(texts: Sequence[str] | str | Path | None) -> Sequence[str]:
+def _heldout(texts: Sequence[str] | str | Path | None) -> Iterable[str]:
     """The texts that `perplexity` reads."""
     if texts is None:
         from .data import world  # here, so that it is read only where it is wanted

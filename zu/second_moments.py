@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .data.cache import cache_file, read_tensors, write_tensors
@@ -337,7 +338,7 @@ def _source(
     if isinstance(texts, str | Path):
         label, found = corpus(texts)
 
-        def read(skip):
+        def read(skip: int) -> Iterator[torch.Tensor]:
             return islice(stream(tokenizer, found, window), skip, None)
 
         return label, read
@@ -347,7 +348,7 @@ def _source(
         texts = world.prose("moments")
     packed = pack(tokenizer, texts, tokens, window)
 
-    def rest(skip):
+    def rest(skip: int) -> Iterator[torch.Tensor]:
         return iter(packed[skip:])
 
     return hashlib.sha256(packed.numpy().tobytes()).hexdigest(), rest
@@ -368,12 +369,12 @@ class _Sums:
     def hooks(self) -> list[tuple[Callable, Callable]]:
         """What adds each layer's keys as a pass makes them."""
 
-        def add(layer, module, args):
+        def add(layer: int, module: nn.Module, args: tuple) -> None:
             key = args[0]
             key = key.reshape(-1, key.shape[-1]).float()  # (rows, window, m) -> (rows window, m)
             self.recent[layer].addmm_(key.T, key)
 
-        pairs = []
+        pairs: list[tuple[Callable, Callable]] = []
         for layer, linear in self.projections.items():
             pairs.append((linear.register_forward_pre_hook, partial(add, layer)))
         return pairs

@@ -211,7 +211,7 @@ def null_space(
     elif share is not None:
         # 0.1 * 30 is 3 even where floating point says 2.999...
         q = math.floor(share * len(values) + 1e-9)
-    elif energy < 1:
+    elif energy is not None and energy < 1:
         q = int((values.cumsum(0) <= energy * values.sum()).sum())
     else:  # all, which rounding of the sum could miss
         q = len(values)
@@ -277,8 +277,8 @@ def lemma_5_1(
     ----------
     The paper, Lemma 5.1, Eqs. 12 and 32.
     """
-    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
     k = q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
     if general is not None:
         _, g = _float64({"general": "mm"}, W=W, general=general)
@@ -363,8 +363,8 @@ def lemma_5_1_kronecker(
     ----------
     The paper, Eq. 13.
     """
-    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
     d, m = w.shape
     k = q @ (q.T @ k_f)  # P_0 K_f, (m, n)
     s = zero * v_f @ v_f.T + forget * torch.eye(d, dtype=w.dtype, device=w.device)  # (d, d)
@@ -421,8 +421,8 @@ def lemma_5_1_gd(
     ----------
     The paper, Section 5.1, Eq. 12.
     """
-    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
     _weights(steps=steps or 0, lr=lr or 0.0, tol=tol)
     k = q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
     terms = _Terms(w @ k_f, v_star, v_f, zero, forget, lam)
@@ -451,8 +451,8 @@ class _Terms:
 
     def to(self, dtype: torch.dtype) -> _Terms:
         """The same in another precision."""
-        tensors = [x.to(dtype) for x in (self.w_k, self.v_star, self.v_f)]
-        return _Terms(*tensors, self.zero, self.forget, self.lam)
+        w_k, v_star, v_f = (x.to(dtype) for x in (self.w_k, self.v_star, self.v_f))
+        return _Terms(w_k, v_star, v_f, self.zero, self.forget, self.lam)
 
     def pull(self, out: torch.Tensor) -> torch.Tensor:
         """Half of the loss's slope in (W + X) K_f, which is `out`: (d, n)."""
@@ -680,7 +680,7 @@ def alphaedit(
 
 
 def _float64(
-    more_shapes: Mapping[str, str] | None = None, **tensors: torch.Tensor
+    more_shapes: Mapping[str, str] | None = None, /, **tensors: torch.Tensor
 ) -> list[torch.Tensor]:
     """The named tensors in float64, after checking each against its letters in SHAPES."""
     shapes = {**SHAPES, **(more_shapes or {})}
@@ -721,17 +721,20 @@ def _check_basis(q: torch.Tensor) -> None:
 
 
 def _lemma_5_1_arguments(
-    arguments: dict[str, torch.Tensor], zero: float, forget: float, lam: float
+    arguments: dict[str, torch.Tensor],
+    basis: torch.Tensor | None,
+    zero: float,
+    forget: float,
+    lam: float,
 ) -> list[torch.Tensor]:
     """Lemma 5.1's W, K_f, V_star, V_f and basis in float64, checked with their weights.
 
     A basis that is None is all directions.
     """
-    if arguments["basis"] is None:
+    if basis is None:
         W = arguments["W"]
-        whole = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
-        arguments = arguments | {"basis": whole}
-    tensors = _float64(**arguments)
+        basis = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
+    tensors = _float64(**arguments, basis=basis)
     _weights(zero=zero, forget=forget, lam=lam)
     _check_basis(tensors[-1])
     return tensors

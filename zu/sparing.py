@@ -69,15 +69,17 @@ def anchors(
     ValueError
         When no anchor is found for a prompt, or source is None and there is no model.
     """
-    if source is None and (model is None or tokenizer is None):
+    source = None if source is None else list(source)
+    names: Names
+    if source is not None:
+        names = partial(_drawn, source, seed)
+    elif model is not None and tokenizer is not None:
+        names = partial(_asked, model, tokenizer, seed)
+    else:
         raise ValueError(
             "anchors need a source: give other facts, names of subjects, or model and tokenizer "
             "to ask"
         )
-    source = None if source is None else list(source)
-    names: Names = partial(_asked, model, tokenizer, seed)
-    if source is not None:
-        names = partial(_drawn, source, seed)
     allowed = _allowed(facts)
     if source:
         _warn_of_left_out(source, allowed)
@@ -127,7 +129,7 @@ def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
     reserved = " \n ".join(prompts).casefold()
     forget = {fact.subject.casefold() for fact in facts}
 
-    def allowed(name):
+    def allowed(name: str) -> bool:
         name = name.casefold()
         return name not in forget and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reserved)
 
@@ -136,7 +138,7 @@ def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
 
 def _only_names(source: list[Fact | str] | None) -> bool:
     """Whether the source is subjects by name and nothing else."""
-    return bool(source) and all(isinstance(x, str) for x in source)
+    return bool(source and all(isinstance(x, str) for x in source))
 
 
 def _warn_of_left_out(source: list[Fact | str], allowed: Callable[[str], bool]) -> None:

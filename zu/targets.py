@@ -11,17 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 import torch.nn.functional as F
 import transformers
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
@@ -531,7 +532,7 @@ class _Past:
         self.values = values
 
     def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args, **kwargs
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The past's keys and values with a pass's own behind them; nothing is kept of these."""
         # (rows, heads, s, head size) and (rows, heads, w, head size) -> (rows, heads, s + w, ...)
@@ -583,7 +584,7 @@ class _Suffixes:
         states, rotations = self._read_tails(body, layer, tails, head, cache)
 
         p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
-        width = int((tails.mask.sum(1) - p[:, 0]).max())  # w
+        width = int((tails.real.sum(1) - p[:, 0]).max())  # w
         past = int((head + p).max())  # s
         # (r, s): which token of its row each column of the past holds. The pasts end together, at
         # the subject's last token: a column is negative where a shorter one has not begun yet.
@@ -603,20 +604,21 @@ class _Suffixes:
         found: list[torch.Tensor] = []
         rotations: dict[int, tuple] = {}
 
-        def keep_states(module, args, output):
+        def keep_states(module: nn.Module, args: tuple, output: Any) -> None:
             found.append(states_of(output))
 
-        def keep_rotation(module, args, kwargs, i):
+        def keep_rotation(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
             rotations[i] = kwargs["position_embeddings"]
 
-        pairs = [(body.layers[layer].register_forward_hook, keep_states)]
+        pairs: list[tuple[Callable, Callable]] = []
+        pairs.append((body.layers[layer].register_forward_hook, keep_states))
         for i, block in self.layers.items():
             register = partial(block.register_forward_pre_hook, with_kwargs=True)
             pairs.append((register, partial(keep_rotation, i=i)))
         device, longest = head.device, int(head.max())
         # (a,) < (r, 1) -> (r, a): 1 where a row has a token in its head
         in_head = (torch.arange(longest, device=device) < head).long()
-        mask = torch.cat([in_head, tails.mask], 1)  # (r, a) and (r, t) -> (r, a + t)
+        mask = torch.cat([in_head, tails.real], 1)  # (r, a) and (r, t) -> (r, a + t)
         # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
         # head does
         positions = head + torch.arange(tails.ids.shape[1], device=device)
@@ -659,7 +661,8 @@ class _Suffixes:
         self.past = {}
         for i in self.layers:
             kept = []
-            for x in (cache.layers[i].keys, cache.layers[i].values):
+            layer: Any = cache.layers[i]  # of attention, whatever other kinds the type allows
+            for x in (layer.keys, layer.values):
                 # (r, 1, s, 1) -> (r, c, s, e)
                 index = column.to(x.device).expand(-1, x.shape[1], -1, x.shape[3])
                 kept.append(x.gather(2, index))  # (r, c, a + t, e) -> (r, c, s, e)
@@ -777,8 +780,8 @@ class _Problem:
         self.row, self.token, self.weight = row, token, weight.float()
         # (n,): the essence prompts' rows are the last group, and each is read at its last token.
         essence = prefixes * self.n + torch.arange(self.n, device=model.device)
-        ends = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
-        ends = torch.tensor(ends, device=model.device)
+        last = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
+        ends = torch.tensor(last, device=model.device)
         self.reads = torch.cat([row, essence]), torch.cat([offset, ends])  # both (q + n,)
         self.h = self.prompts.suffix[:self.n, 0].float()  # (r, w, d) -> (n, d): bare prompts
         #: What the essence prompts say with no δ, (n, vocabulary): set by the first loss.

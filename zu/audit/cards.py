@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -152,10 +152,10 @@ def _before_and_after(
 
 def _measure(
     reader: Reader, facts: Sequence[Fact], ppl_tokens: int
-) -> dict[str, list[float] | float]:
+) -> dict[str, Any]:
     """The measures of a model as it is: mean, low and high of each accuracy, and perplexity."""
     scores = evaluate(reader.model, reader.tokenizer, facts, reader=reader)
-    found = {}
+    found: dict[str, Any] = {}
     for key in MEASURES:
         found[key] = [getattr(scores, key), *getattr(scores, f"interval_{key}")]
     found["ppl"] = perplexity(reader.model, reader.tokenizer, tokens=ppl_tokens, reader=reader)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +61,7 @@ class Relearning:
     lr: float = 3e-4
 
 
-class Robustness(dict[str, list[float | None]]):
+class Robustness(dict[str, Sequence[float | None]]):
     """For each of `TESTS` a number for each fact, None where it cannot be asked.
 
     Attributes
@@ -73,7 +73,7 @@ class Robustness(dict[str, list[float | None]]):
     """
 
     def __init__(
-        self, found: Mapping[str, list[float | None]], curves: Mapping[str, list[float]]
+        self, found: Mapping[str, Sequence[float | None]], curves: Mapping[str, list[float]]
     ) -> None:
         super().__init__({name: found[name] for name in TESTS})
         self.curves = dict(curves)
@@ -179,12 +179,10 @@ class Audit:
             For a model that puts out NaN or infinity.
         """
         model = self.reader.model
-        if relearn.layers is None:
-            every = range(min(resolve_layers(model)), len(decoder(model).layers))
-            relearn = replace(relearn, layers=every)
-        self.reader.bind(min(relearn.layers))
+        self.reader.bind(min(_learning(model, relearn)))
         self.reader.check()
-        found, curves = self._in_words(), {}
+        found = self._in_words()
+        curves: dict[str, list[float]] = {}
         self._inside(found, curves)
         prompts = [(fact.text, fact.target) for fact in self.facts]
         for bits in (8, 4):
@@ -197,7 +195,7 @@ class Audit:
             curves[f"{name} by step"] = after.mean(1).tolist()
         return Robustness(found, curves)
 
-    def right(self, pairs: Sequence[Pair]) -> list[float | None]:
+    def right(self, pairs: Sequence[Pair]) -> list[float]:
         """Which pairs are answered.
 
         Parameters
@@ -212,7 +210,7 @@ class Audit:
         """
         return _right(self.reader, pairs)
 
-    def _in_words(self) -> dict[str, list[float | None]]:
+    def _in_words(self) -> dict[str, Sequence[float | None]]:
         """The tests that ask the facts in one form or another."""
         behind = [(in_context(fact, self.others), fact.target) for fact in self.facts]
         return {
@@ -223,7 +221,7 @@ class Audit:
             "context": self.right(behind),
         }
 
-    def _in_other_words(self) -> list[float | None]:
+    def _in_other_words(self) -> Sequence[float | None]:
         """For each fact the share of its paraphrases that get the answer; all asked at once."""
         pairs = []
         for fact in self.facts:
@@ -235,7 +233,7 @@ class Audit:
             shares.append(float(np.mean(own)) if own else None)
         return shares
 
-    def _in_other_form(self, forms: Sequence[Fact]) -> list[float | None]:
+    def _in_other_form(self, forms: Sequence[Fact]) -> Sequence[float | None]:
         """For each fact whether it is answered in another form, the one of `forms` with its id."""
         by_id = {form.id: form for form in forms}
         some = [by_id[fact.id] for fact in self.facts if fact.id in by_id]
@@ -244,7 +242,7 @@ class Audit:
         return [hits.get(fact.id) for fact in self.facts]
 
     def _inside(
-        self, found: dict[str, list[float | None]], curves: dict[str, list[float]]
+        self, found: dict[str, Sequence[float | None]], curves: dict[str, list[float]]
     ) -> None:
         """Add what the lens and the probe see in the hidden states."""
         model, facts, others = self.reader.model, self.facts, self.others
@@ -258,7 +256,7 @@ class Audit:
         curves["probe by layer"] = picked.mean(1).tolist()
 
 
-def _right(reader: Reader, pairs: Sequence[Pair]) -> list[float | None]:
+def _right(reader: Reader, pairs: Sequence[Pair]) -> list[float]:
     """For each pair 1 where the model gives the whole answer, else 0."""
     return score(reader.model, reader.tokenizer, pairs, reader=reader)[:, 0].tolist()
 
@@ -505,5 +503,13 @@ def relearning(
             found[step] = _right(reader, pairs)
 
     pull = Objective(rows, [-1 / len(rows)] * len(rows))  # negative: towards the answer
-    descend(reader.model, pull, how.layers, steps=max(how.steps), lr=how.lr, watch=watch)
+    layers = _learning(reader.model, how)
+    descend(reader.model, pull, layers, steps=max(how.steps), lr=how.lr, watch=watch)
     return np.array([found[step] for step in how.steps])
+
+
+def _learning(model: PreTrainedModel, how: Relearning) -> Sequence[int]:
+    """Whose down_proj may change."""
+    if how.layers is not None:
+        return how.layers
+    return range(min(resolve_layers(model)), len(decoder(model).layers))

@@ -349,8 +349,10 @@ def extremes(frame: pd.DataFrame, names: dict[str, str]) -> str:
     parts = []
     for metric, word, pick in (("Eff", "lowest", min), ("Spe", "highest", max)):
         # a chapter leaves a metric out where it tells nothing
-        values = mean[metric].reindex(edits).dropna() if metric in mean else ()
-        if not len(values):
+        if metric not in mean:
+            continue
+        values = mean[metric].reindex(edits).dropna()
+        if values.empty:
             continue
         end = pick(values)
         best = listed(names[method] for method in values.index[values == end])

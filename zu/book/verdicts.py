@@ -32,12 +32,12 @@ class Estimate(NamedTuple):
         return text.replace("-", "−")
 
 
-def over_draws(values: Sequence[float]) -> Estimate:
+def over_draws(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of a number measured in each of several draws, with Student's 95% interval.
 
     Parameters
     ----------
-    values : Sequence[float]
+    values : Sequence[float] or np.ndarray
         A number a draw.
 
     Returns
@@ -212,9 +212,9 @@ class Measured:
         """The methods that were measured, "base" among them where it was."""
         return {method for method, *_ in self.by}
 
-    def _value(self, method: str, seed: int, dataset: str, metric: str) -> float | None:
-        """A metric of one record; None where it was not measured."""
-        return self.by[method, seed, dataset]["metrics"].get(metric)
+    def _value(self, method: str, seed: int, dataset: str, metric: str) -> float:
+        """A metric of one record, in which it was measured."""
+        return self.by[method, seed, dataset]["metrics"][metric]
 
     def _draws(self, methods: Sequence[str], metric: str) -> dict[int, list[str]]:
         """The data sets of each draw in which all of these methods have the metric."""
@@ -290,8 +290,8 @@ class Measured:
             else:
                 moving.append(method)
         if moving:
-            by_draw = sum(weights[method] * by_method[method] for method in moving)  # (draws,)
-            terms.append((1.0, over_draws(by_draw)))
+            parts = (weights[method] * by_method[method] for method in moving)  # (draws,) each
+            terms.append((1.0, over_draws(sum(parts, np.zeros(len(draws))))))
         return combine(*terms)
 
     def _asked(self, methods: Sequence[str], draws: Mapping[int, list[str]]) -> int:
@@ -361,7 +361,7 @@ class Measured:
         dict[int, list[float]]
             By draw, for each data set.
         """
-        logs = {}
+        logs: dict[int, list[float]] = {}
         for seed, datasets in self._draws([method, "base"], "ppl").items():
             logs[seed] = []
             for dataset in datasets:
@@ -385,10 +385,10 @@ class Measured:
         Estimate
             The mean over draws and its interval.
         """
-        logs = [np.mean(by_dataset) for by_dataset in self.log_ppls(method).values()]
+        logs = [float(np.mean(by_dataset)) for by_dataset in self.log_ppls(method).values()]
         if len(logs) > 1:
             return over_draws(logs)
-        only = float(logs[0])
+        only = logs[0]
         return Estimate(only, only - spread, only + spread)
 
 

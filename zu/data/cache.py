@@ -51,7 +51,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        number = [error.errno] if getattr(error, "errno", None) else []
+        errno = getattr(error, "errno", None)
+        number = [errno] if errno else []
         why = getattr(error, "strerror", None) or error
         # with its number, so that it stays the kind of OSError that it was
         raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; "

@@ -96,7 +96,8 @@ def _dequantise(folder: Path, gguf: str, out: Path) -> None:
         # a model loaded from GGUF can't be saved: its weights move to a fresh one
         settings = model.config.to_dict()
         settings.pop("quantization_config", None)
-        fresh = type(model)(type(model.config)(**settings)).to(torch.float32)
+        fresh = type(model)(type(model.config)(**settings))
+        fresh.to(torch.float32)  # type: ignore[arg-type]  # transformers' `to` lacks its self
         fresh.load_state_dict(model.state_dict())
         fresh.generation_config.pad_token_id = None
         fresh.save_pretrained(out)

@@ -112,7 +112,8 @@ def _pairs(rows: Iterable[Sequence[object]], field: str) -> tuple[tuple[str, str
         raise FactError(f"field '{field}' is no list of (prompt, answer) pairs")
     pairs = []
     for row in rows:
-        pairs.append(tuple(_text(text, field) for text in row))
+        prompt, answer = (_text(text, field) for text in row)
+        pairs.append((prompt, answer))
     if any("{}" in prompt for prompt, _ in pairs):
         raise FactError(f"field '{field}' holds a prompt with {{}}: write its own subject out")
     return tuple(pairs)

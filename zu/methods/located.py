@@ -503,7 +503,8 @@ class Anchored(Sparing):
         device = down_proj(job.model, layer).weight.device
         keys, bare = self._keys(job, layer, job.facts)  # (p n, m)
         root_share = prefix_weights(texts).sqrt().to(device)  # (p,)
-        root_weight = job.weights.sqrt().repeat(texts).to(device)  # (n,) -> (p n,)
+        weights = torch.ones(n, dtype=torch.float64) if job.weights is None else job.weights
+        root_weight = weights.sqrt().repeat(texts).to(device)  # (n,) -> (p n,)
         # each key has the square root of its share already: (p,), (p, n, m) -> (n, m)
         mean = torch.einsum("p,pnm->nm", root_share, keys.view(texts, n, -1))
         # as many columns as keys: (p,), (d, n) -> (d, p, n) -> (d, p n)
