@@ -54,13 +54,15 @@ notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 plan: $(READY)  ## what a profile would download, run and cost, before it starts (PROFILE=paper)
 	@$(PY) tools/plan.py $(PROFILE)
 
-test: $(READY)  ## ruff, the floors of the imports, and pytest; what builds a whole book is left to test-all
+test: $(READY)  ## ruff, mypy, the floors of the imports, and pytest; what builds a whole book is left to test-all
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy --no-error-summary
 	@$(BIN)lint-imports --no-logo
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES) -m "not whole"
 
 test-all: $(READY)  ## all tests: builds, kills and an installation elsewhere too
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy --no-error-summary
 	@$(BIN)lint-imports --no-logo
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES)
 

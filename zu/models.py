@@ -71,8 +71,7 @@ def load_model(
     try:
         if not Path(source).is_dir():
             _on_hub(source)
-        own = own_code(source)
-        if not own:
+        if not (own := own_code(source)):
             model, tokenizer = _read(source, dtype, device_map)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -88,8 +87,7 @@ def load_model(
     called = str(name) if embedded else Path(str(name)).name
     model.name = called  # type: ignore[assignment]  # torch declares modules and tensors only
     if device_map is None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)  # type: ignore[arg-type]  # transformers' `to` lacks its self
+        _move(model, device)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -105,6 +103,11 @@ def _read(
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
     return model, tokenizer
+
+
+def _move(model: nn.Module, device: str | None) -> None:
+    """Bring a model to a device, by default to CUDA where there is one."""
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _on_hub(name: str) -> None:

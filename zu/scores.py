@@ -451,9 +451,8 @@ def perplexity(
     for batch in tqdm(torch.tensor(ends).split(8), desc="perplexity", leave=False):
         stops = batch.tolist()
         rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
-        rows = rows.to(model.device)
-        whole = Batch(rows, None, rows[:, 0])  # no position is read
-        states = reader.last_states(whole)  # (8, window, d)
+        rows = rows.to(model.device)  # nothing is padded, and no position is read
+        states = reader.last_states(Batch(rows, None, rows[:, 0]))  # (8, window, d)
         for stop, row, state in zip(stops, rows, states, strict=True):
             first = scored - (stop - window)  # the first token of this row not yet scored
             scored = stop

@@ -70,16 +70,7 @@ def anchors(
         When no anchor is found for a prompt, or source is None and there is no model.
     """
     source = None if source is None else list(source)
-    names: Names
-    if source is not None:
-        names = partial(_drawn, source, seed)
-    elif model is not None and tokenizer is not None:
-        names = partial(_asked, model, tokenizer, seed)
-    else:
-        raise ValueError(
-            "anchors need a source: give other facts, names of subjects, or model and tokenizer "
-            "to ask"
-        )
+    names = _names(source, model, tokenizer, seed)
     allowed = _allowed(facts)
     if source:
         _warn_of_left_out(source, allowed)
@@ -91,6 +82,23 @@ def anchors(
         relation, prompt = group[0].relation, group[0].prompt
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
     return found
+
+
+def _names(
+    source: list[Fact | str] | None,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    seed: int,
+) -> Names:
+    """What gives names for a group: a source or, where there is none, the model."""
+    if source is not None:
+        return partial(_drawn, source, seed)
+    if model is None or tokenizer is None:
+        raise ValueError(
+            "anchors need a source: give other facts, names of subjects, or model and tokenizer "
+            "to ask"
+        )
+    return partial(_asked, model, tokenizer, seed)
 
 
 def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,7 @@ def load_facts(
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
     if not isinstance(source, str | Path):
-        makings: list[Making] = []
-        for i, fact in enumerate(source, 1):
-            makings.append((f"fact {i}", partial(list, (fact,))))
+        makings = [(f"fact {i}", [fact].copy) for i, fact in enumerate(source, 1)]
         return _collect(makings, "own", rule or "exact", on_error == "skip")
     whole = str(source)
     half = next((end for end in (":forget", ":retain") if whole.endswith(end)), "")
