@@ -515,10 +515,13 @@ class Reader:
             self._signs = None
             self._current()
 
-    def _current(self) -> str:
-        """A hash of the weights below the layer, taken anew where anything hints at a change."""
+    def _current(self) -> tuple:
+        """What decides on the states that enter the layer: weights below, listeners, modes.
+
+        The weights are hashed anew where anything hints at a change.
+        """
         if self.layer is None:
-            return ""  # nothing is remembered
+            return ()  # nothing is remembered
         below = _below(self.model, self.layer)
         signs = _signs(below)
         if signs != self._signs:
@@ -527,7 +530,7 @@ class Reader:
                 self._state += "+"
             else:
                 self._state = hash_of(_named_weights(below))
-        return self._state
+        return self._state, _modes(below)
 
     def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
         """The empty text and `count` prefixes, of those given or of the model's own.
@@ -604,7 +607,7 @@ class Reader:
         """
         if self.layer is None:
             return entering(self.model, batch, 0, last, past)[2]
-        key = (self._current(), about, *_contents(batch.ids, batch.mask))
+        key = (*self._current(), about, *_contents(batch.ids, batch.mask))
         found = self.seen.get(key)
         if found:
             states, calls = found
@@ -634,7 +637,7 @@ class Reader:
         """
         if not self.layer:
             return {}
-        key = (self._current(), "hidden", *_contents(batch.ids, batch.mask, batch.position))
+        key = (*self._current(), "hidden", *_contents(batch.ids, batch.mask, batch.position))
         if key not in self.seen:
             self.seen[key] = trace(self.model, batch, range(self.layer)).hidden
         return self.seen[key]
@@ -696,16 +699,19 @@ def _named_weights(
                 yield f"{name}.{kind}", weight
 
 
+def _modes(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
+    """Of each module whether it trains, and who listens to it."""
+    parts = (part for _, part in modules)
+    return tuple((x.training, *x._forward_hooks, *x._forward_pre_hooks) for x in parts)
+
+
 def _signs(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
     """What hints at a change of some modules, cheap enough to be looked at before each reading.
 
     Of each weight its place in memory, how often it was written to, and a few of its values: some
-    ways of writing are not counted. Of each module whether it trains, and who listens to it.
+    ways of writing are not counted.
     """
-    about: list[tuple] = []
-    for _, part in modules:
-        about.append((part.training, *part._forward_hooks, *part._forward_pre_hooks))
-    values = []
+    about, values = [], []
     for name, weight in _named_weights(modules):
         about.append((name, weight.data_ptr(), weight._version))
         flat = weight.detach().flatten()  # (size,)
