@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .data.facts import Fact
 from .edit import EditError
@@ -18,7 +17,7 @@ from .reader import Batch, answers, collate, entering, hooks, run_from, split_an
 from .targets import target_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A sequence's token ids, and how many at its end count: those of the answer.
 Row = tuple[list[int], int]
@@ -151,7 +150,7 @@ Watch = Callable[[int], object]
 
 
 def descend(
-    model: nn.Module,
+    model: PreTrainedModel,
     objective: Objective,
     layers: Sequence[int],
     *,
@@ -212,7 +211,7 @@ def descend(
     return {layer: w.detach() for layer, w in new.items()}, losses
 
 
-def _free_copy(model: nn.Module, layer: int) -> torch.Tensor:
+def _free_copy(model: PreTrainedModel, layer: int) -> torch.Tensor:
     """A layer's weight (d, m), float32, to be trained in its place."""
     return down_proj(model, layer).weight.detach().float().clone().requires_grad_()
 
@@ -221,7 +220,9 @@ def _free_copy(model: nn.Module, layer: int) -> torch.Tensor:
 _Part = tuple[torch.Tensor, Batch, tuple[torch.Tensor, dict[int, dict]]]
 
 
-def _read_below(model: nn.Module, rows: Sequence[Row], layer: int, tokens: int) -> list[_Part]:
+def _read_below(
+    model: PreTrainedModel, rows: Sequence[Row], layer: int, tokens: int
+) -> list[_Part]:
     """The rows in parts of about `tokens` tokens, each with what enters a layer."""
     batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
     parts = []
@@ -232,7 +233,7 @@ def _read_below(model: nn.Module, rows: Sequence[Row], layer: int, tokens: int) 
 
 
 def _stand_ins(
-    model: nn.Module, new: dict[int, torch.Tensor]
+    model: PreTrainedModel, new: dict[int, torch.Tensor]
 ) -> list[tuple[Callable, Callable]]:
     """Hooks that make each layer's down_proj put out what it would with its new weight."""
 
@@ -263,7 +264,7 @@ def _check_finite(step: int, losses: torch.Tensor, weights: Iterable[torch.Tenso
 
 
 def _answers(
-    model: nn.Module,
+    model: PreTrainedModel,
     part: Batch,
     seen: tuple[torch.Tensor, dict[int, dict]],
     check: bool = True,

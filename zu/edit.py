@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
 from .data.cache import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMAT = "zu-edit-2"
 #: What is left out of a low-rank change, as a share of its norm: half of float32's rounding.
@@ -31,7 +34,7 @@ class Edit:
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         The model that it changes.
     method : str
         What made it.
@@ -51,7 +54,7 @@ class Edit:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         *,
         method: str = "",
         settings: dict | None = None,
@@ -240,14 +243,14 @@ class Edit:
         write_whole(Path(path), lambda part: save_file(tensors, part, metadata=about))
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module) -> Edit:
+    def load(cls, path: str | Path, model: PreTrainedModel) -> Edit:
         """Read an edit for a copy of the model that it was made for. It is not applied yet.
 
         Parameters
         ----------
         path : str or Path
             Of a file that `save` wrote.
-        model : nn.Module
+        model : PreTrainedModel
             A copy of the model that the edit was made for, unedited and in the same dtype.
 
         Returns
@@ -274,7 +277,7 @@ class Edit:
 
     @classmethod
     def _described(
-        cls, path: str | Path, model: nn.Module, about: dict[str, str], tensors: dict
+        cls, path: str | Path, model: PreTrainedModel, about: dict[str, str], tensors: dict
     ) -> Edit:
         """An edit with all that a file says about it but its changes; its keys leave `tensors`."""
         try:

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from .data.foreign import own_code
 from .data.names import closest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and
 #: ours in SmolLM2-135M, by depth and width: a copy under another name gets the same. The released
@@ -35,7 +35,7 @@ def load_model(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     device_map: str | dict | None = None,
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
     Only safetensors are read, and no code of a folder or of the hub is run.
@@ -54,7 +54,7 @@ def load_model(
 
     Returns
     -------
-    model : nn.Module
+    model : PreTrainedModel
         In evaluation mode, with gradients off.
     tokenizer : PreTrainedTokenizerBase
         A fast one, which knows the offsets of its tokens.
@@ -85,7 +85,8 @@ def load_model(
     if not tokenizer.is_fast:
         raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the "
                       "subject")
-    model.name = str(name) if embedded else Path(str(name)).name
+    called = str(name) if embedded else Path(str(name)).name
+    model.name = called  # type: ignore[assignment]  # torch declares modules and tensors only
     if device_map is None:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model.eval().requires_grad_(False), tokenizer
@@ -93,7 +94,7 @@ def load_model(
 
 def _read(
     source: str, dtype: torch.dtype, device_map: str | dict | None
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a folder or hub id, by transformers' own classes alone."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,17 +125,36 @@ def _on_hub(name: str) -> None:
         raise OSError(f"no such folder, and the hub says: {error}") from error
 
 
-def decoder(model: nn.Module) -> nn.Module:
+class Decoder(Protocol):
+    """What zu uses of a stack of decoder layers.
+
+    Attributes
+    ----------
+    layers : nn.ModuleList
+        Each of them has an ``mlp``.
+    norm : nn.Module
+        The final one.
+    """
+
+    layers: nn.ModuleList
+    norm: nn.Module
+
+    def __call__(self, **inputs: Any) -> Any: ...
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+
+def decoder(model: PreTrainedModel) -> Decoder:
     """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma, their like).
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
 
     Returns
     -------
-    nn.Module
+    Decoder
         With ``layers``, each of which has an ``mlp``, and the final ``norm``.
 
     Raises
@@ -146,15 +166,15 @@ def decoder(model: nn.Module) -> nn.Module:
     if not hasattr(body, "layers") or not hasattr(body.layers[0], "mlp"):
         raise TypeError(f"{type(model).__name__} has no decoder layers with an 'mlp': zu knows the "
                         "Llama family (Llama, Qwen3, Gemma, SmolLM2, Mistral)")
-    return body
+    return cast(Decoder, body)
 
 
-def down_proj(model: nn.Module, layer: int) -> nn.Linear:
+def down_proj(model: PreTrainedModel, layer: int) -> nn.Linear:
     """The MLP output projection of one layer, the paper's W.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     layer : int
         Its number, from 0 on.
@@ -185,7 +205,7 @@ def down_proj(model: nn.Module, layer: int) -> nn.Linear:
     return linear
 
 
-def weight_name(model: nn.Module, layer: int) -> str:
+def weight_name(model: PreTrainedModel, layer: int) -> str:
     """The name under which a projection's weight stands in ``model.named_parameters()``.
 
     Parameters
@@ -208,12 +228,12 @@ def weight_name(model: nn.Module, layer: int) -> str:
     return next(names)
 
 
-def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
+def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
     """Check what a model puts out.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         The model, for the message.
     values : Tensor
         (..., d) or (..., vocabulary). A single −∞ is no fault: a token that the model rules out.
@@ -239,12 +259,12 @@ def finite(model: nn.Module, values: torch.Tensor, what: str = "logits") -> torc
     return values
 
 
-def logits(model: nn.Module, states: torch.Tensor, check: bool = True) -> torch.Tensor:
+def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> torch.Tensor:
     """Logits of final hidden states, with the soft cap of models that have one (Gemma 2).
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     states : Tensor
         (..., d): hidden states after the final norm.
@@ -289,13 +309,13 @@ def default_layers(depth: int, width: int) -> tuple[int, ...]:
 
 
 def resolve_layers(
-    model: nn.Module, layers: Sequence[int | float] | None = None
+    model: PreTrainedModel, layers: Sequence[int | float] | None = None
 ) -> tuple[int, ...]:
     """Numbers of the layers to edit.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     layers : sequence of int or float, optional
         Indices, or shares of the depth (floats below 1); by default `default_layers`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import nn
 
 from .models import decoder, finite
 from .reader import collate, hooks, states_of, trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class CodedFact(Protocol):
@@ -35,7 +38,7 @@ class WholeRuns:
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     layer : int
         After which δ is added to the residual stream.
@@ -64,7 +67,7 @@ class WholeRuns:
     """
 
     def __init__(
-        self, model: nn.Module, layer: int, coded: Sequence[CodedFact], kl: float
+        self, model: PreTrainedModel, layer: int, coded: Sequence[CodedFact], kl: float
     ) -> None:
         self.model, self.layer, self.coded, self.kl = model, layer, coded, kl
         self.n = len(coded)

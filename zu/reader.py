@@ -17,7 +17,7 @@ from .data.facts import Fact, FactError
 from .models import decoder, down_proj, fingerprint, finite, hash_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other
 #: contexts too.
@@ -283,7 +283,7 @@ def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
 
 
 def forward_until(
-    model: nn.Module,
+    model: PreTrainedModel,
     layer: int,
     batch: Batch,
     *,
@@ -294,7 +294,7 @@ def forward_until(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     layer : int
         The last layer that is run.
@@ -328,7 +328,7 @@ def forward_until(
 
 @torch.no_grad()
 def entering(
-    model: nn.Module,
+    model: PreTrainedModel,
     batch: Batch,
     layer: int,
     last: int = -1,
@@ -338,7 +338,7 @@ def entering(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     batch : Batch
         What it is run on.
@@ -383,7 +383,7 @@ def entering(
 
 
 def run_from(
-    model: nn.Module,
+    model: PreTrainedModel,
     states: torch.Tensor,
     calls: dict[int, dict],
     last: int = -1,
@@ -393,7 +393,7 @@ def run_from(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     states : (rows, length, d)
         The states that enter the lowest layer of `calls`.
@@ -427,7 +427,7 @@ class Reader:
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     tokenizer : PreTrainedTokenizerBase
         Its own.
@@ -443,7 +443,7 @@ class Reader:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         layer: int | None = None,
         *,
@@ -463,7 +463,7 @@ class Reader:
 
     @classmethod
     def of(
-        cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, reader: Reader | None
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reader: Reader | None
     ) -> Reader:
         """The reader that is given or, where none is, one for a single call.
 
@@ -681,7 +681,7 @@ class Reader:
         return trace(self.model, batch, layers, run=None if self.layer is None else self.run)
 
 
-def _below(model: nn.Module, layer: int) -> list[tuple[str, nn.Module]]:
+def _below(model: PreTrainedModel, layer: int) -> list[tuple[str, nn.Module]]:
     """The modules of a decoder that decide on what enters a layer, by name."""
     body = decoder(model)
     upper = [*body.layers[layer:], body.norm]
@@ -728,7 +728,7 @@ def _contents(*tensors: torch.Tensor | None) -> tuple:
 
 @torch.no_grad()
 def trace(
-    model: nn.Module,
+    model: PreTrainedModel,
     batch: Batch,
     layers: Sequence[int],
     *,
@@ -741,7 +741,7 @@ def trace(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     batch : Batch
         What it is run on.
@@ -779,7 +779,7 @@ def trace(
 
 
 def _taps(
-    model: nn.Module, layers: Sequence[int], part: Batch, found: dict[str, dict[int, list]]
+    model: PreTrainedModel, layers: Sequence[int], part: Batch, found: dict[str, dict[int, list]]
 ) -> list[tuple[Callable, Callable]]:
     """Hooks that put what `layers` show of a part into `found`, by kind and layer."""
 
@@ -810,7 +810,7 @@ def _taps(
 
 @torch.no_grad()
 def write(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     ids: torch.Tensor,
     length: int,
@@ -822,7 +822,7 @@ def write(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     tokenizer : PreTrainedTokenizerBase
         Names the special tokens.
@@ -875,7 +875,7 @@ def _draw(
 
 
 def prefixes(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
     length: int = 10,
@@ -891,7 +891,7 @@ def prefixes(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Writes the continuations.
     tokenizer : PreTrainedTokenizerBase
         The model's own.

@@ -10,11 +10,14 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from .data.cache import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
@@ -22,12 +25,12 @@ PACKAGES = ("torch", "transformers", "numpy", "safetensors")
 PACKAGE = Path(__file__).parent
 
 
-def provenance(model: nn.Module) -> dict:
+def provenance(model: PreTrainedModel) -> dict:
     """Where a record comes from.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Whose device is named.
 
     Returns

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from .data.facts import Fact, Facts
@@ -19,7 +18,7 @@ from .reader import Batch, Reader, answers, collate, split_answer
 from .second_moments import corpus, pack
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A prompt and its true answer.
 Pair = tuple[str, str]
@@ -80,7 +79,7 @@ class Scores:
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     *,
@@ -143,7 +142,7 @@ def _score_part(reader: Reader, part: Batch) -> np.ndarray:
 
 
 def evaluate(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     *,
@@ -249,7 +248,7 @@ def _means(units: Sequence[Sequence[Pair]], asked: Mapping[Pair, np.ndarray]) ->
 
 
 def known(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Facts,
     *,
@@ -399,7 +398,7 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
 
 @torch.no_grad()
 def perplexity(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str] | str | Path | None = None,
     *,
@@ -481,7 +480,7 @@ def _heldout(texts: Sequence[str] | str | Path | None) -> Sequence[str]:
 
 
 def _log_probability(
-    model: nn.Module, row: torch.Tensor, state: torch.Tensor, first: int
+    model: PreTrainedModel, row: torch.Tensor, state: torch.Tensor, first: int
 ) -> float:
     """log p of a window's tokens from number `first` on; row is (window,), state (window, d)."""
     logp = logits(model, state[first - 1:-1]).log_softmax(-1)  # (scored tokens, vocabulary)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from .data.cache import cache_file, read_tensors, write_tensors
@@ -20,7 +19,7 @@ from .models import down_proj, fingerprint
 from .reader import Batch, forward_until, hooks, write
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: The cache's folder for sums.
 KIND = "moments"
@@ -199,7 +198,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 @torch.no_grad()
 def own_samples(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     window: int,
     skip: int = 0,
@@ -209,7 +208,7 @@ def own_samples(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Writes at temperature 1.
     tokenizer : PreTrainedTokenizerBase
         Its own.
@@ -242,7 +241,7 @@ def own_samples(
 
 
 def moments(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     layers: Sequence[int],
     texts: Sequence[str] | str | Path | None = None,
@@ -257,7 +256,7 @@ def moments(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         The unedited one.
     tokenizer : PreTrainedTokenizerBase
         Its own.
@@ -326,7 +325,7 @@ def _keep(
 
 
 def _source(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str] | str | Path | None,
     tokens: int,
@@ -357,7 +356,7 @@ def _source(
 class _Sums:
     """Sums of outer products by layer: products in float32, then float64 at fixed places."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         self.projections = {layer: down_proj(model, layer) for layer in layers}
         self.total: dict[int, torch.Tensor] = {}  # (m, m) float64, on the CPU
         self.recent: dict[int, torch.Tensor] = {}  # (m, m) float32, where the layer is
@@ -403,7 +402,7 @@ class _Sums:
 
 @torch.no_grad()
 def _sum(
-    model: nn.Module,
+    model: PreTrainedModel,
     read: Callable[[int], Iterator[torch.Tensor]],
     size: int,
     window: int,

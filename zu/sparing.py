@@ -10,13 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from .data.facts import Fact
 from .reader import write
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: How a list of subjects is put to the model for it to go on.
 LIST = "A list of names of the same kind, without repetition: {}, "
@@ -35,7 +34,7 @@ def anchors(
     source: Iterable[Fact | str] | None = None,
     *,
     per_prompt: int | None = None,
-    model: nn.Module | None = None,
+    model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
 ) -> list[Fact]:
@@ -101,7 +100,7 @@ def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:
 
 
 def _asked(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int, group: list[Fact]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, group: list[Fact]
 ) -> list[str]:
     """Names like the subjects of a group, by the model."""
     return propose(model, tokenizer, [fact.subject for fact in group], seed=seed)
@@ -165,7 +164,7 @@ def _of_kind(source: list[Fact | str], relation: str, prompt: str) -> list[str]:
 
 
 def propose(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     subjects: Sequence[str],
     *,
@@ -175,7 +174,7 @@ def propose(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Writes.
     tokenizer : PreTrainedTokenizerBase
         Its own.

@@ -22,18 +22,17 @@ import psutil
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .models import decoder, down_proj, fingerprint, logits
+from .models import Decoder, decoder, down_proj, fingerprint, logits
 from .plain_search import WholeRuns
 from .reader import Batch, collate, encode, hooks, split_answer, states_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: The prompt after which the next token's distribution should stay as it is: after ROME's "essence"
 #: term, but not the same one, see `optimise`.
@@ -137,7 +136,7 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> lis
 
 
 def optimise(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     layer: int,
@@ -198,7 +197,7 @@ def optimise(
 
 
 def _solved(
-    model: nn.Module,
+    model: PreTrainedModel,
     layer: int,
     coded: Sequence[_Coded],
     search: Search,
@@ -228,7 +227,7 @@ def _solved(
             bar.update(len(part))
 
 
-def _decisive(model: nn.Module, layer: int, search: Search) -> list[str]:
+def _decisive(model: PreTrainedModel, layer: int, search: Search) -> list[str]:
     """What decides on a fact's result beside its tokens, for the names of files."""
     numbers = (search.steps, search.lr, search.weight_decay, search.kl, search.clamp)
     about = (fingerprint(model), model.device.type, layer, *numbers, search.tolerance)
@@ -262,7 +261,7 @@ def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -
 
 
 def _attempt(
-    model: nn.Module, layer: int, coded: Sequence[_Coded], search: Search, fast: bool
+    model: PreTrainedModel, layer: int, coded: Sequence[_Coded], search: Search, fast: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
 
@@ -281,7 +280,7 @@ def _attempt(
     return None
 
 
-def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
+def _knows(model: PreTrainedModel, layer: int, coded: Sequence[_Coded]) -> bool:
     """Whether the fast search says of a model what whole runs of it say.
 
     The longest fact that is sure to fit into the attention's window is asked. Where the two differ,
@@ -309,14 +308,14 @@ def _knows(model: nn.Module, layer: int, coded: Sequence[_Coded]) -> bool:
     return not difference
 
 
-def _layout_file(model: nn.Module, layer: int) -> Path:
+def _layout_file(model: PreTrainedModel, layer: int) -> Path:
     """Where it is kept that the fast search knows a model's layers, whatever its weights are."""
     attention = getattr(model.config, "_attn_implementation", "")
     about = (type(model).__name__, model.config.to_json_string(), attention, model.dtype)
     return cache_file("layouts", f"{_code()} {about} {model.device.type} {layer} {_versions()}")
 
 
-def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
+def _difference(model: PreTrainedModel, layer: int, fact: _Coded) -> str:
     """How the fast search's losses of a fact differ from those of whole runs; "" for not at all.
 
     Both are asked behind the longest prefix, for the target's negative log-likelihood and the
@@ -347,7 +346,7 @@ def _difference(model: nn.Module, layer: int, fact: _Coded) -> str:
     return f"its losses of a fact are {ours}, those of whole runs {theirs}"
 
 
-def _in_window(model: nn.Module, fact: _Coded) -> bool:
+def _in_window(model: PreTrainedModel, fact: _Coded) -> bool:
     """Whether the attention's sliding window, if it has one, is sure to cut nothing off a fact.
 
     In a batch padding stands between a row's head and its tail (see `_Suffixes`), and the window
@@ -415,14 +414,16 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def bytes_per_fact(model: nn.Module, layer: int, prompts: int, width: int, length: int) -> int:
+def bytes_per_fact(
+    model: PreTrainedModel, layer: int, prompts: int, width: int, length: int
+) -> int:
     """What a fact adds to the memory of a batch, an upper estimate from the shapes.
 
     That is what the backward pass reads again, and the attention's past.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     layer : int
         After which δ is added.
@@ -452,7 +453,7 @@ def bytes_per_fact(model: nn.Module, layer: int, prompts: int, width: int, lengt
 
 
 def _parts(
-    model: nn.Module,
+    model: PreTrainedModel,
     layer: int,
     coded: Sequence[_Coded],
     todo: Sequence[int],
@@ -563,7 +564,7 @@ class _Suffixes:
     @torch.no_grad()
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         layer: int,
         groups: Sequence[Sequence[tuple[list[int], int]]],
     ) -> None:
@@ -592,7 +593,7 @@ class _Suffixes:
         self.mask = self._attention_mask(left >= 0, width)
 
     def _read_tails(
-        self, body: nn.Module, layer: int, tails: Batch, head: torch.Tensor, cache: DynamicCache
+        self, body: Decoder, layer: int, tails: Batch, head: torch.Tensor, cache: DynamicCache
     ) -> tuple[torch.Tensor, dict[int, tuple]]:
         """A pass over the tails with the heads in the cache, which holds both afterwards.
 
@@ -724,7 +725,7 @@ def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
 
 
 def _read_heads(
-    body: nn.Module,
+    body: Decoder,
     groups: Sequence[Sequence[tuple[list[int], int]]],
     shared: Sequence[int],
     device: torch.device,
@@ -759,7 +760,9 @@ class _Problem:
     n: how many. h: their hidden states after `layer` at the subject's last token, (n, d) float32.
     """
 
-    def __init__(self, model: nn.Module, layer: int, coded: Sequence[_Coded], kl: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layer: int, coded: Sequence[_Coded], kl: float
+    ) -> None:
         self.model, self.kl, self.n = model, kl, len(coded)
         prefixes = len(coded[0].rows)
         groups = []  # a group a prefix, then the essence prompts

@@ -17,7 +17,7 @@ from ..reader import Reader, collate, split_answer
 from ..scores import Pair, score
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: What each test asks; all but the first try to get back what the first says is gone.
 TESTS = {
@@ -80,7 +80,7 @@ class Robustness(dict[str, list[float | None]]):
 
 
 def robustness(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     others: Sequence[Fact] = (),
@@ -323,14 +323,14 @@ def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
 
 
 @torch.no_grad()
-def lens(model: nn.Module, states: States, count: int) -> np.ndarray:
+def lens(model: PreTrainedModel, states: States, count: int) -> np.ndarray:
     """How many tokens are likelier than the answer's first one after each layer, by the logit lens.
 
     The hidden state at the prompt's last token is read as if it were the last layer's.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     states : (Tensor, Tensor)
         From `last_states`.
@@ -362,7 +362,7 @@ def lens(model: nn.Module, states: States, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def probe(
-    model: nn.Module,
+    model: PreTrainedModel,
     states: States,
     facts: Sequence[Fact],
     others: Sequence[Fact],
@@ -376,7 +376,7 @@ def probe(
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         A causal language model.
     states : (Tensor, Tensor)
         From `last_states` for [*others, *facts].
@@ -441,12 +441,12 @@ def _predictions(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor
 
 
 @contextmanager
-def quantised(model: nn.Module, names: Sequence[str], bits: int) -> Iterator[None]:
+def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterator[None]:
     """Inside the block the named weights are rounded: symmetric, to nearest, one scale a row.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Whose weights are rounded, and bit for bit as they were after the block.
     names : sequence of str
         As in ``model.named_parameters()``; each weight is (d, m).

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.facts import Fact, Facts
@@ -29,7 +28,7 @@ from ..second_moments import moments
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; anchors,
 #: (facts, seed) -> facts.
@@ -106,7 +105,7 @@ class RunSpec:
 
 
 def run_grid(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Facts,
     *,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers import DynamicCache
 
 from ..data.names import closest
@@ -30,7 +29,7 @@ from ..scores import wilson
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A request of the harness: its texts, which are not read here, and the token ids of context
 #: and answer.
@@ -181,7 +180,7 @@ def digest(names: Sequence[str], folder: str | Path) -> str:
 
 
 def downstream(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: dict[str, dict[str, Any]],
     *,

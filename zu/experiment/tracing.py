@@ -20,7 +20,7 @@ from ..models import decoder, logits
 from ..reader import encode, hooks, split_answer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: What can be restored.
 KINDS = ("hidden", "mlp", "attention")
@@ -161,7 +161,7 @@ def _parts(layer: nn.Module) -> dict[str, nn.Module]:
     return {"mlp": layer.mlp, "attention": layer.self_attn.o_proj}
 
 
-def _clean(model: nn.Module, ids: Sequence[int]) -> _Clean:
+def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
     """Run the prompt once, and keep how each layer was called and what it put out."""
     calls: list[dict[str, Any]] = []
     run: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
@@ -186,7 +186,7 @@ def _clean(model: nn.Module, ids: Sequence[int]) -> _Clean:
     return _Clean(calls, run)
 
 
-def _probability(model: nn.Module, states: torch.Tensor, gold: int) -> torch.Tensor:
+def _probability(model: PreTrainedModel, states: torch.Tensor, gold: int) -> torch.Tensor:
     """Probability (...) of a token after states (..., d), before the final norm; float64, CPU."""
     shares = logits(model, decoder(model).norm(states)).softmax(-1)  # (..., vocabulary)
     return shares[..., gold].double().cpu()
@@ -249,7 +249,7 @@ def _start(
 
 
 def _sweep(
-    model: nn.Module,
+    model: PreTrainedModel,
     clean: _Clean,
     states: torch.Tensor,
     jobs: Sequence[_Job],
@@ -351,7 +351,7 @@ CORRUPTION = Corruption()
 
 @torch.no_grad()
 def indirect_effects(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     *,
@@ -413,7 +413,7 @@ def indirect_effects(
 
 
 def _effects(
-    model: nn.Module,
+    model: PreTrainedModel,
     p: Prompt,
     clean: _Clean,
     states: torch.Tensor,
@@ -430,7 +430,7 @@ def _effects(
     return rows
 
 
-def _spread(model: nn.Module, prompts: Sequence[Prompt]) -> torch.Tensor:
+def _spread(model: PreTrainedModel, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Standard deviation, float32, over all numbers of all prompts' subject embeddings."""
     embedded = []
     for p in prompts:

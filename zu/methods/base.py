@@ -18,8 +18,7 @@ from ..reader import Reader, Trace, subject_keys
 from ..targets import Search, Targets, optimise
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Method(BaseModel):
@@ -157,7 +156,7 @@ class Job:
     weights: torch.Tensor | None = None
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> PreTrainedModel:
         """The model that is to forget."""
         return self.reader.model
 

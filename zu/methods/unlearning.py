@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..data.facts import Fact
 from ..edit import Edit, EditError
@@ -19,14 +18,14 @@ from .base import Job, Method, Settings
 from .registry import with_settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: What `unlearn` does by default: the paper's method.
 DEFAULT = "zerounlearn"
 
 
 def find_targets(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     layer: int,
@@ -63,7 +62,7 @@ def find_targets(
 
 
 def unlearn(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     method: str | Method = DEFAULT,
