@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 
 import zu
 from zu import models, reader
@@ -274,3 +275,34 @@ def test_a_reader_of_another_model_is_refused(remembering, folders, facts):
                 lambda: zu.find_targets(*other, facts, 2, reader=mine)):
         with pytest.raises(ValueError, match="reader is of another model"):
             ask()
+
+
+def test_what_was_read_in_another_state_makes_room_and_the_rest_is_read_anew(tiny, facts):
+    batches = [reader.collate([reader.encode(tiny[1], fact)]) for fact in facts[:3]]
+    whole = reader.Reader(*tiny, 2)
+    whole.run(batches[0])
+    (size,) = [taken for _, taken in whole.seen.values()]
+    mine = reader.Reader(*tiny, 2, limit=2 * size + size // 2)
+    states = [mine.run(batch) for batch in batches]
+    assert len(mine.seen) == 2
+    write_in_place(models.down_proj(tiny[0], 0).weight)
+    now = mine.run(batches[2])
+    assert len(mine.seen) == 1 and not torch.equal(now, states[2])
+    mine.bind(1)  # what was read up to layer 2 is let go
+    assert not mine.seen and torch.equal(mine.run(batches[2]), now) and len(mine.seen) == 1
+
+
+def test_a_past_says_what_it_holds_and_lower_layers_are_read_without_memory(tiny, facts):
+    mine = reader.Reader(*tiny, 3)
+    batch = reader.collate([reader.encode(tiny[1], fact) for fact in facts])
+    with pytest.raises(ValueError, match="past: say in about"):
+        mine.run(batch, past=transformers.DynamicCache())
+    for _ in range(2):
+        keys, _ = reader.subject_keys(mine, facts, [1, 3])
+        fresh, _ = reader.subject_keys(reader.Reader(*tiny), facts, [1, 3])
+        assert all(torch.equal(keys[layer], fresh[layer]) for layer in (1, 3))
+
+
+def test_prefixes_begin_with_none(tiny):
+    with pytest.raises(ValueError, match="prefixes: the first must be empty"):
+        reader.Reader(*tiny, prefixes=["Listen. "])
