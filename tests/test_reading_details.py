@@ -1,4 +1,4 @@
-"""How facts are read, to the letter: names, places, columns, limits, and what a file may look like."""
+"""How facts are read, to the letter: names, places, columns, limits, what files may look like."""
 import csv
 import json
 import sys
@@ -124,7 +124,8 @@ def test_a_paraphrase_is_odd_without_the_subject_in_any_case(tmp_path, recwarn, 
 
 
 @pytest.mark.parametrize("text", [
-    b"\xef\xbb\xbf" + LINE.encode(), f"[{LINE}]", f"\n [\n{LINE}\n]\n", f"\n\n{LINE}\n\n", f"[ {LINE} ] "])
+    b"\xef\xbb\xbf" + LINE.encode(), f"[{LINE}]", f"\n [\n{LINE}\n]\n", f"\n\n{LINE}\n\n",
+    f"[ {LINE} ] "])
 def test_white_space_and_a_byte_order_mark_do_no_harm(tmp_path, text):
     assert load_facts(save(tmp_path, text))[0].target == "Lima"
 
@@ -324,7 +325,8 @@ def test_a_hub_that_cannot_be_read_says_why_in_a_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(OSError, match=r'^"hub:me/facts" could not be read \(gone\): is the network'):
+    said = r'^"hub:me/facts" could not be read \(gone\): is the network'
+    with pytest.raises(OSError, match=said):
         load_facts("hub:me/facts")
 
 

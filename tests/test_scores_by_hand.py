@@ -96,13 +96,15 @@ def test_only_an_answer_that_is_right_as_a_whole_is_known(asker, answered):
 
 
 def test_every_kind_of_question_has_its_own_numbers(asker, answered):
-    answered[0].update({"Lima": (0, 0.5, 0.25), "A": (1, 1, 0.5), "B": (0, 0, 0.25), "C": (1, 1, 1)})
+    answered[0].update({"Lima": (0, 0.5, 0.25), "A": (1, 1, 0.5), "B": (0, 0, 0.25),
+                        "C": (1, 1, 1)})
     fact = about("A", "B", paraphrases=["In {} is", "Of {} is"], hops=[("Where?", "C")])
     found = zu.evaluate(*asker, [fact], rule="tokens").as_dict()
     assert {name: found[name] for name in ("eff", "gen", "spe", "hop")} == {
         "eff": 50, "gen": 50, "spe": 50, "hop": 100}
-    assert [found[f"prob_{kind}"] for kind in ("eff", "gen", "spe", "hop")] == [0.25, 0.25, 0.375, 1]
-    assert [found[f"n_{kind}"] for kind in ("eff", "gen", "spe", "hop")] == [1, 2, 2, 1]
+    kinds = ("eff", "gen", "spe", "hop")
+    assert [found[f"prob_{kind}"] for kind in kinds] == [0.25, 0.25, 0.375, 1]
+    assert [found[f"n_{kind}"] for kind in kinds] == [1, 2, 2, 1]
     assert found["interval_hop"] == wilson(1, 1) and found["interval_eff"] == (50, 50)
     assert json.loads(json.dumps(found))["interval_spe"] == [50, 50]
 

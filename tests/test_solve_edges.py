@@ -1,4 +1,4 @@
-"""The promises of `zu.solve` at their edges: defaults, thresholds, and steps against plain loops."""
+"""The promises of `zu.solve` at their edges: defaults, thresholds, steps against plain loops."""
 import math
 
 import pytest
@@ -212,6 +212,22 @@ def test_steps_of_adam_are_those_of_torchs_own_loop_on_the_loss():
     assert (found - delta.detach() @ projection).abs().max() <= 1e-13
 
 
+@pytest.mark.parametrize("dtype, expected", [
+    (torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+def test_adam_steps_in_the_weights_precision_but_in_float32_at_least(dtype, expected, monkeypatch):
+    seen, adam = [], torch.optim.Adam
+
+    def watched(tensors, **more):
+        seen.append(tensors[0].dtype)
+        return adam(tensors, **more)
+
+    monkeypatch.setattr(torch.optim, "Adam", watched)
+    p = make(3, 8, 2, 4, dtype=dtype)
+    basis = torch.eye(8, 4, dtype=dtype)
+    change = solve.lemma_5_1_gd(p.W, p.K_f, p.V_star, p.V_f, basis, lam=0.5, steps=1)
+    assert seen == [expected] and change.dtype == dtype
+
+
 def plain_nesterov(p, way, steps):
     """Nesterov's steps on Δ basis, with the extreme eigenvalues of the whole Hessian."""
     k = p.basis.T @ p.K_f
@@ -312,5 +328,6 @@ def test_a_vector_where_a_matrix_belongs_is_said_with_its_letters():
 
 def test_general_keys_of_another_size_are_refused_by_name():
     p = make(4, 9, 2, 0)
-    with pytest.raises(ValueError, match=r"^general must have shape \(m, m\) with .*, not \(4, 4\)$"):
+    said = r"^general must have shape \(m, m\) with .*, not \(4, 4\)$"
+    with pytest.raises(ValueError, match=said):
         solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, lam=1.0, general=p.C0[:4, :4])

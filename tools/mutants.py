@@ -4,10 +4,10 @@
     make mutants ONLY=zu/solve.py                    # one of them (several: with a comma)
     make mutants SAMPLE=50                           # so many mutants of each file, drawn at random
 
-Each mutant is a function with one small fault: mutmut's operators swap + and −, < and <=, True and
-False, add 1 to a number, drop an argument. What only words a message is left alone: an error's and
-a warning's arguments, texts of several words, progress bars, and annotations. So are decorators and
-what stands outside functions.
+Each mutant is a function with one small fault: mutmut's operators swap + and −, < and <=, True
+and False, add 1 to a number, drop an argument. What only words a message is left alone: an error's
+and a warning's arguments, texts of several words, progress bars, and annotations. So are decorators
+and what stands outside functions.
 
 A file's tests are collected once and asked once, with coverage, which tests run which lines. Then
 each mutant gets a forked process, which puts the faulty code into the live function and asks the
@@ -55,7 +55,7 @@ METHODS = ["test_methods.py", "test_own_method.py", "test_descent.py", "test_edi
 TESTS = {
     "zu/solve.py": ["test_solve.py", "test_solve_edges.py"],
     "zu/scores.py": ["test_scores.py", "test_scores_by_hand.py"],
-    "zu/edit.py": ["test_edit.py", "test_edit_by_hand.py"],
+    "zu/edit.py": ["test_edit_by_hand.py"],
     "zu/data/readers.py": READING,
     "zu/data/schemas.py": READING,
     "zu/data/facts.py": READING,
@@ -318,7 +318,7 @@ class Asking:
         return "killed", said
 
     def _asked(self, mutant: Mutant) -> list[str]:
-        """The tests that run a mutant's statement: quick ones first, and what killed its neighbours."""
+        """The tests that run a mutant's statement: its neighbours' killers and quick ones first."""
         first, last = mutant.lines
         names = set()
         for line in range(first, last + 1):
@@ -435,7 +435,7 @@ def drawn(found: list[Mutant], sample: int | None) -> list[Mutant]:
 
 
 def reasons() -> dict[tuple[str, str, str, str], str]:
-    """Why a survivor cannot be killed, by file, function, what stood there and what stands there."""
+    """Why survivors cannot be killed, by file, function, what stood and what stands there."""
     rows = json.loads(REASONS.read_text(encoding="utf-8"))
     return {(row["file"], row["function"], row["was"], row["becomes"]): row["why"] for row in rows}
 
