@@ -186,6 +186,16 @@ def test_a_change_is_stored_in_factors_where_its_rank_is_twice_the_facts_at_most
     assert edit.nbytes == 4 * sum(d * m for d, m in shapes)
 
 
+@pytest.mark.parametrize("rank, whole", [(2, False), (3, True)])
+def test_two_ranks_a_fact_are_looked_for_where_more_would_still_be_smaller(rank, whole):
+    wide = nn.Module()
+    wide.a = nn.Linear(12, 12, bias=False)
+    with torch.no_grad():
+        wide.a.weight.zero_()[0, 0] = 1.0
+    edit = changed(wide, matrix(*[1.0] * rank, d=12, m=12), facts=1)
+    assert kinds(edit) == ([(12, 12)] if whole else [(12, 2), (2, 12)])
+
+
 def test_the_same_change_is_stored_alike_bit_for_bit_whatever_was_drawn_before():
     delta, stored = matrix(2.0, 0.5), []
     for seed in (1, 2):
