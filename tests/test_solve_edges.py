@@ -300,6 +300,24 @@ def as_theory_asks(p, way, tol):
     return math.ceil(2 * math.sqrt(kappa) * math.log(5 * kappa**1.5 / tol)) + 1
 
 
+def test_no_step_is_no_change():
+    p = make(4, 9, 3, 1)
+    for lr in (1e-3, None):
+        change = solve.lemma_5_1_gd(
+            p.W, p.K_f, p.V_star, p.V_f, p.basis, lam=0.5, steps=0, lr=lr)
+        assert change.shape == p.W.shape and not change.any()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_rome_tells_a_free_direction_from_rounding_at_every_size_of_a_key(scale):
+    p = make(3, 10, 1, 5)
+    K_0, nothing = p.root[:, :4], torch.zeros_like(p.W)
+    for key in (K_0 @ torch.ones(4, 1).double(), p.K_f):  # used by general knowledge, and free
+        expected = solve.rome(nothing, key, p.V_star, K_0 @ K_0.T)
+        found = solve.rome(nothing, scale * key, p.V_star, K_0 @ K_0.T)
+        assert (scale * found - expected).norm() <= 1e-6 * expected.norm()
+
+
 # ---- bad input
 
 
