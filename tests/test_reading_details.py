@@ -150,6 +150,7 @@ def test_a_broken_file_stays_and_is_said_to_be_one(tmp_path):
     (f'[{LINE},\n  {{"a"\n 1}}]', "row 2: not JSON at column 2"),
     (f'[{{"a" 1}},\n{LINE}]', "row 1: not JSON at column 7"),
     ('\n[\n{"a" 1}]', "row 1: not JSON at column 6"),
+    ('\n[{"a" 1}]', "row 1: not JSON at column 7"),
 ])
 def test_a_fault_is_found_by_its_column_in_its_line(tmp_path, text, place):
     assert message(save(tmp_path, text)).startswith(f"{place} (")

@@ -300,6 +300,36 @@ def as_theory_asks(p, way, tol):
     return math.ceil(2 * math.sqrt(kappa) * math.log(5 * kappa**1.5 / tol)) + 1
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_descent_by_the_curvature_depends_on_the_weights_ratios_alone(scale):
+    p = make(5, 8, 3, 2, k=2)
+    arguments = p.W, p.K_f, p.V_star, p.V_f, p.basis
+    weights = {"zero": 2.0, "forget": 1.0, "lam": 0.3}
+    scaled = {name: scale * x for name, x in weights.items()}
+    found = solve.lemma_5_1_gd(*arguments, **scaled, lr=None, steps=None)
+    expected = solve.lemma_5_1_gd(*arguments, **weights, lr=None, steps=None)
+    assert (found - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_descent_by_the_curvature_needs_no_wish_and_no_penalty():
+    p = make(5, 8, 3, 2, k=2)
+    arguments, weights = (p.W, p.K_f, p.V_star, p.V_f, p.basis), {"forget": 0.0, "lam": 0.0}
+    found = solve.lemma_5_1_gd(*arguments, **weights, lr=None, steps=None)
+    exact = solve.lemma_5_1(*arguments, **weights)
+    assert (found - exact).norm() <= 1e-7 * exact.norm()
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-3, 1e3, 1e10])
+def test_memit_with_a_singular_moment_is_the_same_at_every_size_of_the_keys(scale):
+    for seed in range(8):
+        p = make(3, 12, 3, seed)
+        K_0, nothing = p.root[:, :4], torch.zeros_like(p.W)
+        expected = solve.memit(nothing, p.K_f, p.V_star, K_0 @ K_0.T, alpha=1.0)
+        K_0, K_f = scale * K_0, scale * p.K_f
+        found = solve.memit(nothing, K_f, p.V_star, K_0 @ K_0.T, alpha=1.0)
+        assert (scale * found - expected).norm() <= 1e-6 * expected.norm()
+
+
 def test_no_step_is_no_change():
     p = make(4, 9, 3, 1)
     for lr in (1e-3, None):
