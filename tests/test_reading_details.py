@@ -130,6 +130,11 @@ def test_white_space_and_a_byte_order_mark_do_no_harm(tmp_path, text):
     assert load_facts(save(tmp_path, text))[0].target == "Lima"
 
 
+def test_a_list_needs_no_blanks(tmp_path):
+    text = json.dumps(rows(3), separators=(",", ":"))
+    assert len(load_facts(save(tmp_path, text))) == 3
+
+
 @pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
 def test_utf_16_is_named_in_either_order(tmp_path, mark):
     assert "the file is UTF-16" in message(save(tmp_path, mark + LINE.encode()))
@@ -201,6 +206,19 @@ def test_the_header_says_what_parts_the_cells(tmp_path, name, delimiter):
     assert found[0].prompt == body[1] and found[0].target == body[2]
 
 
+def test_signs_in_the_rows_do_not_say_what_parts_the_cells(tmp_path):
+    lines = [";".join(HEAD), "Peru;a, b, c, d, e, f, g, {} is;Lima", "Chad;h, i, j, k, {} is;it"]
+    found = load_facts(save(tmp_path, "\n".join(lines), "a.csv"))
+    assert [fact.target for fact in found] == ["Lima", "it"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_table_end_as_on_any_system(tmp_path, end):
+    lines = [",".join(HEAD), "Peru,{} is,Lima", "Chad,{} is,it", ""]
+    found = load_facts(save(tmp_path, end.join(lines).encode(), "a.csv"))
+    assert [fact.target for fact in found] == ["Lima", "it"]
+
+
 def test_a_table_may_begin_with_empty_lines(tmp_path):
     lines = ["", "", ";".join(HEAD), "Peru;a, b, c, {} is;Lima", "Chad;{} is;"]
     path = save(tmp_path, "\n".join(lines), "a.csv")
@@ -252,10 +270,10 @@ def test_a_download_has_a_plain_name_in_the_cache_and_no_checksum(cache, monkeyp
         return save(cache, [ROW], "there.json")
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert load_facts("https://a.org/b c/ä_1.json?x=2").name == "there"
+    assert load_facts("https://a.org/B c/ä_1.json?x=2").name == "there"
     url, checksum, name, folder, downloader = asked[0]
-    assert (url, checksum) == ("https://a.org/b c/ä_1.json?x=2", None)
-    assert name == "a.org-b-c--_1.json-x-2" and folder == cache / "data"
+    assert (url, checksum) == ("https://a.org/B c/ä_1.json?x=2", None)
+    assert name == "a.org-B-c--_1.json-x-2" and folder == cache / "data"
     assert isinstance(downloader, pooch.HTTPDownloader)
 
 

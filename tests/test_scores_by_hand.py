@@ -167,6 +167,8 @@ def test_the_bootstrap_weighs_each_value_as_often_as_it_is_drawn(weights):
     ([0, 0], [1, 2], wilson(0, 2)),
     ([0, 100, 100], [1, 2, 3], bootstrap(np.array([0.0, 100.0, 100.0]), np.array([1, 2, 3]))),
     ([0, 100, 50], None, bootstrap(np.array([0.0, 100.0, 50.0]))),
+    ([0, 30, 100, 55], [1, 2, 3, 4],
+     bootstrap(np.array([0.0, 30.0, 100.0, 55.0]), np.array([1, 2, 3, 4]))),
     ([50, 50], None, (50, 50)),
     ([1, 100], None, bootstrap(np.array([1.0, 100.0]))),
     ([0, 99], None, bootstrap(np.array([0.0, 99.0]))),
@@ -189,6 +191,10 @@ def test_no_values_have_no_interval():
 ])
 def test_equal_differences_are_as_uncertain_as_equal_shares(value, expected):
     assert difference_interval([value] * 3) == pytest.approx(expected)
+
+
+def test_one_difference_alone_is_the_least_certain():
+    assert difference_interval([0]) == pytest.approx((-wilson(0, 1)[1], wilson(0, 1)[1]))
 
 
 def test_other_differences_have_the_bootstraps_interval():

@@ -77,6 +77,8 @@ SLOW = 5.0
 WORDING = re.compile(r"(Error|BrokenFile|broken|warn|tqdm)$")
 #: A text of several words is for people.
 PROSE = re.compile(r"\w\W* \W*\w")
+#: Stands for the lines of a default: it is seen without a call too.
+EVERYWHERE = (0, 0)
 #: What a process that asks about one mutant ends with.
 SURVIVED, KILLED = 0, 1
 
@@ -136,9 +138,9 @@ class Faults(cst.CSTVisitor):
     def _lines(self, node: cst.CSTNode) -> tuple[int, int]:
         """The lines whose tests see the fault: of a simple statement all, of a header its own."""
         around = self.statements[-1]
-        if isinstance(around, cst.Parameters):  # a default is seen by whoever calls the function
-            around = self.function
-        elif isinstance(around, cst.FunctionDef):
+        if isinstance(around, cst.Parameters):
+            return EVERYWHERE
+        if isinstance(around, cst.FunctionDef):
             around = node
         place = self.positions.get(around) or self.positions[self.function]
         return place.start.line, place.end.line
@@ -320,7 +322,7 @@ class Asking:
     def _asked(self, mutant: Mutant) -> list[str]:
         """The tests that run a mutant's statement: its neighbours' killers and quick ones first."""
         first, last = mutant.lines
-        names = set()
+        names = set(self.seconds) if mutant.lines == EVERYWHERE else set()
         for line in range(first, last + 1):
             names.update(self.lines.get(line, ()))
         names = {name for name in names if name and self.seconds[name] <= SLOW}
@@ -455,7 +457,7 @@ def report(files: list[str], sample: int | None) -> bool:
                 state = "explained"
             elif state == "survived":
                 note = results.found[mutant.key]["by"]
-                print(f"{file}:{mutant.lines[0]} {mutant.function}{note and f': {note}'}\n"
+                print(f"{file} {mutant.function}{note and f': {note}'}\n"
                       f"  was      {mutant.was}\n  becomes  {mutant.becomes}")
             count["mutants"] += 1
             count[state] += 1
