@@ -69,6 +69,19 @@ def test_a_token_that_ends_with_the_prompt_is_none_of_the_answer(asker):
         assert tokenizer.decode(ids[-count:]) == f" {answer}"
 
 
+def test_the_share_of_an_answers_tokens_is_what_the_model_says_first(asker, spoil):
+    model, tokenizer = asker
+    words = [tokenizer.decode([i]) for i in range(400)]
+    first, second = [x for x in words if x in (" Paris", " Tokyo", " Lima", " Peru")][:2]
+    for word in (first, second):
+        assert len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
+    spoil(model, 1e3, tokenizer(first, add_special_tokens=False)["input_ids"])
+    answers = [first, second, first + second, second + first + first, first + first]
+    found = score(model, tokenizer, [("You", answer.strip()) for answer in answers])
+    assert found[:, 0].tolist() == [1, 0, 0, 0, 1]
+    assert found[:, 1].tolist() == pytest.approx([1, 0, 1 / 2, 2 / 3, 1])
+
+
 def test_each_question_is_asked_once_and_in_batches_as_large_as_was_said(asker, answered):
     rows, asked = answered
     rows |= {"Lima": (1, 1, 0.5), "Quito": (0, 0, 0.1)}
@@ -109,6 +122,7 @@ def test_every_kind_of_question_has_its_own_numbers(asker, answered):
     assert json.loads(json.dumps(found))["interval_spe"] == [50, 50]
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_kind_that_is_not_asked_has_no_numbers(asker, answered):
     answered[0]["Lima"] = 1, 1, 0.5
     found = zu.evaluate(*asker, [about()])
