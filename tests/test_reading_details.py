@@ -120,6 +120,40 @@ def test_a_paraphrase_is_odd_without_the_subject_in_any_case(tmp_path, recwarn, 
                     "nor {} for it: it is asked as it is"] * odd
 
 
+# ---- what the published sets leave open
+
+
+REWRITE = {"subject": "Peru", "prompt": "Of Peru it is", "target_true": {"str": "Lima"}}
+KNOWN = {"subject": "Peru", "prompt": "Of Peru it is", "attribute": "Lima"}
+CHAIN = {"requested_rewrite": [REWRITE]}
+
+
+@pytest.mark.parametrize("row, name", [
+    ({"requested_rewrite": REWRITE}, "1"), (KNOWN, "1"), (CHAIN, "?-0"),
+    (CHAIN | {"case_id": 0}, "0-0")])
+def test_a_row_may_have_no_label_and_name_its_subject_in_the_prompt(tmp_path, row, name):
+    fact = load_facts(save(tmp_path, [row]))[0]
+    assert fact == Fact("Peru", "Of {} it is", "Lima", relation="", id=name)
+
+
+def test_an_unrelated_question_ends_with_one_question_mark(tmp_path):
+    for question in ("who sang it", "who sang it?", "?who sang it"):
+        fact = load_facts(save(tmp_path, [ZSRE | {"loc": question}]))[0]
+        assert fact.neighbors == ((question.removesuffix("?") + "?", "Ann"),)
+
+
+def test_facts_of_ones_own_have_a_relation_which_may_be_a_number(tmp_path):
+    path = save(tmp_path, [ROW | {"relation": 7}, rows(1)[0] | {"relation": "P36"}])
+    assert [fact.relation for fact in load_facts(path)] == ["7", "P36"]
+
+
+def test_a_name_of_no_field_is_answered_with_the_fields_and_the_likest(tmp_path):
+    fields = "subject, prompt, target, paraphrases, neighbors, relation, id, hops"
+    said = f"row 1: field number 1 has a name that is none of {fields}"
+    assert message(save(tmp_path, [{"?": 1}])) == said
+    assert message(save(tmp_path, [{"subjct": 1}])) == f"{said}; is it meant to be 'subject'?"
+
+
 # ---- files
 
 

@@ -82,6 +82,20 @@ def test_the_share_of_an_answers_tokens_is_what_the_model_says_first(asker, spoi
     assert found[:, 1].tolist() == pytest.approx([1, 0, 1 / 2, 2 / 3, 1])
 
 
+def test_each_token_of_an_answer_is_held_against_the_models_choice_at_its_place(asker):
+    model, tokenizer = asker
+    chosen = tokenizer(" Paris Lima", add_special_tokens=False)["input_ids"]
+
+    def choose(module, args, out):  # a row for each token of the answer, the last the surest
+        for row, token in enumerate(chosen):
+            out[row, token] += 1e3 * (row + 1)
+        return out
+
+    model.get_output_embeddings().register_forward_hook(choose)
+    found = score(model, tokenizer, [("You", "Paris Lima")])
+    assert len(set(chosen)) > 1 and found[0, :2].tolist() == [1, 1]
+
+
 def test_each_question_is_asked_once_and_in_batches_as_large_as_was_said(asker, answered):
     rows, asked = answered
     rows |= {"Lima": (1, 1, 0.5), "Quito": (0, 0, 0.1)}
@@ -156,8 +170,8 @@ def test_wilsons_interval_is_that_of_the_books():
 
 
 def test_the_bootstrap_takes_the_middle_95_percent_of_2000_means():
-    values = np.array([0.0, 30.0, 100.0, 55.0])
-    rows = np.random.default_rng(0).integers(0, 4, (2000, 4))
+    values = np.random.default_rng(7).uniform(0, 100, 25)
+    rows = np.random.default_rng(0).integers(0, 25, (2000, 25))
     means = [np.mean([values[i] for i in row]) for row in rows]
     expected = np.percentile(means, 2.5), np.percentile(means, 97.5)
     assert bootstrap(values) == pytest.approx(expected, rel=1e-12)
