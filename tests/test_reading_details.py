@@ -396,6 +396,23 @@ def test_facts_have_a_name_a_rule_and_nothing_skipped_by_default():
     assert told[:1].skipped == ()
 
 
+def test_a_prompt_may_begin_with_a_space_but_not_end_with_one():
+    assert Fact(**ROW | {"prompt": " {} has"}).text == " Peru has"
+    with pytest.raises(FactError, match="^field 'prompt' begins or ends with a space"):
+        Fact(**ROW | {"prompt": "{} has "})
+
+
+def test_an_empty_text_is_no_list_of_pairs():
+    with pytest.raises(FactError, match="^field 'hops' is no list of"):
+        Fact(**ROW, hops="")
+
+
+def test_a_sample_of_what_is_known_says_that_more_were_asked(facts):
+    known = Facts(facts, "five-known")
+    with pytest.raises(ValueError, match="holds 5 facts: that many are known of those that were"):
+        known.sample(6, 0)
+
+
 @pytest.mark.parametrize("n", [0, 6])
 def test_a_sample_is_of_one_to_all(facts, n):
     assert len(facts.sample(1, 0)) == 1 and set(facts.sample(5, 0)) == set(facts)
