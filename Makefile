@@ -4,6 +4,9 @@ VENV ?= .venv
 PROFILE ?= smol
 CORES ?= 2
 EXAMPLES ?= 20000
+# Files of zu, with commas between, and so many mutants of each: for `make mutants`.
+ONLY ?=
+SAMPLE ?=
 # A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids shall be
 # cut into pieces, and the rate in TFLOP/s of the machines that do it, by which they are sized.
 WHERE ?=
@@ -34,7 +37,7 @@ EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	--config-settings editable_mode=compat -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
 
-.PHONY: help book pdf notebooks plan test test-all coverage fuzz check bench lab clean
+.PHONY: help book pdf notebooks plan test test-all coverage fuzz mutants check bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -73,6 +76,10 @@ coverage: $(READY)  ## the same, and which lines of zu no test reaches; less tha
 
 fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000 for each of the seven)
 	@ZU_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/test_fuzz.py
+
+mutants: $(READY)  ## which small faults in zu no test notices (ONLY=zu/solve.py SAMPLE=50; all: some hours)
+	@$(call EXTRA,mutmut,check)
+	@$(PY) tools/mutants.py $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE))
 
 check: $(READY)  ## axe-core on the rendered pages, and links to other sites (needs Chrome or Chromium, and the network)
 	@$(call EXTRA,axe_playwright_python,check)

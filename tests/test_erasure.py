@@ -205,3 +205,9 @@ def test_no_probe_is_fitted_on_states_that_are_not_finite(said, value):
     mlp.register_forward_hook(lambda module, args, out: out.index_fill(-1, one, value))
     with pytest.raises(ValueError, match="hidden states of model .* are NaN or infinite"):
         last_states(zu.Reader(model, tokenizer), known)
+
+
+def test_without_a_named_weight_nothing_is_said_of_rounding(said):
+    model, tokenizer, known = said
+    found = robustness(model, tokenizer, known[:3], known[3:], relearn=Relearning([2, 3], [1]))
+    assert found["8 bits"] == found["4 bits"] == [None] * 3 and None not in found["asked"]

@@ -1,12 +1,15 @@
 """A grid resumes from its records, and a chapter's parameters are checked."""
+import functools
 import json
+import linecache
 from pathlib import Path
 
 import pytest
+import torch
 
 import zu
 from flat_grid import run_grid
-from zu import experiment
+from zu import experiment, models, records
 from zu.experiment import grids
 
 
@@ -217,14 +220,17 @@ def test_fewer_neighbours_are_the_same_ones_each_time_and_nothing_else_changes()
 
 def test_a_grid_writes_its_prefixes_once_and_they_are_those_of_unlearn(grid, monkeypatch):
     model, tokenizer, facts, arguments = grid
-    seen, real = [], zu.reader.prefixes
-    monkeypatch.setattr(zu.reader, "prefixes", lambda *a, **k: seen.append(1) or real(*a, **k))
+    seen, write = [], zu.reader.write
+    monkeypatch.setattr(zu.reader, "write", lambda *a, **k: seen.append(1) or write(*a, **k))
     given, located = [], zu.methods.Memit.make
     monkeypatch.setattr(zu.methods.Located, "make",
                         lambda s, job, edit: given.append(job.prefixes) or located(s, job, edit))
     run_grid(model, tokenizer, facts, **arguments)
-    assert len(seen) == 1 and len(given) == 4
-    assert all(texts == real(model, tokenizer, seed=0) for texts in given)
+    written = len(seen)
+    assert len(given) == 4 and all(texts == given[0] for texts in given) and len(given[0]) == 6
+    assert given[0] == zu.reader.prefixes(model, tokenizer, seed=0) and len(seen) == written > 0
+    monkeypatch.setenv("ZU_CACHE", str(arguments["records"] / "another"))
+    assert zu.reader.prefixes(model, tokenizer, seed=0) == given[0] and len(seen) == 2 * written
 
 
 def test_a_grid_takes_other_prefixes_and_its_records_say_how_many(grid, monkeypatch):
@@ -248,3 +254,103 @@ def test_what_a_measure_returns_stands_in_place_of_the_scores_or_beside_them(gri
     arguments["measure"] = experiment.Measure(lambda *_: {"mine": 1}, beside=True)
     both = run_grid(model, tokenizer, facts, **arguments)[0]["metrics"]
     assert both["mine"] == 1 and {"eff", "gen", "spe", "ppl"} < set(both)
+
+
+def test_what_runs_share_is_read_anew_where_the_model_has_changed(grid):
+    model, tokenizer, facts, arguments = grid
+    texts = experiment.Texts(moment_tokens=512, ppl_tokens=400)
+    mine = experiment.Grid(zu.Reader(model, tokenizer), arguments["records"] / "x", (1, 2), texts)
+    first = mine.run(facts, ["base"], seeds=[1], n=2)[0]["metrics"]["ppl"]
+    with torch.no_grad():
+        models.down_proj(model, 0).weight.mul_(2)
+    again = mine.run(facts, ["base"], seeds=[1], n=2)[0]["metrics"]["ppl"]
+    assert again != first and again == zu.perplexity(model, tokenizer, tokens=400)
+
+
+def fingerprints(grid, **changed):
+    """Of the records of a grid with one row."""
+    model, tokenizer, facts, arguments = grid
+    facts = changed.pop("facts", facts)
+    given = arguments | {"methods": ["base"], "seeds": [1]} | changed
+    return [record["fingerprint"] for record in run_grid(model, tokenizer, facts, **given)]
+
+
+def test_the_rule_and_the_contents_of_a_text_decide(grid, tmp_path):
+    facts = grid[2]
+    loose = zu.Facts(facts, facts.name, "tokens")
+    assert fingerprints(grid) != fingerprints(grid, facts=loose)
+    text = tmp_path / "text.txt"
+    text.write_text("The people of Peru speak. " * 100)
+    first = fingerprints(grid, ppl_corpus=str(text))
+    assert first == fingerprints(grid, ppl_corpus=str(text))
+    text.write_text("You and I is a city in Chad. " * 100)
+    assert first != fingerprints(grid, ppl_corpus=str(text))
+
+
+def test_the_tokenizer_decides(grid):
+    first = fingerprints(grid)
+    grid[1].eos_token = "<|begin|>"
+    assert first != fingerprints(grid)
+
+
+def counting(number):
+    """A measure that depends on what surrounds it."""
+    def measure(model, tokenizer, facts, edit):
+        return {"number": number}
+
+    return measure
+
+
+def listing(entries):
+    def measure(model, tokenizer, facts, edit):
+        entries.append(1)
+        return {"number": 1}
+
+    return measure
+
+
+def partly(number, model, tokenizer, facts, edit):
+    return {"number": number}
+
+
+def test_what_a_measure_refers_to_decides_and_what_it_fills_does_not(grid):
+    assert fingerprints(grid, measure=counting(1)) == fingerprints(grid, measure=counting(1))
+    assert fingerprints(grid, measure=counting(1)) != fingerprints(grid, measure=counting(2))
+    one, two = (functools.partial(partly, number) for number in (1, 2))
+    assert fingerprints(grid, measure=one) != fingerprints(grid, measure=two)
+    entries = []
+    first = fingerprints(grid, measure=listing(entries))
+    assert first == fingerprints(grid, measure=listing(entries)) and entries == [1]
+
+
+def test_a_chapters_parameters_and_helpers_decide_for_its_functions():
+    def chapter(steps, factor):
+        source = f"""
+steps: list[int] = {steps}
+counts = []
+def helper():
+    return {factor}
+def measure():
+    return [helper() * step for step in steps], counts
+"""
+        room = {}
+        file = f"chapter-{steps}-{factor}"
+        linecache.cache[file] = len(source), None, source.splitlines(True), file
+        exec(compile(source, file, "exec"), room)
+        return records.decisive(room["measure"])
+
+    assert chapter([1], 2) == chapter([1], 2)
+    assert chapter([1], 2) != chapter([2], 2) and chapter([1], 2) != chapter([1], 3)
+
+
+def test_rows_whose_labels_look_alike_have_records_of_their_own(grid):
+    model, tokenizer, facts, arguments = grid
+    labels = ["memit:alpha=1e-3", "memit:alpha=1e+3"]
+    run_grid(model, tokenizer, facts, **arguments | {"methods": labels, "seeds": [1]})
+    assert len(list(arguments["records"].rglob("*.json"))) == 2
+
+
+def test_a_row_cannot_choose_its_layers(grid):
+    model, tokenizer, facts, arguments = grid
+    with pytest.raises(ValueError, match="the layers are the grid's"):
+        run_grid(model, tokenizer, facts, **arguments | {"methods": ["memit:layers=[1]"]})

@@ -209,3 +209,42 @@ def test_the_callers_default_dtype_changes_nothing(tiny, facts, cache, texts):
     for one, other in zip(*found.values(), strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_of_other_facts_or_of_another_layer_are_refused(job):
+    model, tokenizer, facts, settings = job
+    targets = zu.find_targets(model, tokenizer, facts[:1], LAYER, steps=2)
+    with pytest.raises(ValueError, match="targets are of 1 facts, but 5 are to be forgotten"):
+        zu.unlearn(model, tokenizer, facts, "memit", layers=[LAYER], targets=targets, **settings)
+    with pytest.raises(ValueError, match="targets are of layer 2, but layer 3 is the last"):
+        zu.unlearn(model, tokenizer, facts[:1], "memit", layers=[1, 3], targets=targets, **settings)
+    with pytest.raises(ValueError, match="find_targets takes no layers, moments"):
+        zu.find_targets(model, tokenizer, facts, LAYER, layers=[1], moments={})
+
+
+def test_a_reader_remembers_the_moments_of_the_model_before_earlier_edits_and_of_no_other(
+        job, texts, monkeypatch):
+    model, tokenizer, facts, _ = job
+    monkeypatch.setattr("zu.data.world.prose", lambda part: texts)
+    mine, how = zu.Reader(model, tokenizer), dict(layers=[1, LAYER], steps=2, n_prefixes=0)
+    first = zu.unlearn(model, tokenizer, facts[:2], "memit", reader=mine, **how)
+    kept = mine.moments
+    with zu.unlearn(model, tokenizer, facts[2:], "memit", reader=mine, earlier=[first], **how):
+        assert mine.moments is kept
+    with pytest.warns(UserWarning, match="read from a model with earlier edits on") as seen:
+        zu.unlearn(model, tokenizer, facts[2:], "memit", earlier=[first], **how).restore()
+    assert [w.filename for w in seen if "earlier edits" in str(w.message)] == [__file__]
+    first.restore()
+    with torch.no_grad():
+        models.down_proj(model, 0).weight.mul_(2)
+    with zu.unlearn(model, tokenizer, facts[:2], "memit", reader=mine, **how):
+        assert not torch.equal(mine.moments[1], kept[1])
+
+
+def test_an_edit_says_what_it_used(job):
+    model, tokenizer, facts, settings = job
+    bare = zu.Reader(model, tokenizer, prefixes=[""])
+    targets = zu.find_targets(model, tokenizer, facts, LAYER, reader=bare, steps=2)
+    with zu.unlearn(model, tokenizer, facts, "memit", layers=[LAYER], reader=bare, targets=targets,
+                    **settings) as edit:
+        assert edit.settings["n_prefixes"] == 0 and edit.settings["targets"] == "given"

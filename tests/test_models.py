@@ -248,3 +248,25 @@ def test_wherever_transformers_loads_something_it_is_told_to_run_no_code():
         assert told.get("trust_remote_code") is False, f"{name}, line {call.lineno}"
     for chapter in (root / "book").glob("*.md"):
         assert "from_pretrained(" not in chapter.read_text(), f"{chapter.name}: use zu.load_model"
+
+
+def test_a_fingerprint_tells_apart_what_computes_otherwise(folders):
+    model, _ = zu.load_model(folders["llama"], device="cpu")
+    first = models.fingerprint(model)
+    with torch.no_grad():  # the same values in other places: sum and norm stay
+        weight = models.decoder(model).layers[1].self_attn.q_proj.weight
+        weight.copy_(weight.flip(0))
+        flipped = models.fingerprint(model)
+        weight.copy_(weight.flip(0))
+    assert flipped != first == models.fingerprint(model)
+    model.config.rope_parameters["rope_theta"] *= 2
+    assert models.fingerprint(model) != first
+
+
+def test_a_copy_of_a_model_has_its_fingerprint(folders, tmp_path):
+    model, _ = zu.load_model(folders["llama"], device="cpu")
+    model.save_pretrained(tmp_path / "copy")
+    for file in folders["llama"].glob("token*"):
+        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
+    copy, _ = zu.load_model(tmp_path / "copy", device="cpu")
+    assert models.fingerprint(copy) == models.fingerprint(model)

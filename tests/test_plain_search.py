@@ -316,30 +316,31 @@ def test_what_a_layer_does_not_get_is_noticed(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     (fact,) = coded_facts(tokenizer, facts[2:3])
     states, mask, loss = targets._Suffixes.states, targets._Suffixes._attention_mask, targets._Problem.loss
-    assert targets._difference(model, 2, fact) == ""
+    assert targets._difference(model, 2, [fact]) == ""
     for kind, method, spoiled in (
             (targets._Suffixes, "states", lambda self, delta, *args: states(self, 0 * delta, *args)),
             (targets._Suffixes, "_attention_mask", lambda self, past, width: mask(self, past & False, width)),
             (targets._Problem, "loss", lambda self, *args: (loss(self, *args)[0], 0 * loss(self, *args)[1]))):
         with monkeypatch.context() as patch:
             patch.setattr(kind, method, spoiled)
-            assert "losses" in targets._difference(model, 2, fact), method
+            assert "losses" in targets._difference(model, 2, [fact]), method
 
 
 def test_the_model_is_asked_once_a_search_and_not_at_all_where_all_is_kept(tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
     ask, asked = targets._difference, []
 
-    def watch(model, layer, fact):
-        asked.append(fact.length)
-        return ask(model, layer, fact)
+    def watch(model, layer, some):
+        asked.append([fact.length for fact in some])
+        return ask(model, layer, some)
 
     monkeypatch.setattr(targets, "_difference", watch)
     settings = targets.Search(BEFORE, "truth", steps=2)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     targets.optimise(model, tokenizer, facts, 2, settings, batch=1)
-    assert asked == [max(c.length for c in coded_facts(tokenizer, facts))]
+    lengths = [c.length for c in coded_facts(tokenizer, facts)]
+    assert asked == [[max(lengths), min(lengths)]]
     assert torch.equal(torch.get_rng_state(), state)
     targets.optimise(model, tokenizer, facts, 2, settings, batch=1)
     assert len(asked) == 1

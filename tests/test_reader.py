@@ -1,9 +1,11 @@
-"""Keys, values and hidden states are read at the subject's last token, however prompts are batched."""
+"""Keys, values and states are read at the subject's last token, however prompts are batched."""
 import copy
 
 import pytest
 import torch
+import transformers
 
+import zu
 from zu import models, reader
 from zu.data.facts import Fact, FactError
 
@@ -17,7 +19,8 @@ def by_hand(model, ids, layer, position):
         out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
     handles[0].remove()
     # the last entry of hidden_states is normed, so this holds below the last layer
-    return seen["key"][0, position], seen["value"][0, position], out.hidden_states[layer + 1][0, position]
+    state = out.hidden_states[layer + 1][0, position]
+    return seen["key"][0, position], seen["value"][0, position], state
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
@@ -33,20 +36,21 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny, facts):
                 torch.testing.assert_close(seen.hidden[layer][i], hidden, rtol=1e-5, atol=1e-5)
 
 
-def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(tiny, facts):
+def test_what_enters_the_lowest_layer_is_read_once_and_the_rest_is_the_same_bit_for_bit(
+        tiny, facts):
     model, tokenizer = tiny
     batch = reader.collate([reader.encode(tokenizer, fact) for fact in facts])
     below, runs = reader.Reader(model, tokenizer, 1), []
+    for i, layer in enumerate(models.decoder(model).layers):
+        layer.register_forward_hook(lambda *a, i=i: runs.append(i))
     first = reader.trace(model, batch, [1, 3], tokens=20, run=below.run)
-    assert torch.equal(first.keys[1], reader.trace(model, batch, [1, 3], tokens=20).keys[1]) and len(below.seen) > 1
+    plain = reader.trace(model, batch, [1, 3], tokens=20)
+    assert torch.equal(first.keys[1], plain.keys[1]) and len(below.seen) > 1
     with torch.no_grad():
         models.down_proj(model, 1).weight.mul_(1.5)  # as an edit would, between two layers
     plain = reader.trace(model, batch, [2, 3], tokens=20)
-    watch = [layer.register_forward_hook(lambda *a, i=i: runs.append(i)) for i, layer in
-             enumerate(models.decoder(model).layers)]
+    runs.clear()
     again = reader.trace(model, batch, [2, 3], tokens=20, run=below.run)
-    for hook in watch:
-        hook.remove()
     assert set(runs) == {1, 2, 3} and not torch.equal(again.hidden[3], first.hidden[3])
     for kind in ("keys", "values", "hidden"):
         for layer in (2, 3):
@@ -62,10 +66,12 @@ def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny, facts):
     left = reader.Batch(right.ids.gather(1, back), right.mask.gather(1, back), right.position + pad)
     assert (left.mask[:, -1] == 1).all()
     for tokens in (20, 4096):
-        ours, theirs = (reader.trace(model, batch, [1, 3], tokens=tokens) for batch in (left, right))
+        ours, theirs = (reader.trace(model, side, [1, 3], tokens=tokens)
+                        for side in (left, right))
         for layer in (1, 3):
             torch.testing.assert_close(ours.keys[layer], theirs.keys[layer], rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(ours.hidden[layer], theirs.hidden[layer], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours.hidden[layer], theirs.hidden[layer],
+                                       rtol=1e-5, atol=1e-5)
 
 
 def test_a_subject_that_no_token_covers_is_an_error_that_names_the_fact():
@@ -80,7 +86,8 @@ def test_a_subject_that_no_token_covers_is_an_error_that_names_the_fact():
 def test_values_are_the_weight_times_the_keys(tiny, facts):
     model, tokenizer = tiny
     seen = reader.trace(model, reader.collate([reader.encode(tokenizer, f) for f in facts]), [2])
-    torch.testing.assert_close(seen.keys[2] @ models.down_proj(model, 2).weight.T, seen.values[2], rtol=1e-4,
+    weight = models.down_proj(model, 2).weight
+    torch.testing.assert_close(seen.keys[2] @ weight.T, seen.values[2], rtol=1e-4,
                                atol=1e-5)
 
 
@@ -124,11 +131,13 @@ def test_prefixes_are_the_same_for_a_seed_and_hold_no_braces(tiny, tmp_path, mon
     monkeypatch.setenv("ZU_CACHE", str(tmp_path / "one"))
     first = reader.prefixes(model, tokenizer, seed=3)
     monkeypatch.setenv("ZU_CACHE", str(tmp_path / "other"))
-    assert first == reader.prefixes(model, tokenizer, seed=3) != reader.prefixes(model, tokenizer, seed=4)
+    assert first == reader.prefixes(model, tokenizer, seed=3)
+    assert first != reader.prefixes(model, tokenizer, seed=4)
     assert first[0] == "" and len(first) == 6 and not any("{" in p or "}" in p for p in first)
 
 
-def test_prefixes_are_written_once_a_model_and_again_where_their_file_is_damaged(tiny, tmp_path, monkeypatch):
+def test_prefixes_are_written_once_a_model_and_again_where_their_file_is_damaged(
+        tiny, tmp_path, monkeypatch):
     model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
     monkeypatch.setenv("ZU_CACHE", str(tmp_path))
     seen, real = [], reader.write
@@ -166,3 +175,134 @@ def test_rows_that_begin_alike_are_continued_as_each_alone(tiny):
                          for x in (ids, ids.expand(3, -1), torch.cat([ids, ids.flip(1), ids])))
     assert one.shape == (1, ids.shape[1] + 8)
     assert torch.equal(alike, one.expand(3, -1)) and torch.equal(mixed[[0, 2]], alike[:2])
+
+
+def write_in_place(weight):
+    with torch.no_grad():
+        weight.mul_(1.5)
+
+
+def write_by_data(weight):
+    weight.data += 0.1  # as PEFT merges an adapter: torch does not count this
+
+
+def write_one_value(weight):
+    weight.data[3, 5] += 1.0
+
+
+def replace_storage(weight):
+    weight.data = weight.data * 1.5
+
+
+CHANGES = [write_in_place, write_by_data, replace_storage]
+
+
+@pytest.fixture
+def remembering(tiny, facts):
+    """A reader of a model that remembers what enters layer 2 of a batch, and this batch."""
+    batch = reader.collate([reader.encode(tiny[1], fact) for fact in facts])
+    mine = reader.Reader(*tiny, 2)
+    mine.run(batch)
+    return mine, batch
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("layer", [0, 1, None])
+def test_what_is_remembered_is_not_used_once_a_weight_below_has_changed(remembering, change, layer):
+    mine, batch = remembering
+    model = mine.model
+    weight = models.down_proj(model, layer).weight if layer is not None else (
+        model.get_input_embeddings().weight)
+    before, old = mine.run(batch), weight.detach().clone()
+    change(weight)
+    now = mine.run(batch)
+    fresh = reader.Reader(model, mine.tokenizer).run(batch)
+    assert torch.equal(now, fresh) and not torch.equal(now, before)
+    with torch.no_grad():
+        weight.copy_(old)
+    known = len(mine.seen)
+    assert torch.equal(mine.run(batch), before) and len(mine.seen) == known  # found again
+
+
+def test_a_check_sees_the_change_of_one_value_that_torch_does_not_count(remembering):
+    mine, batch = remembering
+    before = mine.run(batch)
+    write_one_value(models.down_proj(mine.model, 1).weight)
+    mine.check()
+    now = mine.run(batch)
+    assert torch.equal(now, reader.Reader(mine.model, mine.tokenizer).run(batch))
+    assert not torch.equal(now, before)
+
+
+@pytest.mark.parametrize("change", [write_by_data, write_one_value])
+def test_scores_by_a_reader_are_those_of_the_model_as_it_is(remembering, facts, texts, change):
+    mine, _ = remembering
+    asked = mine.model, mine.tokenizer
+
+    def scores(**more):
+        return (str(zu.evaluate(*asked, facts, **more)),
+                zu.perplexity(*asked, texts, tokens=100, window=50, stride=25, **more))
+
+    before = scores(reader=mine)
+    change(models.down_proj(mine.model, 0).weight)
+    assert scores(reader=mine) == scores() != before
+
+
+def test_what_a_listener_below_changes_is_read_anew(remembering):
+    mine, batch = remembering
+    before = mine.run(batch)
+    handle = models.decoder(mine.model).layers[0].mlp.register_forward_hook(
+        lambda module, args, output: output * 2)
+    assert not torch.equal(mine.run(batch), before)
+    handle.remove()
+    assert torch.equal(mine.run(batch), before)
+
+
+def test_a_change_above_costs_nothing_that_is_remembered(remembering):
+    mine, batch = remembering
+    kept = len(mine.seen)
+    before = mine.run(batch)
+    write_in_place(models.down_proj(mine.model, 2).weight)
+    assert not torch.equal(mine.run(batch), before) and len(mine.seen) == kept
+
+
+def test_a_reader_of_another_model_is_refused(remembering, folders, facts):
+    mine, _ = remembering
+    other = zu.load_model(folders["llama"], device="cpu")
+    for ask in (lambda: zu.evaluate(*other, facts, reader=mine),
+                lambda: zu.perplexity(*other, reader=mine),
+                lambda: zu.unlearn(*other, facts, "ga", reader=mine),
+                lambda: zu.find_targets(*other, facts, 2, reader=mine)):
+        with pytest.raises(ValueError, match="reader is of another model"):
+            ask()
+
+
+def test_what_was_read_in_another_state_makes_room_and_the_rest_is_read_anew(tiny, facts):
+    batches = [reader.collate([reader.encode(tiny[1], fact)]) for fact in facts[:3]]
+    whole = reader.Reader(*tiny, 2)
+    whole.run(batches[0])
+    (size,) = [taken for _, taken in whole.seen.values()]
+    mine = reader.Reader(*tiny, 2, limit=2 * size + size // 2)
+    states = [mine.run(batch) for batch in batches]
+    assert len(mine.seen) == 2
+    write_in_place(models.down_proj(tiny[0], 0).weight)
+    now = mine.run(batches[2])
+    assert len(mine.seen) == 1 and not torch.equal(now, states[2])
+    mine.bind(1)  # what was read up to layer 2 is let go
+    assert not mine.seen and torch.equal(mine.run(batches[2]), now) and len(mine.seen) == 1
+
+
+def test_a_past_says_what_it_holds_and_lower_layers_are_read_without_memory(tiny, facts):
+    mine = reader.Reader(*tiny, 3)
+    batch = reader.collate([reader.encode(tiny[1], fact) for fact in facts])
+    with pytest.raises(ValueError, match="past: say in about"):
+        mine.run(batch, past=transformers.DynamicCache())
+    for _ in range(2):
+        keys, _ = reader.subject_keys(mine, facts, [1, 3])
+        fresh, _ = reader.subject_keys(reader.Reader(*tiny), facts, [1, 3])
+        assert all(torch.equal(keys[layer], fresh[layer]) for layer in (1, 3))
+
+
+def test_prefixes_begin_with_none(tiny):
+    with pytest.raises(ValueError, match="prefixes: the first must be empty"):
+        reader.Reader(*tiny, prefixes=["Listen. "])

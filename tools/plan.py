@@ -124,7 +124,7 @@ def edited(model: Model, layers: Sequence[int | float]) -> tuple[int, ...]:
 def targets(
     model: Model, layer: int, facts: int, steps: int, suffix: float, prefixes: int = PREFIXES
 ) -> float:
-    """Operations of the search for targets: once up to a layer, then to and back above it.
+    """Operations of the search for targets: once up to a layer, then forth and back above it.
 
     suffix: tokens from the subject's last one on; prefixes: texts before a prompt besides none.
     """

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -82,8 +83,7 @@ def load_model(
     if own:
         raise OSError(f"model '{name}' {own}")
     if not tokenizer.is_fast:
-        raise OSError(f"model '{name}' has no fast tokenizer: token offsets are needed to find the "
-                      "subject")
+        raise OSError(f"model '{name}' has no fast tokenizer, whose offsets find the subject")
     called = str(name) if embedded else Path(str(name)).name
     model.name = called  # type: ignore[assignment]  # torch declares modules and tensors only
     if device_map is None:
@@ -357,15 +357,15 @@ def resolve_layers(
     return chosen
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
-    An edited model has another one: each parameter enters by its sum and its norm, both taken in
-    float64.
+    An edited model has another one: see `hash_of` for how the values enter. A model of the same
+    weights that computes with them in another way (another `rope_theta`) has another one too.
 
     Parameters
     ----------
-    model : nn.Module
+    model : PreTrainedModel
         Any model.
 
     Returns
@@ -373,7 +373,37 @@ def fingerprint(model: nn.Module) -> str:
     str
         16 hexadecimal digits.
     """
-    return hash_of(model.named_parameters(), type(model).__name__)
+    weights = [*model.named_parameters(), *model.named_buffers()]
+    return hash_of(weights, f"{type(model).__name__} {_architecture(model)}")
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short hash of how a tokenizer cuts text, and of its special tokens.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    text = tokenizer.backend_tokenizer.to_str()
+    special = sorted(tokenizer.special_tokens_map.items(), key=str)
+    return hashlib.sha256(f"{text} {special}".encode()).hexdigest()[:16]
+
+
+#: What a configuration says that changes nothing a model computes.
+_IDLE = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "use_cache"}
+
+
+def _architecture(model: PreTrainedModel) -> str:
+    """A model's configuration as text, without what changes nothing that it computes."""
+    about = model.config.to_dict()
+    return json.dumps({k: v for k, v in about.items() if k not in _IDLE}, sort_keys=True,
+                      default=str)
 
 
 def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str:
@@ -382,7 +412,8 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     Parameters
     ----------
     weights : iterable of (str, Tensor)
-        Each enters by its sum and its norm, both taken in float64.
+        Each enters by its sum, its norm and a sum that depends on the order of its values, all
+        taken in float64.
     start : str
         What enters before them.
 
@@ -393,18 +424,28 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     """
     digest = hashlib.sha256(start.encode())
     for name, weight in weights:
-        total, norm = _sum_and_norm(weight)
-        about = f"{name} {tuple(weight.shape)} {weight.dtype} {total:.9e} {norm:.9e}"
+        sums = " ".join(f"{x:.9e}" for x in _sums(weight))
+        about = f"{name} {tuple(weight.shape)} {weight.dtype} {sums}"
         digest.update(about.encode())
     return digest.hexdigest()[:16]
 
 
-def _sum_and_norm(weight: torch.Tensor) -> tuple[float, float]:
-    """The sum of a weight's values and their Euclidean norm, in float64."""
+def _sums(weight: torch.Tensor) -> tuple[float, float, float]:
+    """Of a weight's values their sum, their norm, and their sum by place, in float64.
+
+    In the last a value counts by a number between 1 and 2 that differs from place to place, so that
+    values that change places do not go unseen.
+    """
     size = 2**16 if weight.device.type == "cpu" else 2**26  # what fits into the processor's cache
-    total = square = 0.0
-    for part in weight.detach().flatten().split(size):
+    flat = weight.detach().flatten()
+    size = min(size, max(len(flat), 1))
+    golden = 0.6180339887498949
+    steps = torch.arange(size, dtype=torch.float64, device=flat.device)
+    by_place = 1 + steps.mul_(golden).frac_()  # (size,)
+    total = square = placed = torch.zeros((), dtype=torch.float64, device=flat.device)
+    for number, part in enumerate(flat.split(size)):
         x = part.double()
         total = total + x.sum()
         square = square + x @ x
-    return float(total), float(square) ** 0.5
+        placed = placed + (1 + golden * number % 1) * (x @ by_place[: len(x)])
+    return float(total), float(square) ** 0.5, float(placed)

@@ -443,6 +443,11 @@ class Reader:
         they are asked for (`prefixes`).
     limit : int
         Most bytes of states to remember; the rest is read anew.
+
+    Raises
+    ------
+    ValueError
+        For prefixes of which the first is not empty.
     """
 
     def __init__(
@@ -456,11 +461,16 @@ class Reader:
     ) -> None:
         self.model, self.tokenizer, self.layer = model, tokenizer, layer
         self.given_prefixes = None if prefixes is None else tuple(prefixes)
-        #: C_0 by layer, (m, m): what `zu.unlearn` has read of the embedded prose.
+        if self.given_prefixes is not None and self.given_prefixes[:1] != ("",):
+            raise ValueError('prefixes: the first must be empty, "": the prompt as it is')
+        #: C_0 by layer, (m, m): what `zu.unlearn` has read of the embedded prose, and the
+        #: fingerprint of the model then.
         self.moments: dict[int, torch.Tensor] = {}
-        self.brief = False  # made for a single call, see `of`
-        self.room = limit  # bytes that are still free
-        self.seen: dict[tuple, Any] = {}
+        self.moments_of = ""
+        self.single_call = False  # see `of`
+        self.limit = limit  # bytes
+        #: What was read: (value, bytes), by the state of what lies below and what was read.
+        self.seen: dict[tuple, tuple[Any, int]] = {}
         self.made: dict[Hashable, tuple[Any, Any]] = {}
         self._signs: tuple | None = None  # what the weights below looked like when last summed
         self._state = ""  # a hash of these sums
@@ -486,14 +496,16 @@ class Reader:
         Raises
         ------
         ValueError
-            For a reader of another model.
+            For a reader of another model, or with another tokenizer.
         """
         if reader is None:
-            brief = cls(model, tokenizer)
-            brief.brief = True
-            return brief
+            once = cls(model, tokenizer)
+            once.single_call = True
+            return once
         if reader.model is not model:
             raise ValueError("reader is of another model: give zu.Reader(model, tokenizer)")
+        if reader.tokenizer is not tokenizer:
+            raise ValueError("reader has another tokenizer: give zu.Reader(model, tokenizer)")
         return reader
 
     def bind(self, layer: int) -> None:
@@ -509,6 +521,21 @@ class Reader:
             self.seen.clear()  # read up to a layer that is going to change
             self._signs = None
 
+    def _keep(self, key: tuple, value: Any, size: int) -> None:
+        """Remember a value of so many bytes, where there is room.
+
+        What was read in another state of the weights makes room for it.
+        """
+        self.seen.pop(key, None)
+        used = sum(taken for _, taken in self.seen.values())
+        if used + size > self.limit:
+            state = self._current()
+            stale = [old for old in self.seen if old[:len(state)] != state]
+            for old in stale:
+                used -= self.seen.pop(old)[1]
+        if used + size <= self.limit:
+            self.seen[key] = value, size
+
     def check(self) -> None:
         """Look at every weight below the layer anew: at its sum and norm, not at signs of change.
 
@@ -519,19 +546,22 @@ class Reader:
             self._signs = None
             self._current()
 
-    def _current(self) -> str:
-        """A hash of the weights below the layer, taken anew where anything hints at a change."""
+    def _current(self) -> tuple:
+        """What decides on the states that enter the layer: weights below, listeners, modes.
+
+        The weights are hashed anew where anything hints at a change.
+        """
         if self.layer is None:
-            return ""  # nothing is remembered
+            return ()  # nothing is remembered
         below = _below(self.model, self.layer)
         signs = _signs(below)
         if signs != self._signs:
             self._signs = signs
-            if self.brief:  # within a call weights do not come back to what they were
+            if self.single_call:  # within a call weights do not come back to what they were
                 self._state += "+"
             else:
                 self._state = hash_of(_named_weights(below))
-        return self._state
+        return self._state, _modes(below)
 
     def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
         """The empty text and `count` prefixes, of those given or of the model's own.
@@ -552,11 +582,7 @@ class Reader:
             return self.given_prefixes[:count + 1]
         if not count:
             return ("",)
-        written = self.made.get(("prefixes", seed))
-        if written is None:
-            written = None, prefixes(self.model, self.tokenizer, seed=seed)
-            self.made["prefixes", seed] = written
-        return written[1][:count + 1]
+        return prefixes(self.model, self.tokenizer, seed=seed)[:count + 1]
 
     def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
         """``make(of)``, kept under a name for as long as it is asked of equal tensors.
@@ -606,21 +632,19 @@ class Reader:
         (rows, length, d)
             The states.
         """
+        if past is not None and about == ():
+            raise ValueError("past: say in about what it holds, such as the tokens of its text")
         if self.layer is None:
             return entering(self.model, batch, 0, last, past)[2]
-        key = (self._current(), about, *_contents(batch.ids, batch.mask))
+        key = (*self._current(), about, *_contents(batch.ids, batch.mask))
         found = self.seen.get(key)
         if found:
-            states, calls = found
+            states, calls = found[0]
             if last % len(decoder(self.model).layers) in calls:
                 return run_from(self.model, states, calls, last, past)
         states, calls, out = entering(self.model, batch, self.layer, last, past)
-        size = states.numel() * states.element_size()
-        if found:  # it was read up to a lower layer: the longer reading takes its room
-            self.seen[key] = states, calls
-        elif size <= self.room:
-            self.room -= size
-            self.seen[key] = states, calls
+        # where it was read up to a lower layer, the longer reading takes its place
+        self._keep(key, (states, calls), _bytes([states, calls]))
         return out
 
     def hidden(self, batch: Batch) -> dict[int, torch.Tensor]:
@@ -638,10 +662,12 @@ class Reader:
         """
         if not self.layer:
             return {}
-        key = (self._current(), "hidden", *_contents(batch.ids, batch.mask, batch.position))
-        if key not in self.seen:
-            self.seen[key] = trace(self.model, batch, range(self.layer)).hidden
-        return self.seen[key]
+        key = (*self._current(), "hidden", *_contents(batch.ids, batch.mask, batch.position))
+        if key in self.seen:
+            return self.seen[key][0]
+        found = trace(self.model, batch, range(self.layer)).hidden
+        self._keep(key, found, _bytes(found))
+        return found
 
     @torch.no_grad()
     def last_states(
@@ -672,14 +698,26 @@ class Reader:
         batch : Batch
             What the model is run on.
         layers : sequence of int
-            Which layers to read, none below the reader's.
+            Which layers to read; where one lies below the reader's, nothing remembered is used.
 
         Returns
         -------
         Trace
             Row i belongs to row i of the batch.
         """
-        return trace(self.model, batch, layers, run=None if self.layer is None else self.run)
+        above = self.layer is not None and min(layers) >= self.layer
+        return trace(self.model, batch, layers, run=self.run if above else None)
+
+
+def _bytes(value: Any) -> int:
+    """How many bytes the tensors take that are in a value, its lists and its dictionaries."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(_bytes(x) for x in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_bytes(x) for x in value)
+    return 0
 
 
 def _below(model: PreTrainedModel, layer: int) -> list[tuple[str, nn.Module]]:
@@ -700,16 +738,19 @@ def _named_weights(
                 yield f"{name}.{kind}", weight
 
 
+def _modes(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
+    """Of each module whether it trains, and who listens to it."""
+    parts = (part for _, part in modules)
+    return tuple((x.training, *x._forward_hooks, *x._forward_pre_hooks) for x in parts)
+
+
 def _signs(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
     """What hints at a change of some modules, cheap enough to be looked at before each reading.
 
     Of each weight its place in memory, how often it was written to, and a few of its values: some
-    ways of writing are not counted. Of each module whether it trains, and who listens to it.
+    ways of writing are not counted.
     """
-    about: list[tuple] = []
-    for _, part in modules:
-        about.append((part.training, *part._forward_hooks, *part._forward_pre_hooks))
-    values = []
+    about, values = [], []
     for name, weight in _named_weights(modules):
         about.append((name, weight.data_ptr(), weight._version))
         flat = weight.detach().flatten()  # (size,)

@@ -1,20 +1,25 @@
 """Records: what a run found, where it comes from, written whole and read again."""
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import math
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .data.cache import write_whole
+from .data.facts import Facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,6 +104,73 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What git says of the package's folder."""
     command = ["git", "-C", str(PACKAGE), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def decisive(function: Callable) -> list[str]:
+    """What decides on the result of a function of a user's: its source, and what it refers to.
+
+    Of the names that it refers to, outside of it, count: numbers, texts and tuples of these; facts;
+    functions of the same module, with what they refer to in turn; and a chapter's parameters, of
+    whatever type. What else there is, such as a list that is added to, does not.
+
+    Parameters
+    ----------
+    function : callable
+        A function, a lambda, or a `functools.partial` of one.
+
+    Returns
+    -------
+    list of str
+        Equal for two functions that give the same; it goes into hashes, never into records.
+    """
+    found: dict[int, list[str]] = {}
+    _describe(function, found)
+    return [text for texts in found.values() for text in texts]
+
+
+def _describe(value: Any, found: dict[int, list[str]]) -> None:
+    """Add what a function, or a partial of one, says and refers to; each is looked at once."""
+    if id(value) in found:
+        return
+    found[id(value)] = []
+    if isinstance(value, functools.partial):
+        given = [*value.args, *sorted(value.keywords.items())]
+        found[id(value)].append(repr([_plain(x) for x in given]))
+        _describe(value.func, found)
+        return
+    if not inspect.isfunction(value):  # an object that can be called
+        found[id(value)].append(inspect.getsource(type(value)))
+        return
+    found[id(value)].append(inspect.getsource(value))
+    parameters = value.__globals__.get("__annotations__", {})
+    nonlocals = inspect.getclosurevars(value).nonlocals
+    outside = {name: value.__globals__.get(name) for name in _names(value.__code__)}
+    for name, x in sorted({**outside, **nonlocals}.items()):
+        if inspect.isfunction(x) and x.__module__ == value.__module__:
+            _describe(x, found)
+        elif (text := _plain(x, any_type=name in parameters)) is not None:
+            found[id(value)].append(f"{name} = {text}")
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function refers to, those of the functions inside it too."""
+    names = set(code.co_names)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            names |= _names(inner)
+    return names
+
+
+def _plain(value: Any, any_type: bool = False) -> str | None:
+    """A value as text, where it is one that cannot change under one's hands; None for others."""
+    if isinstance(value, Facts):
+        return f"{value.hash} {value.rule}"
+    if any_type or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, tuple):
+        parts = [_plain(x) for x in value]
+        return None if None in parts else repr(parts)
+    return None
 
 
 def code_hash() -> str:

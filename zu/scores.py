@@ -116,6 +116,7 @@ def score(
     if not rows:
         return np.zeros((0, 3))
     reader = Reader.of(model, tokenizer, reader)
+    reader.check()
     # the "position" of a row is the length of its answer here
     batch = collate(rows, model.device)
     out = np.zeros((len(rows), 3))
@@ -184,8 +185,6 @@ def evaluate(
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
-    reader = Reader.of(model, tokenizer, reader)
-    reader.check()
     kinds = _pairs_by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(_flat(kinds)))

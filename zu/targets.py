@@ -56,11 +56,36 @@ class Targets:
     loss : (steps, n)
         Mean negative log-likelihood of the target before each step; a fact that has converged keeps
         its last value.
+    layer : int, optional
+        After which layer these states are; None: not said.
     """
 
     z: torch.Tensor
     h: torch.Tensor
     loss: torch.Tensor
+    layer: int | None = None
+
+    def check(self, n: int, layer: int) -> None:
+        """Raise `ValueError` unless these are targets of `n` facts after `layer`.
+
+        Parameters
+        ----------
+        n : int
+            How many facts there are.
+        layer : int
+            After which their states are wanted.
+
+        Raises
+        ------
+        ValueError
+            For another number of facts, or another layer.
+        """
+        if len(self.z) != n:
+            raise ValueError(f"targets are of {len(self.z)} facts, but {n} are to be forgotten")
+        if self.layer not in (None, layer):
+            raise ValueError(
+                f"targets are of layer {self.layer}, but layer {layer} is the last to be edited"
+            )
 
 
 @dataclass(frozen=True)
@@ -194,7 +219,7 @@ def optimise(
     for i, found[i] in _solved(model, layer, coded, search, parts):
         if cache:
             write_tensors(files[i], found[i])
-    return _stacked([found[i] for i in range(len(coded))], model.device)
+    return _stacked([found[i] for i in range(len(coded))], layer, model.device)
 
 
 def _solved(
@@ -253,12 +278,14 @@ def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
     return found
 
 
-def _stacked(results: Sequence[dict[str, torch.Tensor]], device: torch.device) -> Targets:
+def _stacked(
+    results: Sequence[dict[str, torch.Tensor]], layer: int, device: torch.device
+) -> Targets:
     """The facts' results as one, z and h on the model's device."""
     z = torch.stack([x["z"] for x in results])  # n × (d,) -> (n, d)
     h = torch.stack([x["h"] for x in results])
     loss = torch.stack([x["loss"] for x in results])  # n × (steps,) -> (n, steps)
-    return Targets(z.to(device), h.to(device), loss.T)
+    return Targets(z.to(device), h.to(device), loss.T, layer)
 
 
 def _attempt(
@@ -284,15 +311,17 @@ def _attempt(
 def _knows(model: PreTrainedModel, layer: int, coded: Sequence[_Coded]) -> bool:
     """Whether the fast search says of a model what whole runs of it say.
 
-    The longest fact that is sure to fit into the attention's window is asked. Where the two differ,
-    a warning says how. Facts that may not fit are searched by whole runs, with a warning too.
+    The longest fact that is sure to fit into the attention's window is asked, together with the
+    shortest, as in a batch. Where the two differ, a warning says how. Facts that may not fit are
+    searched by whole runs, with a warning too.
     """
     inside = [c for c in coded if _in_window(model, c)]
     difference = ""
     if inside:
         known = _layout_file(model, layer)
         if read_tensors(known) is None:
-            difference = _difference(model, layer, max(inside, key=lambda c: c.length))
+            by_length = sorted(inside, key=lambda c: -c.length)
+            difference = _difference(model, layer, [*by_length[:1], *by_length[1:][-1:]])
             if not difference:
                 write_tensors(known, {"known": torch.ones(1)})
     if difference:
@@ -316,25 +345,27 @@ def _layout_file(model: PreTrainedModel, layer: int) -> Path:
     return cache_file("layouts", f"{_code()} {about} {model.device.type} {layer} {_versions()}")
 
 
-def _difference(model: PreTrainedModel, layer: int, fact: _Coded) -> str:
-    """How the fast search's losses of a fact differ from those of whole runs; "" for not at all.
+def _difference(model: PreTrainedModel, layer: int, facts: Sequence[_Coded]) -> str:
+    """How the fast search's losses of facts differ from those of whole runs; "" for not at all.
 
     Both are asked behind the longest prefix, for the target's negative log-likelihood and the
     divergence with a random δ four times as long as h: longer than any in a search, so that all
     that it reaches shows. The divergence is counted from what is said with no δ, which it checks.
     """
-    fact = replace(fact, rows=[max(fact.rows, key=lambda row: len(row[0]))])
-    plain = WholeRuns(model, layer, [fact], 1.0)
+    rows = facts[0].rows
+    longest = max(range(len(rows)), key=lambda j: len(rows[j][0]))
+    facts = [replace(fact, rows=[fact.rows[longest]]) for fact in facts]
+    plain = WholeRuns(model, layer, facts, 1.0)
     noise = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(plain.h.device)
-    delta = 4 * plain.h.norm() * noise / noise.norm()  # (1, d)
-    first = torch.zeros(1, dtype=torch.long, device=delta.device)  # the fact's number
+    noise = noise.to(plain.h.device)  # (n, d)
+    delta = 4 * noise * plain.h.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    every = torch.arange(len(facts), device=delta.device)
     with torch.no_grad():
-        expected = torch.cat(plain.loss(delta, first))  # (2,)
+        expected = torch.cat(plain.loss(delta, every))  # (2 n,)
         try:
-            fast = _Problem(model, layer, [fact], 1.0)
-            fast.loss(torch.zeros_like(delta), first)
-            found = torch.cat(fast.loss(delta, first))
+            fast = _Problem(model, layer, facts, 1.0)
+            fast.loss(torch.zeros_like(delta), every)
+            found = torch.cat(fast.loss(delta, every))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if _out_of_memory(error):
                 raise
@@ -344,7 +375,7 @@ def _difference(model: PreTrainedModel, layer: int, fact: _Coded) -> str:
     if torch.allclose(found, expected, rtol=tolerance, atol=tolerance / 100):
         return ""
     ours, theirs = ([round(x, 4) for x in losses.tolist()] for losses in (found, expected))
-    return f"its losses of a fact are {ours}, those of whole runs {theirs}"
+    return f"its losses are {ours}, those of whole runs {theirs}"
 
 
 def _in_window(model: PreTrainedModel, fact: _Coded) -> bool:

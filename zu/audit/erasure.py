@@ -100,7 +100,8 @@ def robustness(
     others : sequence of Fact
         Facts of the same relations that are not to be forgotten; their targets are read.
     weights : sequence of str
-        Names of the edited weights, those that are rounded.
+        Names of the edited weights, those that are rounded (``list(edit.parts)``); without any the
+        two tests by rounding are None.
     forms : mapping, optional
         The facts as "questions" and in "reverse"; what is not given is None.
     relearn : Relearning
@@ -164,7 +165,8 @@ class Audit:
         Parameters
         ----------
         weights : sequence of str
-            Names of the edited weights, those that are rounded.
+            Names of the edited weights, those that are rounded (``list(edit.parts)``); without any
+            the two tests by rounding are None.
         relearn : Relearning
             Which layers learn, for how many steps, at what rate.
 
@@ -186,8 +188,10 @@ class Audit:
         self._inside(found, curves)
         prompts = [(fact.text, fact.target) for fact in self.facts]
         for bits in (8, 4):
-            with quantised(model, weights, bits):
-                found[f"{bits} bits"] = self.right(prompts)
+            found[f"{bits} bits"] = [None] * len(prompts)  # no weight is named
+            if weights:
+                with quantised(model, weights, bits):
+                    found[f"{bits} bits"] = self.right(prompts)
         lessons = {"relearn": self.facts, "relearn others": self.others[:len(self.facts)]}
         for name, lesson in lessons.items():
             after = relearning(self.reader, self.facts, lesson, relearn)  # (steps, facts)

@@ -363,9 +363,11 @@ def _line(text: str) -> dict | FactError:
 
 def _csv(text: str, path: str) -> Iterator[Row]:
     """The rows of a table with a header, parted by whichever sign the header has most of."""
-    head = text.lstrip().split("\n", 1)[0]
+    table = text.lstrip("\r\n")  # of empty lines above its header
+    above = text[:len(text) - len(table)].count("\n")
+    head = table.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, strict=True)
     while True:
         try:
             row: dict | FactError = next(rows)
@@ -375,7 +377,7 @@ def _csv(text: str, path: str) -> Iterator[Row]:
             row = FactError(f"not CSV ({error}): is a quotation mark missing?")
         if isinstance(row, dict):
             row = _cells(row)
-        yield f"{path}, line {rows.reader.line_num}", row
+        yield f"{path}, line {above + rows.reader.line_num}", row
 
 
 def _cells(row: dict) -> dict | FactError:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import random
 import re
@@ -12,19 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
 from ..data.facts import Fact, Facts
 from ..edit import Edit
-from ..methods import find, source_of, unlearn
-from ..models import fingerprint, resolve_layers
+from ..methods import Settings, find, source_of, unlearn
+from ..models import fingerprint, resolve_layers, tokenizer_hash
 from ..reader import Reader
-from ..records import FORMAT, code_hash, provenance, read_record, version_of, write_record
+from ..records import (
+    FORMAT,
+    code_hash,
+    decisive,
+    provenance,
+    read_record,
+    version_of,
+    write_record,
+)
 from ..scores import evaluate, perplexity
-from ..second_moments import moments
+from ..second_moments import corpus, moments
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -66,7 +73,8 @@ class Measure:
     ----------
     find : callable
         Called with (model, tokenizer, facts, edit) while the edit is on (None for "base"), it
-        returns a dict of plain values. Its source decides whether a record still holds.
+        returns a dict of plain values. What it says and refers to decides whether a record still
+        holds (`zu.records.decisive`).
     about : dict
         Whatever else it depends on, as plain values, which decide too.
     beside : bool
@@ -100,7 +108,10 @@ class RunSpec:
     @property
     def file(self) -> str:
         """The name of its record's file."""
-        label = re.sub("[^a-zA-Z0-9.]+", "-", self.about["method"])
+        method = self.about["method"]
+        label = re.sub("[^a-zA-Z0-9.]+", "-", method)
+        if label != method:  # others may look the same
+            label += "-" + hashlib.sha256(method.encode()).hexdigest()[:6]
         return f"{label}-n{self.about['n']}-seed{self.about['seed']}.json"
 
 
@@ -149,7 +160,7 @@ def run_grid(
     return grid.run(facts, methods, seeds=seeds, n=n)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Grid:
     """Rows of a table times draws of facts, and a record of each.
 
@@ -171,8 +182,8 @@ class Grid:
         to spare. No other row is given any.
     own : dict
         Methods that are no class, by label: called with (model, tokenizer, facts), such a method
-        returns the `Edit` that it has put on; its source decides with the rest whether a record
-        still holds.
+        returns the `Edit` that it has put on; what it says and refers to decides with the rest
+        whether a record still holds (`zu.records.decisive`).
     """
 
     reader: Reader
@@ -182,14 +193,18 @@ class Grid:
     measure: Measure | None = None
     anchors: Anchors | None = None
     own: dict[str, Own] = field(default_factory=dict)
+    #: What several runs share, by what it is and the model's fingerprint.
+    kept: dict[tuple, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        model = self.reader.model
-        self.chosen = resolve_layers(model, self.layers or None)
-        self.reader.bind(min(self.chosen))
-        self.name = getattr(model, "name", "model")
-        self.C0: dict[int, torch.Tensor] | None = None
-        self.base_ppl: float | None = None
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The layers to edit, by number."""
+        return resolve_layers(self.reader.model, self.layers or None)
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return getattr(self.reader.model, "name", "model")
 
     def run(
         self, facts: Facts, methods: Sequence[str], *, seeds: Sequence[int], n: int
@@ -219,7 +234,8 @@ class Grid:
             For a label that would not run as it says, before anything is computed.
         """
         rows = {label: self._row(label) for label in methods}
-        weights = fingerprint(self.reader.model)
+        self.reader.bind(min(self.chosen))
+        common = self._common(facts.rule)
         folder = Path(self.folder) / self.name / facts.name
         found = []
         for seed in seeds:
@@ -230,7 +246,7 @@ class Grid:
             for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
                 about = {"dataset": facts.name, "method": label, "n": n, "seed": seed}
                 draw = _Draw(row, about, forget, spare if row.anchors else [])
-                spec = self._spec(draw, weights)
+                spec = self._spec(draw, common)
                 found.append(self._record(draw, spec, folder / spec.file))
         return found
 
@@ -248,17 +264,33 @@ class Grid:
         _warn_of_versions(record, path)
         return write_record(path, self._run(draw, spec))
 
-    def _spec(self, draw: _Draw, weights: str) -> RunSpec:
-        """What decides the result of a run; weights: the model's fingerprint."""
+    def _common(self, rule: str) -> dict:
+        """What decides on every run and stands in no record."""
+        reader, texts = self.reader, self.texts
+        own = {label: decisive(function) for label, function in self.own.items()}
+        common = {
+            "weights": fingerprint(reader.model),
+            "tokenizer": tokenizer_hash(reader.tokenizer),
+            "rule": rule,
+            "texts": [_text_hash(texts.corpus), _text_hash(texts.ppl_corpus)],
+            "code": code_hash(),
+            "versions": _versions(),
+            "own": own,
+        }
+        if self.measure is not None:
+            common["measure"] = decisive(self.measure.find)
+        return common
+
+    def _spec(self, draw: _Draw, common: dict) -> RunSpec:
+        """What decides the result of a run."""
         row, given = draw.row, self.reader.given_prefixes
         about = {"experiment": Path(self.folder).name} | draw.about | asdict(self.texts)
         about |= {"model": self.name, "settings": row.settings, "layers": list(self.chosen),
                   "dtype": str(self.reader.model.dtype)}
-        hidden = {"weights": weights, "forget_hash": draw.forget.hash,
-                  "code": code_hash(), "versions": _versions()}
         theirs = row.method in self.own
-        if theirs:  # what it puts before a prompt is its own affair
-            hidden["own"] = inspect.getsource(self.own[row.method])
+        hidden = common | {"forget_hash": draw.forget.hash, "own": common["own"].get(row.method)}
+        if theirs:
+            pass  # what it puts before a prompt is its own affair
         elif given is not None:
             about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
         if not theirs and row.method != "base" and (source := source_of(find(row.method))):
@@ -267,7 +299,6 @@ class Grid:
             about["anchors"], hidden["anchors_hash"] = len(draw.spare), Facts(draw.spare).hash
         if self.measure is not None:
             about |= {"about_measure": self.measure.about, "extend": self.measure.beside}
-            hidden["measure"] = inspect.getsource(self.measure.find)
         return RunSpec(about, hidden)
 
     def _run(self, draw: _Draw, spec: RunSpec) -> dict:
@@ -293,39 +324,46 @@ class Grid:
                 return self.own[method](reader.model, reader.tokenizer, draw.forget)
         if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
-        if self.C0 is None:
-            self.C0 = self._read_moments(seconds)
+        if issubclass(find(method), Settings):
+            settings["moments"] = self._moments(seconds)
         with _stage(seconds, "edit"):
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
-                           anchors=draw.spare, reader=reader, moments=self.C0, **settings)
+                           anchors=draw.spare, reader=reader, **settings)
 
-    def _read_moments(self, seconds: dict[str, float]) -> dict[int, torch.Tensor]:
+    def _moments(self, seconds: dict[str, float]) -> dict[int, torch.Tensor]:
         """The moments of the grid's text, for all of its layers."""
         reader, texts = self.reader, self.texts
-        with _stage(seconds, "moments"):
-            return moments(reader.model, reader.tokenizer, self.chosen, texts.corpus or None,
-                           tokens=texts.moment_tokens)
+        key = ("moments", fingerprint(reader.model))
+        if key not in self.kept:
+            with _stage(seconds, "moments"):
+                self.kept[key] = moments(reader.model, reader.tokenizer, self.chosen,
+                                         texts.corpus or None, tokens=texts.moment_tokens)
+        return self.kept[key]
 
     def _metrics(self, forget: Facts, edit: Edit | None) -> dict:
         """What is recorded of the model as it is: the scores, a measure of one's own, or both."""
         metrics, measure, reader = {}, self.measure, self.reader
         if measure is None or measure.beside:
-            metrics = self._scores(forget, edit)
+            metrics = self._scores(forget)
         if measure is not None:
             metrics |= measure.find(reader.model, reader.tokenizer, forget, edit)
         return metrics
 
-    def _scores(self, forget: Facts, edit: Edit | None) -> dict:
-        """Eff, Gen, Spe and perplexity of the model as it is; Base's perplexity is read once."""
+    def _scores(self, forget: Facts) -> dict:
+        """Eff, Gen, Spe and perplexity of the model as it is; each perplexity is read once."""
         reader, texts = self.reader, self.texts
-        ppl = self.base_ppl if edit is None else None
-        if ppl is None:
-            ppl = perplexity(reader.model, reader.tokenizer, texts.ppl_corpus or None,
-                             tokens=texts.ppl_tokens, reader=reader)
-        if edit is None:
-            self.base_ppl = ppl
+        key = ("ppl", fingerprint(reader.model))
+        if key not in self.kept:
+            self.kept[key] = perplexity(reader.model, reader.tokenizer, texts.ppl_corpus or None,
+                                        tokens=texts.ppl_tokens, reader=reader)
+        ppl = self.kept[key]
         scores = evaluate(reader.model, reader.tokenizer, forget, reader=reader)
         return scores.as_dict() | {"ppl": ppl}
+
+
+def _text_hash(source: str) -> str:
+    """A corpus by its contents, where it is a file; else its name."""
+    return corpus(source)[0] if source not in ("", "self") else source
 
 
 @dataclass(frozen=True)

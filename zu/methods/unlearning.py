@@ -9,7 +9,7 @@ import torch
 
 from ..data.facts import Fact
 from ..edit import Edit, EditError
-from ..models import resolve_layers
+from ..models import fingerprint, resolve_layers
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
@@ -55,7 +55,15 @@ def find_targets(
     -------
     Targets
         The states wanted and the states found, (n, d) each, float32.
+
+    Raises
+    ------
+    ValueError
+        For settings that a search does not read.
     """
+    idle = [name for name in ("layers", "moments", "targets") if name in settings]
+    if idle:
+        raise ValueError(f"find_targets takes no {', '.join(idle)}: the layer is an argument")
     s = Settings(**settings)
     texts = Reader.of(model, tokenizer, reader).texts(s.n_prefixes, s.seed)
     return optimise(model, tokenizer, facts, layer, s.search(texts, goal))
@@ -151,6 +159,9 @@ def _check(s: Method, job: Job) -> None:
     for given, what in ((job.earlier, "earlier edits"), (job.anchors, "anchors")):
         if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
+    targets = s.targets if isinstance(s, Settings) else None
+    if targets is not None:
+        targets.check(len(job.facts), job.layers[-1])
 
 
 def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
@@ -161,12 +172,14 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     job.prefixes = job.reader.texts(s.n_prefixes, s.seed)
     if s.targets is not None and job.layers[-1] == last:
         job.targets = s.targets
+        edit.settings["targets"] = "given"
     else:  # those given, if any, are of another layer
         search = s.search(job.prefixes)
         job.targets = optimise(job.model, job.tokenizer, job.facts, job.layers[-1], search)
     job.moments = s.moments
     if job.moments is None:
-        job.moments = _moments(job.reader, job.layers)
+        job.moments = _moments(job)
+    edit.settings["n_prefixes"] = len(job.prefixes) - 1
     counts = {
         "moment_tokens": getattr(job.moments, "tokens", None),  # a plain dictionary has no tokens
         "anchors": len(job.anchors),
@@ -174,12 +187,27 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     edit.settings |= {name: count for name, count in counts.items() if count}
 
 
-def _moments(reader: Reader, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """The moments of the embedded prose: those that the reader remembers, and those it lacks."""
-    lacking = [layer for layer in layers if layer not in reader.moments]
+def _moments(job: Job) -> dict[int, torch.Tensor]:
+    """The moments of the embedded prose: those that the reader remembers, and those it lacks.
+
+    Those remembered are of the model as it was at the first call. They are read anew where the
+    model is another one now, unless that is because of the earlier edits of the job.
+    """
+    reader = job.reader
+    now = fingerprint(reader.model)
+    if not job.earlier and now != reader.moments_of:
+        reader.moments = {}
+    lacking = [layer for layer in job.layers if layer not in reader.moments]
     if lacking:
+        if job.earlier:
+            warnings.warn(
+                "the moments are read from a model with earlier edits on: give moments= of the "
+                "unedited one, or the reader of the first edit",
+                stacklevel=5,  # at the call of `unlearn`
+            )
         more = read_moments(reader.model, reader.tokenizer, lacking)
         reader.moments = Moments(reader.moments | more, more.tokens)
+        reader.moments_of = now
     return reader.moments
 
 
