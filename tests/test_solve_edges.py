@@ -213,7 +213,10 @@ def test_steps_of_adam_are_those_of_torchs_own_loop_on_the_loss():
 
 
 @pytest.mark.parametrize("dtype, expected", [
-    (torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float32),
+    (torch.float64, torch.float64),
+])
 def test_adam_steps_in_the_weights_precision_but_in_float32_at_least(dtype, expected, monkeypatch):
     seen, adam = [], torch.optim.Adam
 
