@@ -378,15 +378,13 @@ class Located(Settings):
         C0 = moments[layer].to(weight.device)
         V_star = W @ columns.K_f + columns.missing / left  # (d, m) @ (m, p) + (d, p)
         V_f = self.old_values(job, layer, W @ columns.mean.T)  # (d, m) @ (m, n)
-        # ROME's fact after fact needs no second look: keys of a layer do not depend on that
-        # layer's own weight
         problem = Problem(
             W=W,
             K_f=columns.K_f,
             V_star=V_star,
             C0=C0,
             V_f=V_f,
-            K_p=self.spared(job, layer),
+            K_p=self.keys_to_keep(job, layer),
             spectrum=partial(_spectrum, job, layer, C0),
         )
         edit.set(weight_name(job.model, layer), self.solve(problem))
@@ -430,7 +428,7 @@ class Located(Settings):
         """
         return V_f
 
-    def spared(self, job: Job, layer: int) -> torch.Tensor | None:
+    def keys_to_keep(self, job: Job, layer: int) -> torch.Tensor | None:
         """Keys whose values should stay: those of earlier edits and of anchors.
 
         Parameters

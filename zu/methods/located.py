@@ -65,7 +65,7 @@ class Rome(Located):
         torch.Tensor
             (d, m), float64.
         """
-        W = p.W
+        W = p.W  # a layer's keys do not depend on its own weight: no need to read them again
         count = 1 if self.first_only else p.K_f.shape[1]
         for i in range(count):
             W = W + solve.rome(W, p.K_f[:, i], p.V_star[:, i], p.C0)

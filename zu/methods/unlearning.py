@@ -132,17 +132,22 @@ def unlearn(
 
 
 def _made(s: Method, job: Job) -> Edit:
-    """The edit of a job that has been checked, put on."""
-    layers = job.layers
+    """The edit of a job that has been checked, put on.
+
+    What comes next: `_prepare` finds targets and moments; `Located.make` goes through the layers;
+    `Located.edit_layer` reads a layer's keys (`zu.reader.subject_keys`), builds its `Problem` and
+    has the method solve it; `Edit.set` puts the new weight on.
+    """
+    asked = job.layers
     if s.middle:
-        job.layers = (layers[len(layers) // 2],)
+        job.layers = (asked[len(asked) // 2],)
     job.reader.bind(job.layers[0])
     job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers)}
     edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
     try:
         if isinstance(s, Settings):
-            _prepare(s, job, edit, layers[-1])
+            _prepare(s, job, edit, asked[-1])
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
