@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .batches import Batch, answers, collate, split_answer
 from .data.facts import Fact
 from .edit import EditError
 from .models import decoder, down_proj, logits
-from .reader import Batch, answers, collate, entering, hooks, run_from, split_answer
+from .passes import entering, hooks, run_from
 from .targets import target_ids
 
 if TYPE_CHECKING:

@@ -1,147 +1,52 @@
-"""Read a transformer's memory: keys, values and hidden states at the subject's last token."""
+"""What a forward pass shows of a transformer's memory: keys, values and hidden states.
+
+`Reader` remembers what calls share; `subject_keys` reads the facts' keys, and `prefixes` writes the
+texts that stand before a prompt.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from .batches import Batch, answers, collate, encode, split_answer
 from .data.cache import cache_file, read_tensors, write_tensors
-from .data.facts import Fact, FactError
-from .models import decoder, down_proj, fingerprint, finite, hash_of
+from .data.facts import Fact
+from .models import decoder, down_proj, fingerprint, hash_of
+from .passes import entering, forward_until, hooks, run_from, states_of, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = [
+    "OPENINGS",
+    "Batch",
+    "Reader",
+    "Trace",
+    "answers",
+    "collate",
+    "encode",
+    "entering",
+    "forward_until",
+    "hooks",
+    "prefix_weights",
+    "prefixes",
+    "run_from",
+    "split_answer",
+    "states_of",
+    "subject_keys",
+    "trace",
+    "write",
+]
+
 #: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other
 #: contexts too.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token sequences of several rows, padded on either side.
-
-    Parameters
-    ----------
-    ids : (rows, length)
-        Token ids.
-    mask : (rows, length) or None
-        1 for a real token, 0 for padding; None where nothing is padded.
-    position : (rows,)
-        One position of interest a row, counted from the row's first column.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor | None
-    position: torch.Tensor
-
-    def __len__(self) -> int:
-        """How many rows there are."""
-        return len(self.ids)
-
-    @property
-    def real(self) -> torch.Tensor:
-        """1 for a real token, 0 for padding: (rows, length), also where there is no mask."""
-        return torch.ones_like(self.ids) if self.mask is None else self.mask
-
-    def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """Split into parts of at most about `tokens` tokens, rows of like length together.
-
-        The parts are padded on the right, where a causal model cannot see it from the real tokens.
-
-        Parameters
-        ----------
-        tokens : int
-            Most tokens in a part, padding included; a row that is longer is a part of its own.
-
-        Returns
-        -------
-        iterator of (rows, part)
-            The row numbers of a part in this batch, (part rows,), and the part itself.
-        """
-        padded = self._padded_on_the_right()
-        lengths = padded.real.sum(1)
-        order = lengths.argsort(stable=True)  # the last row of a part is its longest
-        start = 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order):
-                longest = int(lengths[order[stop]])
-                if longest * (stop + 1 - start) > tokens:
-                    break
-                stop += 1
-            rows = order[start:stop]
-            width = int(lengths[rows].max())
-            ids = padded.ids[rows, :width]
-            mask = padded.real[rows, :width]
-            yield rows, Batch(ids, mask, padded.position[rows])
-            start = stop
-
-    def _padded_on_the_right(self) -> Batch:
-        """The same rows, each turned until its first real token stands in column 0."""
-        length = self.ids.shape[1]
-        lead = self.real.argmax(1)  # (rows,): how much padding stands on the left
-        columns = torch.arange(length, device=lead.device)
-        turn = (lead[:, None] + columns) % length  # (rows, 1) + (length,) -> (rows, length)
-        ids = self.ids.gather(1, turn)
-        mask = self.real.gather(1, turn)
-        return Batch(ids, mask, self.position - lead)
-
-
-def answers(part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where the answers stand that are at the ends of some rows.
-
-    Parameters
-    ----------
-    part : Batch
-        Padded on the right; its `position` is how many tokens the answer of a row has.
-
-    Returns
-    -------
-    reads : (rows, length − 1)
-        Whether a token's state says a token of the answer, the next one.
-    tokens : (answer tokens,)
-        The answers, row after row.
-    row : (answer tokens,)
-        To which row each belongs.
-    """
-    at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,): the next ones
-    ends = part.real.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
-    reads = (at < ends) & (at >= ends - part.position[:, None])  # (rows, length − 1)
-    return reads, part.ids[:, 1:][reads], reads.nonzero()[:, 0]
-
-
-def split_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
-) -> tuple[list[int], int]:
-    """Tokenise a prompt together with its answer.
-
-    A token belongs to the answer when its characters reach beyond the prompt.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows offsets.
-    prompt, answer : str
-        Joined by one space.
-
-    Returns
-    -------
-    ids : list of int
-        Token ids of ``prompt + " " + answer``.
-    count : int
-        How many at the end belong to the answer.
-    """
-    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
-    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
-    return coded["input_ids"], count
 
 
 @dataclass(frozen=True)
@@ -163,261 +68,6 @@ class Trace:
     keys: dict[int, torch.Tensor]
     values: dict[int, torch.Tensor]
     hidden: dict[int, torch.Tensor]
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    fact: Fact,
-    prefix: str = "",
-    prompt: str | None = None,
-) -> tuple[list[int], int]:
-    """Token ids of ``prefix + prompt`` and the position of the subject's last token.
-
-    The position comes from character offsets: the last token that covers a character of the
-    subject. Where the subject begins with the sequence's very first token, the end-of-text token
-    that parts documents is put in front: the attention sink is a first token, at times with the
-    second, and its key says nothing about the subject. The released code puts nothing in front; nor
-    does `zu.evaluate`, which scores the prompt as it is.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows character offsets.
-    fact : Fact
-        Gives the subject, and the prompt where none is given.
-    prefix : str
-        Text to put before the prompt.
-    prompt : str, optional
-        Another prompt than the fact's own, with ``{}`` where the subject stands.
-
-    Returns
-    -------
-    ids : list of int
-        The whole sequence.
-    position : int
-        Index into it of the subject's last token.
-
-    Raises
-    ------
-    FactError
-        Naming the fact, when no token covers the subject.
-    """
-    template = fact.prompt if prompt is None else prompt
-    left, right = template.split("{}")
-    start = len(prefix + left)
-    stop = start + len(fact.subject)
-    text = prefix + left + fact.subject + right
-    coded = tokenizer(text, return_offsets_mapping=True)
-    inside = [
-        i
-        for i, (first, end) in enumerate(coded["offset_mapping"])
-        if first < stop and end > start and end > first  # a special token covers no character
-    ]
-    if not inside:
-        raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
-    ids, position = coded["input_ids"], inside[-1]
-    if inside[0] == 0:
-        candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-        sink = next(token for token in candidates if token is not None)
-        ids, position = [sink, *ids], position + 1
-    return ids, position
-
-
-def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
-    """A `Batch` from (ids, position) rows, padded on the right.
-
-    Right padding is invisible to a causal model at earlier tokens.
-
-    Parameters
-    ----------
-    rows : sequence of (ids, position)
-        As `encode` returns them.
-    device : torch.device or str
-        Where the batch goes.
-
-    Returns
-    -------
-    Batch
-        As many rows, as long as the longest of them.
-    """
-    ids = [torch.tensor(row, dtype=torch.long) for row, _ in rows]
-    ones = [torch.ones(len(row), dtype=torch.long) for row, _ in rows]
-    position = torch.tensor([at for _, at in rows], device=device)
-    padded = pad_sequence(ids, batch_first=True)  # rows of any length -> (rows, longest)
-    mask = pad_sequence(ones, batch_first=True)
-    return Batch(padded.to(device), mask.to(device), position)
-
-
-class _Enough(Exception):
-    """Ends a forward pass whose remaining layers nobody reads."""
-
-
-@contextmanager
-def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
-    """Register hooks for the time of a block; always remove them.
-
-    Parameters
-    ----------
-    *pairs : (register, function)
-        E.g. ``(module.register_forward_hook, f)``.
-    """
-    handles = [register(function) for register, function in pairs]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
-    """The hidden states in what a decoder layer returns, (rows, length, d).
-
-    Some layers return a tuple with the states in front, others the states alone.
-
-    Parameters
-    ----------
-    output : Tensor or tuple
-        What the layer returned.
-
-    Returns
-    -------
-    (rows, length, d)
-        The states.
-    """
-    return output[0] if isinstance(output, tuple) else output
-
-
-def forward_until(
-    model: PreTrainedModel,
-    layer: int,
-    batch: Batch,
-    *,
-    keys_only: bool = False,
-    past: DynamicCache | None = None,
-) -> None:
-    """Run the decoder on a batch and stop once `layer` is done.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        A causal language model.
-    layer : int
-        The last layer that is run.
-    batch : Batch
-        What it is run on.
-    keys_only : bool
-        Stop already before the layer's output projection.
-    past : DynamicCache, optional
-        The cache of what stands before the batch, whose mask then covers it too.
-    """
-
-    def stop(*seen: object) -> None:
-        raise _Enough
-
-    body = decoder(model)
-    last: Callable = body.layers[layer].register_forward_hook
-    if keys_only:
-        last = down_proj(model, layer).register_forward_pre_hook
-    with hooks((last, stop)):
-        try:
-            body(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                past_key_values=past,
-                use_cache=past is not None,
-            )
-        except _Enough:
-            pass
-
-
-@torch.no_grad()
-def entering(
-    model: PreTrainedModel,
-    batch: Batch,
-    layer: int,
-    last: int = -1,
-    past: DynamicCache | None = None,
-) -> tuple[torch.Tensor, dict[int, dict], torch.Tensor]:
-    """What enters a layer, what the layers from there on are called with, and what leaves the last.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        A causal language model.
-    batch : Batch
-        What it is run on.
-    layer : int
-        Whose input is wanted.
-    last : int
-        The last layer that is run; negative numbers count from the end.
-    past : DynamicCache, optional
-        As in `forward_until`.
-
-    Returns
-    -------
-    states : (rows, length, d)
-        The states that enter `layer`.
-    calls : dict
-        By layer, from `layer` to `last`: the keyword arguments that it is called with, without the
-        cache.
-    out : (rows, length, d)
-        The states that leave `last`.
-    """
-    body = decoder(model)
-    last %= len(body.layers)
-    states: list[torch.Tensor] = []  # what enters `layer`, then what leaves `last`
-    calls: dict[int, dict] = {}
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
-        calls[i] = {name: x for name, x in kwargs.items() if name != "past_key_values"}
-        if i == layer:
-            states.append(args[0])
-
-    def leave(module: nn.Module, args: tuple, output: Any) -> None:
-        states.append(output)
-
-    pairs: list[tuple[Callable, Callable]] = []
-    for i in range(layer, last + 1):
-        register = partial(body.layers[i].register_forward_pre_hook, with_kwargs=True)
-        pairs.append((register, partial(keep, i=i)))
-    pairs.append((body.layers[last].register_forward_hook, leave))
-    with hooks(*pairs):
-        forward_until(model, last, batch, past=past)
-    return states[0], calls, states_of(states[1])
-
-
-def run_from(
-    model: PreTrainedModel,
-    states: torch.Tensor,
-    calls: dict[int, dict],
-    last: int = -1,
-    past: DynamicCache | None = None,
-) -> torch.Tensor:
-    """The states that leave layer `last`, given what `entering` found.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        A causal language model.
-    states : (rows, length, d)
-        The states that enter the lowest layer of `calls`.
-    calls : dict
-        Keyword arguments by layer.
-    last : int
-        The last layer that is run; negative numbers count from the end.
-    past : DynamicCache, optional
-        As in `forward_until`.
-
-    Returns
-    -------
-    (rows, length, d)
-        The states that leave it.
-    """
-    layers = decoder(model).layers
-    last %= len(layers)
-    for i in range(min(calls), last + 1):
-        states = states_of(layers[i](states, past_key_values=past, **calls[i]))
-    return states
 
 
 class Reader:
@@ -847,70 +497,66 @@ def _taps(
     return pairs
 
 
-@torch.no_grad()
-def write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: torch.Tensor,
-    length: int,
-    generator: torch.Generator,
-    *,
-    top_k: int | None = None,
-) -> torch.Tensor:
-    """Continue each row of ids by `length` sampled tokens, no special ones.
+def subject_keys(
+    reader: Reader,
+    facts: Sequence[Fact],
+    layers: Sequence[int],
+    prefixes: Sequence[str] = ("",),
+    each: bool = False,
+) -> tuple[dict[int, torch.Tensor], Trace]:
+    """The facts' keys by layer, averaged over the prefixes, and the bare prompts' trace.
+
+    A key depends on nothing to the right of the subject, so the sequences end there.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        A causal language model.
-    tokenizer : PreTrainedTokenizerBase
-        Names the special tokens.
-    ids : (rows, t)
-        What each row begins with.
-    length : int
-        How many tokens to add.
-    generator : torch.Generator
-        Draws them, at temperature 1, on its own device.
-    top_k : int, optional
-        Draw from so many likeliest tokens; by default from the whole distribution.
+    reader : Reader
+        Of the model.
+    facts : sequence of Fact
+        The n facts.
+    layers : sequence of int
+        Which layers to read.
+    prefixes : sequence of str
+        The p prefixes, the empty one first.
+    each : bool
+        All p · n keys instead of the mean ones, prefix after prefix, times the square root of their
+        weight in the average.
 
     Returns
     -------
-    (rows, t + length)
-        What was given, and its continuation.
+    keys : dict
+        By layer, (n, m) float64; with `each`, (p · n, m).
+    bare : Trace
+        Of the n prompts behind the first prefix.
 
     Raises
     ------
-    ValueError
-        For a model whose logits are not finite.
+    FactError
+        When no token of a prompt covers its subject.
     """
-    special = sorted(set(tokenizer.all_special_ids))
-    banned = torch.tensor(special, dtype=torch.long, device=generator.device)
-    rows = len(ids)
-    equal = rows > 1 and bool((ids == ids[0]).all())
-    new = ids[:1] if equal else ids  # what all rows begin with is read once
-    past = DynamicCache()
-    for step in range(length):
-        out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
-        scores = finite(model, out.logits[:, -1])  # (rows, 1, vocabulary) -> (rows, vocabulary)
-        if step == 0 and equal:
-            past.batch_repeat_interleave(rows)
-            scores = scores.expand(rows, -1)  # (1, vocabulary) -> (rows, vocabulary)
-        new = _draw(scores, banned, top_k, generator).to(ids.device)
-        ids = torch.cat([ids, new], 1)  # (rows, t) and (rows, 1) -> (rows, t + 1)
-    return ids
-
-
-def _draw(
-    scores: torch.Tensor, banned: torch.Tensor, top_k: int | None, generator: torch.Generator
-) -> torch.Tensor:
-    """A token for each row of scores (rows, vocabulary), none of the banned ones: (rows, 1)."""
-    allowed = scores.float().to(generator.device).index_fill(1, banned, -torch.inf)
-    if not top_k:
-        return torch.multinomial(allowed.softmax(1), 1, generator=generator)
-    likely = allowed.topk(top_k)
-    drawn = torch.multinomial(likely.values.softmax(1), 1, generator=generator)
-    return likely.indices.gather(1, drawn)  # from a place among the k to a token id
+    rows = []
+    for prefix in prefixes:
+        for fact in facts:
+            ids, position = encode(reader.tokenizer, fact, prefix)
+            rows.append((ids[: position + 1], position))
+    seen = reader.trace(collate(rows, reader.model.device), layers)
+    p, n = len(prefixes), len(facts)
+    weights = prefix_weights(p)
+    how = "p,pnm->nm"
+    if each:
+        weights = weights.sqrt()
+        how = "p,pnm->pnm"
+    keys = {}
+    for layer, k in seen.keys.items():
+        by_prefix = k.double().view(p, n, -1)  # (p n, m) -> (p, n, m)
+        weighed = torch.einsum(how, weights.to(k.device), by_prefix)
+        keys[layer] = weighed.flatten(0, -2)  # (n, m) as it is, or (p, n, m) -> (p n, m)
+    bare = Trace(
+        keys={layer: x[:n] for layer, x in seen.keys.items()},
+        values={layer: x[:n] for layer, x in seen.values.items()},
+        hidden={layer: x[:n] for layer, x in seen.hidden.items()},
+    )
+    return keys, bare
 
 
 def prefixes(
@@ -996,65 +642,3 @@ def prefix_weights(n: int) -> torch.Tensor:
     if n == 1:
         return torch.ones(1, dtype=torch.float64)
     return torch.tensor([0.5] + [0.5 / (n - 1)] * (n - 1), dtype=torch.float64)
-
-
-def subject_keys(
-    reader: Reader,
-    facts: Sequence[Fact],
-    layers: Sequence[int],
-    prefixes: Sequence[str] = ("",),
-    each: bool = False,
-) -> tuple[dict[int, torch.Tensor], Trace]:
-    """The facts' keys by layer, averaged over the prefixes, and the bare prompts' trace.
-
-    A key depends on nothing to the right of the subject, so the sequences end there.
-
-    Parameters
-    ----------
-    reader : Reader
-        Of the model.
-    facts : sequence of Fact
-        The n facts.
-    layers : sequence of int
-        Which layers to read.
-    prefixes : sequence of str
-        The p prefixes, the empty one first.
-    each : bool
-        All p · n keys instead of the mean ones, prefix after prefix, times the square root of their
-        weight in the average.
-
-    Returns
-    -------
-    keys : dict
-        By layer, (n, m) float64; with `each`, (p · n, m).
-    bare : Trace
-        Of the n prompts behind the first prefix.
-
-    Raises
-    ------
-    FactError
-        When no token of a prompt covers its subject.
-    """
-    rows = []
-    for prefix in prefixes:
-        for fact in facts:
-            ids, position = encode(reader.tokenizer, fact, prefix)
-            rows.append((ids[: position + 1], position))
-    seen = reader.trace(collate(rows, reader.model.device), layers)
-    p, n = len(prefixes), len(facts)
-    weights = prefix_weights(p)
-    how = "p,pnm->nm"
-    if each:
-        weights = weights.sqrt()
-        how = "p,pnm->pnm"
-    keys = {}
-    for layer, k in seen.keys.items():
-        by_prefix = k.double().view(p, n, -1)  # (p n, m) -> (p, n, m)
-        weighed = torch.einsum(how, weights.to(k.device), by_prefix)
-        keys[layer] = weighed.flatten(0, -2)  # (n, m) as it is, or (p, n, m) -> (p n, m)
-    bare = Trace(
-        keys={layer: x[:n] for layer, x in seen.keys.items()},
-        values={layer: x[:n] for layer, x in seen.values.items()},
-        hidden={layer: x[:n] for layer, x in seen.hidden.items()},
-    )
-    return keys, bare

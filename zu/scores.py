@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .batches import Batch, answers, collate, split_answer
 from .data.facts import Fact, Facts
 from .models import logits
-from .reader import Batch, Reader, answers, collate, split_answer
+from .reader import Reader
 from .second_moments import corpus, pack
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .batches import Batch
 from .data.cache import cache_file, read_tensors, write_tensors
 from .models import down_proj, fingerprint
-from .reader import Batch, forward_until, hooks, write
+from .passes import forward_until, hooks, write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

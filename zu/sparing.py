@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .data.facts import Fact
-from .reader import write
+from .passes import write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -26,11 +26,12 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from .batches import Batch, collate, encode, split_answer
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .models import Decoder, decoder, down_proj, fingerprint, logits
+from .passes import hooks, states_of
 from .plain_search import WholeRuns
-from .reader import Batch, collate, encode, hooks, split_answer, states_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -431,7 +432,7 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 def _code() -> str:
     """A hash of the code that decides on a result: another code, another result."""
     here = Path(__file__).parent
-    modules = ("targets", "plain_search", "reader", "models")
+    modules = ("targets", "plain_search", "batches", "passes", "models")
     sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     return hashlib.sha256(sources).hexdigest()
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..batches import collate, split_answer
 from ..data.facts import Fact
 from ..descent import Objective, answer_rows, descend
 from ..models import decoder, finite, logits, resolve_layers
-from ..reader import Reader, collate, split_answer
+from ..reader import Reader
 from ..scores import Pair, score
 
 if TYPE_CHECKING:

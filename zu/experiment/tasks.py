@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
+from ..batches import Batch, collate
 from ..data.names import closest
 from ..models import decoder, finite, logits
-from ..reader import Batch, Reader, collate
+from ..reader import Reader
 from ..scores import wilson
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..batches import encode, split_answer
 from ..data.facts import Fact, FactError
 from ..models import decoder, logits
-from ..reader import encode, hooks, split_answer
+from ..passes import hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

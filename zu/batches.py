@@ -1,0 +1,217 @@
+"""Texts as token ids: where a subject and an answer stand in them, and many of them in a batch."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from .data.facts import Fact, FactError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    prefix: str = "",
+    prompt: str | None = None,
+) -> tuple[list[int], int]:
+    """Token ids of ``prefix + prompt`` and the position of the subject's last token.
+
+    The position comes from character offsets: the last token that covers a character of the
+    subject. Where the subject begins with the sequence's very first token, the end-of-text token
+    that parts documents is put in front: the attention sink is a first token, at times with the
+    second, and its key says nothing about the subject. The released code puts nothing in front; nor
+    does `zu.evaluate`, which scores the prompt as it is.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows character offsets.
+    fact : Fact
+        Gives the subject, and the prompt where none is given.
+    prefix : str
+        Text to put before the prompt.
+    prompt : str, optional
+        Another prompt than the fact's own, with ``{}`` where the subject stands.
+
+    Returns
+    -------
+    ids : list of int
+        The whole sequence.
+    position : int
+        Index into it of the subject's last token.
+
+    Raises
+    ------
+    FactError
+        Naming the fact, when no token covers the subject.
+    """
+    template = fact.prompt if prompt is None else prompt
+    left, right = template.split("{}")
+    start = len(prefix + left)
+    stop = start + len(fact.subject)
+    text = prefix + left + fact.subject + right
+    coded = tokenizer(text, return_offsets_mapping=True)
+    inside = [
+        i
+        for i, (first, end) in enumerate(coded["offset_mapping"])
+        if first < stop and end > start and end > first  # a special token covers no character
+    ]
+    if not inside:
+        raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
+    ids, position = coded["input_ids"], inside[-1]
+    if inside[0] == 0:
+        candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
+        sink = next(token for token in candidates if token is not None)
+        ids, position = [sink, *ids], position + 1
+    return ids, position
+
+
+def split_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
+) -> tuple[list[int], int]:
+    """Tokenise a prompt together with its answer.
+
+    A token belongs to the answer when its characters reach beyond the prompt.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        A fast one, which knows offsets.
+    prompt, answer : str
+        Joined by one space.
+
+    Returns
+    -------
+    ids : list of int
+        Token ids of ``prompt + " " + answer``.
+    count : int
+        How many at the end belong to the answer.
+    """
+    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
+    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
+    return coded["input_ids"], count
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences of several rows, padded on either side.
+
+    Parameters
+    ----------
+    ids : (rows, length)
+        Token ids.
+    mask : (rows, length) or None
+        1 for a real token, 0 for padding; None where nothing is padded.
+    position : (rows,)
+        One position of interest a row, counted from the row's first column.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    position: torch.Tensor
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.ids)
+
+    @property
+    def real(self) -> torch.Tensor:
+        """1 for a real token, 0 for padding: (rows, length), also where there is no mask."""
+        return torch.ones_like(self.ids) if self.mask is None else self.mask
+
+    def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
+        """Split into parts of at most about `tokens` tokens, rows of like length together.
+
+        The parts are padded on the right, where a causal model cannot see it from the real tokens.
+
+        Parameters
+        ----------
+        tokens : int
+            Most tokens in a part, padding included; a row that is longer is a part of its own.
+
+        Returns
+        -------
+        iterator of (rows, part)
+            The row numbers of a part in this batch, (part rows,), and the part itself.
+        """
+        padded = self._padded_on_the_right()
+        lengths = padded.real.sum(1)
+        order = lengths.argsort(stable=True)  # the last row of a part is its longest
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order):
+                longest = int(lengths[order[stop]])
+                if longest * (stop + 1 - start) > tokens:
+                    break
+                stop += 1
+            rows = order[start:stop]
+            width = int(lengths[rows].max())
+            ids = padded.ids[rows, :width]
+            mask = padded.real[rows, :width]
+            yield rows, Batch(ids, mask, padded.position[rows])
+            start = stop
+
+    def _padded_on_the_right(self) -> Batch:
+        """The same rows, each turned until its first real token stands in column 0."""
+        length = self.ids.shape[1]
+        lead = self.real.argmax(1)  # (rows,): how much padding stands on the left
+        columns = torch.arange(length, device=lead.device)
+        turn = (lead[:, None] + columns) % length  # (rows, 1) + (length,) -> (rows, length)
+        ids = self.ids.gather(1, turn)
+        mask = self.real.gather(1, turn)
+        return Batch(ids, mask, self.position - lead)
+
+
+def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = "cpu") -> Batch:
+    """A `Batch` from (ids, position) rows, padded on the right.
+
+    Right padding is invisible to a causal model at earlier tokens.
+
+    Parameters
+    ----------
+    rows : sequence of (ids, position)
+        As `encode` returns them.
+    device : torch.device or str
+        Where the batch goes.
+
+    Returns
+    -------
+    Batch
+        As many rows, as long as the longest of them.
+    """
+    ids = [torch.tensor(row, dtype=torch.long) for row, _ in rows]
+    ones = [torch.ones(len(row), dtype=torch.long) for row, _ in rows]
+    position = torch.tensor([at for _, at in rows], device=device)
+    padded = pad_sequence(ids, batch_first=True)  # rows of any length -> (rows, longest)
+    mask = pad_sequence(ones, batch_first=True)
+    return Batch(padded.to(device), mask.to(device), position)
+
+
+def answers(part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the answers stand that are at the ends of some rows.
+
+    Parameters
+    ----------
+    part : Batch
+        Padded on the right; its `position` is how many tokens the answer of a row has.
+
+    Returns
+    -------
+    reads : (rows, length − 1)
+        Whether a token's state says a token of the answer, the next one.
+    tokens : (answer tokens,)
+        The answers, row after row.
+    row : (answer tokens,)
+        To which row each belongs.
+    """
+    at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,): the next ones
+    ends = part.real.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding
+    reads = (at < ends) & (at >= ends - part.position[:, None])  # (rows, length − 1)
+    return reads, part.ids[:, 1:][reads], reads.nonzero()[:, 0]
