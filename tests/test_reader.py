@@ -295,8 +295,10 @@ def test_what_was_read_in_another_state_makes_room_and_the_rest_is_read_anew(tin
 def test_a_past_says_what_it_holds_and_lower_layers_are_read_without_memory(tiny, facts):
     mine = reader.Reader(*tiny, 3)
     batch = reader.collate([reader.encode(tiny[1], fact) for fact in facts])
+    past = transformers.DynamicCache()
+    tiny[0](input_ids=torch.tensor([[1, 2]] * len(facts)), past_key_values=past)
     with pytest.raises(ValueError, match="past: say in about"):
-        mine.run(batch, past=transformers.DynamicCache())
+        mine.run(batch, past=past)
     for _ in range(2):
         keys, _ = reader.subject_keys(mine, facts, [1, 3])
         fresh, _ = reader.subject_keys(reader.Reader(*tiny), facts, [1, 3])

@@ -166,7 +166,6 @@ def test_wilsons_interval_is_that_of_the_books():
     assert wilson(3, 4) == pytest.approx((30.06, 95.44), abs=0.01)
     assert wilson(0, 10) == pytest.approx((0, 27.75), abs=0.01)
     assert wilson(10, 10) == pytest.approx((72.25, 100), abs=0.01)
-    assert wilson(3, 4, z=1) == pytest.approx((50.0, 90.0), abs=0.01)
 
 
 def test_the_bootstrap_takes_the_middle_95_percent_of_2000_means():

@@ -390,9 +390,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     str
         16 hexadecimal digits.
     """
-    text = tokenizer.backend_tokenizer.to_str()
-    special = sorted(tokenizer.special_tokens_map.items(), key=str)
-    return hashlib.sha256(f"{text} {special}".encode()).hexdigest()[:16]
+    about = json.loads(tokenizer.backend_tokenizer.to_str())
+    for state in ("padding", "truncation"):  # left by the last call
+        about.pop(state, None)
+    about["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_ids]
+    text = json.dumps(about, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 #: What a configuration says that changes nothing a model computes.

@@ -282,7 +282,7 @@ class Reader:
         (rows, length, d)
             The states.
         """
-        if past is not None and about == ():
+        if past is not None and past.get_seq_length() and about == ():
             raise ValueError("past: say in about what it holds, such as the tokens of its text")
         if self.layer is None:
             return entering(self.model, batch, 0, last, past)[2]
