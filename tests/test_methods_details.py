@@ -582,10 +582,10 @@ def test_a_method_is_found_by_name_or_path_and_others_are_told_what_was_meant(kn
         with pytest.raises(ValueError, match=said) as error:
             registry.find(path)
         assert error.value.__suppress_context__ and error.value.__cause__ is None
-    with pytest.raises(ValueError, match="^method is 'Romee': did you mean 'rome'[?] known are ga, "):
-        registry.find("Romee")
-    with pytest.raises(ValueError, match="^method is 'ROME': did you mean 'rome'[?] known are ga, "):
-        registry.find("ROME")
+    for name in ("Romee", "ROME"):
+        said = f"^method is '{name}': did you mean 'rome'[?] known are ga, "
+        with pytest.raises(ValueError, match=said):
+            registry.find(name)
     with pytest.raises(ValueError, match="^method is 'qqqq': known are ga, ft, rome, memit, "):
         registry.find("qqqq")
     with pytest.raises(TypeError, match="^method is a function: give one of the names ga, ft, "):
@@ -744,8 +744,8 @@ def made_job(reader, layers=(1, 2, 3)):
 
 
 @pytest.mark.parametrize("middle, layers, edited", [
-    (False, (1, 2, 3), (1, 2, 3)), (True, (1, 2, 3), (2,)), (True, (1, 2), (2,)), (True, (4,), (4,)),
-    (True, (1, 2, 3, 4, 5), (3,))])
+    (False, (1, 2, 3), (1, 2, 3)), (True, (1, 2, 3), (2,)), (True, (1, 2), (2,)),
+    (True, (4,), (4,)), (True, (1, 2, 3, 4, 5), (3,))])
 def test_an_edit_is_of_all_layers_or_the_middle_one_and_says_so(making, middle, layers, edited):
     made = []
     kind = like(Mine, middle=middle, make=lambda self, *given: made.append(given))
