@@ -633,7 +633,7 @@ def test_the_source_of_ones_own_method_is_its_file_or_its_class_and_zus_own_have
     assert registry.source_of(methods.Rome) == ""
     path = tmp_path / "mine.py"
     path.write_bytes("é = '東京'\n".encode())
-    monkeypatch.setattr(inspect, "getfile", lambda kind: str(path))
+    monkeypatch.setattr(inspect, "getfile", lambda kind: str(path) if kind else "")
     monkeypatch.setattr(inspect, "getsource", lambda kind: f"class {kind.__name__}")
     assert registry.source_of(Mine) == "é = '東京'\n"
     assert registry.source_of(like(Mine, __module__="zupa.x")) == "é = '東京'\n"
@@ -824,18 +824,18 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed():
 def preparing(reader, monkeypatch):
     asked, moments = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77)
     monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
-    monkeypatch.setattr(unlearning, "_moments", lambda job: moments)
+    monkeypatch.setattr(unlearning, "_moments", lambda job: moments if job.facts else None)
     return SimpleNamespace(reader=reader, asked=asked, moments=moments)
 
 
 def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(preparing):
-    some, edit = made_job(preparing.reader, (1, 2)), Kept()
+    some, edit = made_job(preparing.reader, (1, 2, 4)), Kept()
     s = methods.Memit(n_prefixes=4, seed=3, lr=0.1)
-    unlearning._prepare(s, some, edit, 2)
+    unlearning._prepare(s, some, edit, 4)
     texts = ("", "a", "b")
     assert preparing.reader.log == [("texts", 4, 3)] and some.prefixes == texts
     model = preparing.reader.model
-    assert preparing.asked == [(model, "tokenizer", FACTS, 2, s.search(texts))]
+    assert preparing.asked == [(model, "tokenizer", FACTS, 4, s.search(texts))]
     assert some.targets == "found" and some.moments is preparing.moments
     assert edit.settings == {"n_prefixes": 2, "moment_tokens": 77}
 
