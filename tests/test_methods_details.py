@@ -200,8 +200,9 @@ def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_
             return p.W + 1
 
     C0 = torch.eye(4).double()
-    some, edit = job(plain, moments={2: C0}), Kept()
-    some.reader.once = lambda name, of, make: (name, of, make(of))[2]
+    before = SimpleNamespace(keys={2: torch.ones(1, 4)})
+    some, edit, named = job(plain, moments={2: C0}, earlier=[before]), Kept(), []
+    some.reader.once = lambda name, of, make: (named.append(name), make(of))[1]
     Mine().edit_layer(some, edit, 2, 4)
     *asked, p = seen
     assert asked == [("columns", some, 2), ("old", some, 2), ("spared", some, 2)]
@@ -210,7 +211,7 @@ def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_
     assert p.K_f is given.K_f and p.C0 is C0 and p.K_p == "spared"
     same(p.V_star, W @ given.K_f + given.missing / 4)
     same(p.V_f, 2 * W @ given.mean.T)
-    assert p.spectrum()[0].tolist() == [1] * 4
+    assert p.spectrum()[0].tolist() == [1] * 4 and named == [("spectrum", 2)]
     assert list(edit.weights) == ["Model.2"] and torch.equal(edit.weights["Model.2"], W + 1)
     assert list(edit.keys) == [2] and torch.equal(edit.keys[2], given.mean.float())
     assert edit.keys[2].dtype == torch.float32
@@ -220,7 +221,8 @@ def test_a_layer_that_moments_or_an_earlier_edit_lack_is_refused(plain):
     said = "^layer 2 is to be edited, but moments or an earlier edit's keys lack it$"
     C0, has = torch.eye(4), SimpleNamespace(keys={2: torch.ones(1, 4)})
     lacks = SimpleNamespace(keys={1: torch.ones(1, 4)})
-    for more in (dict(), dict(moments={1: C0}), dict(moments={2: C0}, earlier=[has, lacks])):
+    for more in (dict(), dict(moments={1: C0}), dict(moments={2: C0}, earlier=[lacks]),
+                 dict(moments={2: C0}, earlier=[has, lacks])):
         with pytest.raises(ValueError, match=said):
             Located().edit_layer(job(plain, **more), Kept(), 2, 1)
 
