@@ -437,7 +437,7 @@ def test_anchored_reads_each_anchors_subject_once_more_without_its_prompt(keys):
 
 
 def test_in_rounds_what_is_still_answered_gets_three_times_its_weight(monkeypatch):
-    edit, seen, flags = Kept(), [], []
+    edit, seen, flags, some = Kept(), [], [], job()
 
     def make(self, job, given):
         seen.append(job.weights.tolist())
@@ -445,11 +445,12 @@ def test_in_rounds_what_is_still_answered_gets_three_times_its_weight(monkeypatc
         edit.log.append("make")
 
     monkeypatch.setattr(Located, "make", make)
-    monkeypatch.setattr(located, "answered", lambda job: torch.tensor(flags.pop(0)))
+    monkeypatch.setattr(located, "answered", lambda asked: torch.tensor(
+        flags.pop(0) if asked is some else None))
 
     def rounds(count, *answered):
         flags[:], seen[:], edit.log = answered, [], []
-        methods.Anchored(weight=0.5, rounds=count).make(job(), edit)
+        methods.Anchored(weight=0.5, rounds=count).make(some, edit)
         return list(seen), edit.log, len(flags)
 
     yes, no = [True, False, False], [False] * 3
