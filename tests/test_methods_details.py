@@ -1,0 +1,898 @@
+"""What each part of a method does, by itself: settings, matrices, columns, messages, names."""
+import inspect
+import sys
+import types
+import warnings
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import zu
+from zu import descent, methods, solve
+from zu.data.facts import Fact
+from zu.edit import EditError
+from zu.methods import base, located, registry, unlearning
+from zu.methods.base import Columns, Job, Located, Method, Problem, Settings
+from zu.second_moments import Moments
+from zu.targets import Search, Targets
+
+FACTS = [Fact("Peru", "The capital of {} is", "Lima"), Fact("Chad", "In {} lies", "Paris"),
+         Fact("Peru", "I and {} speak", "Tokyo")]
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+class Model:
+    """A model of down_proj alone: a weight a layer, (3, 4)."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self):
+        self.weights = [numbers(3, 4, seed=i).float() for i in range(4)]
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Such a model wherever methods look for a projection."""
+    for module in (base, located):
+        monkeypatch.setattr(module, "down_proj", lambda model, layer: SimpleNamespace(
+            weight=model.weights[layer]))
+    monkeypatch.setattr(base, "weight_name", lambda model, layer: f"{type(model).__name__}.{layer}")
+    return Model()
+
+
+class Kept:
+    """What an edit is given."""
+
+    def __init__(self):
+        self.weights, self.keys, self.settings, self.log = {}, {}, {}, []
+
+    def set(self, name, weight):
+        self.log.append(name)
+        self.weights[name] = weight
+
+    def restore(self):
+        self.log.append("restore")
+
+
+def job(model=None, layers=(1, 2), facts=FACTS, **more):
+    reader = SimpleNamespace(model=model, tokenizer="tokenizer")
+    return Job(reader, list(facts), layers, **more)
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """Stands for reading keys: notes what is asked; keys are (n, 4), or (p n, 4) where each is."""
+    asked = []
+
+    def read(reader, facts, layers, prefixes=("",), each=False):
+        asked.append((reader, list(facts), list(layers), prefixes, each))
+        rows = len(facts) * (len(prefixes) if each else 1)
+        seed = sum(len(fact.prompt) for fact in facts)
+        found = {layer: numbers(rows, 4, seed=seed + layer) for layer in layers}
+        bare = SimpleNamespace(hidden={x: numbers(len(facts), 3, seed=50 + x).float()
+                                       for x in layers})
+        return found, bare
+
+    monkeypatch.setattr(base, "subject_keys", read)
+    monkeypatch.setattr(located, "subject_keys", read)
+    return SimpleNamespace(asked=asked, read=read)
+
+
+def problem(spared=True, seed=0):
+    half = numbers(4, 6, seed=seed + 1)
+    C0 = half @ half.T
+    return Problem(
+        W=numbers(3, 4, seed=seed + 2), K_f=numbers(4, 2, seed=seed + 3),
+        V_star=numbers(3, 2, seed=seed + 4), C0=C0, V_f=numbers(3, 2, seed=seed + 5),
+        K_p=numbers(4, 2, seed=seed + 6) if spared else None, spectrum=lambda: solve.spectrum(C0))
+
+
+def same(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize("given", [
+    [1, 2], (1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2])], ids=repr)
+def test_layers_come_from_any_sequence_as_plain_integers(given):
+    layers = Method(layers=given).layers
+    assert layers == (1, 2) and all(type(x) is int for x in layers)
+
+
+def test_layers_may_be_shares_or_nothing_but_no_number_and_no_text():
+    assert Method(layers=[0.25, 3]).layers == (0.25, 3) and Method().layers is None
+    assert Method(layers=None).layers is None
+    for given in (3, 0.5):
+        with pytest.raises(ValueError, match=rf"layers is {given}: give a list, \[{given}\]"):
+            Method(layers=given)
+    with pytest.raises(ValueError, match="valid tuple"):
+        Method(layers="12")
+    with pytest.raises(TypeError):
+        Method(layers=[None])
+
+
+def test_what_a_bare_method_does_not_give_is_said():
+    class Bare(Method):
+        name = "bare"
+
+    class Open(Located):
+        name = "open"
+
+    assert Bare().warning(job()) == ""
+    with pytest.raises(NotImplementedError, match=r"^Bare has no make\(\)$"):
+        Bare().make(job(), Kept())
+    with pytest.raises(NotImplementedError, match=r"^Open has no solve\(\)$"):
+        Open().solve(problem())
+
+
+@pytest.mark.parametrize("method, more, less", [
+    ("ga", ["steps", "lr"], []), ("npo", ["steps", "lr"], []),
+    ("rome", ["clamp", "steps", "lr"], ["tolerance"]),
+    ("memit", ["clamp", "steps", "lr"], ["alpha", "tolerance"]),
+    ("alphaedit", ["share", "clamp", "steps", "lr"], ["lam", "tolerance"]),
+    ("zerounlearn", ["beta", "clamp", "steps", "lr"], ["lam", "alpha", "tolerance"]),
+    ("exact", ["share", "clamp", "steps", "lr"], ["lam", "tolerance"]),
+    ("zerounlearn-gd", ["share", "clamp", "gd_steps", "gd_lr", "steps", "lr"],
+     ["lam", "tolerance"]),
+    ("anchored", ["weight", "clamp", "steps", "lr"], ["lam", "alpha", "tolerance"])])
+def test_what_to_turn_where_an_edit_changes_nothing_are_the_methods_own_settings(
+        method, more, less):
+    assert zu.METHODS[method]().remedies() == (more, less)
+
+
+def test_of_share_and_threshold_the_one_in_use_is_to_be_turned():
+    assert methods.AlphaEdit(threshold=0.1).remedies() == (
+        ["threshold", "clamp", "steps", "lr"], ["lam", "tolerance"])
+    assert methods.AlphaEdit(threshold=0.0).remedies()[0][0] == "threshold"
+    gd = methods.Descent(threshold=0.1).remedies()[0]
+    assert gd == ["threshold", "clamp", "gd_steps", "gd_lr", "steps", "lr"]
+
+
+def test_a_search_is_as_the_settings_say():
+    s = Settings(steps=3, lr=0.1, tolerance=0.2, weight_decay=0.3, kl=0.4, clamp=0.6)
+    assert s.search(("", "a")) == Search(("", "a"), "eos", 3, 0.1, 0.3, 0.4, 0.6, 0.2)
+    assert s.search(("",), "truth").goal == "truth"
+
+
+def test_a_job_reads_the_layer_and_the_last_one_in_order():
+    some = job("model", (1, 3, 5))
+    assert some.reads(1) == [1, 5] and some.reads(5) == [5] and some.reads(7) == [5, 7]
+    assert some.model == "model" and some.tokenizer == "tokenizer"
+
+
+# ---- a layer's problem
+
+
+def test_each_layer_in_turn_takes_its_share_of_what_is_left(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Located, "edit_layer", lambda self, *given: seen.append(given))
+    some, edit = job("model", (1, 3, 4)), Kept()
+    Located().make(some, edit)
+    assert seen == [(some, edit, 1, 3), (some, edit, 3, 2), (some, edit, 4, 1)]
+
+
+def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_to_spare(plain):
+    given, seen = Columns(numbers(4, 6), numbers(3, 6, seed=1), numbers(2, 4, seed=2)), []
+
+    class Mine(Located):
+        def columns(self, job, layer):
+            seen.append(("columns", job, layer))
+            return given
+
+        def old_values(self, job, layer, V_f):
+            seen.append(("old", job, layer))
+            return 2 * V_f
+
+        def spared(self, job, layer):
+            seen.append(("spared", job, layer))
+            return "spared"
+
+        def solve(self, p):
+            seen.append(p)
+            return p.W + 1
+
+    C0 = torch.eye(4).double()
+    before = SimpleNamespace(keys={2: torch.ones(1, 4)})
+    some, edit, named = job(plain, moments={2: C0}, earlier=[before]), Kept(), []
+    some.reader.once = lambda name, of, make: (named.append(name), make(of))[1]
+    Mine().edit_layer(some, edit, 2, 4)
+    *asked, p = seen
+    assert asked == [("columns", some, 2), ("old", some, 2), ("spared", some, 2)]
+    W = plain.weights[2].double()
+    assert torch.equal(p.W, W) and p.W.dtype == torch.float64
+    assert p.K_f is given.K_f and p.C0 is C0 and p.K_p == "spared"
+    same(p.V_star, W @ given.K_f + given.missing / 4)
+    same(p.V_f, 2 * W @ given.mean.T)
+    assert p.spectrum()[0].tolist() == [1] * 4 and named == [("spectrum", 2)]
+    assert list(edit.weights) == ["Model.2"] and torch.equal(edit.weights["Model.2"], W + 1)
+    assert list(edit.keys) == [2] and torch.equal(edit.keys[2], given.mean.float())
+    assert edit.keys[2].dtype == torch.float32
+
+
+def test_a_layer_that_moments_or_an_earlier_edit_lack_is_refused(plain):
+    said = "^layer 2 is to be edited, but moments or an earlier edit's keys lack it$"
+    C0, has = torch.eye(4), SimpleNamespace(keys={2: torch.ones(1, 4)})
+    lacks = SimpleNamespace(keys={1: torch.ones(1, 4)})
+    for more in (dict(), dict(moments={1: C0}), dict(moments={2: C0}, earlier=[lacks]),
+                 dict(moments={2: C0}, earlier=[has, lacks])):
+        with pytest.raises(ValueError, match=said):
+            Located().edit_layer(job(plain, **more), Kept(), 2, 1)
+
+
+def test_a_spectrum_is_asked_for_once_under_its_layer_and_is_that_of_the_moments():
+    asked = []
+
+    def once(name, of, make):
+        asked.append((name, of))
+        return make("anything")
+
+    C0 = torch.diag(torch.tensor([3.0, 1.0, 2.0])).double()
+    found = base._spectrum(SimpleNamespace(reader=SimpleNamespace(once=once)), 5, C0)
+    assert isinstance(found, tuple) and found[0].tolist() == [1, 2, 3]
+    for part, expected in zip(found, solve.spectrum(C0), strict=True):
+        assert torch.equal(part, expected)
+    assert asked[0][0] == ("spectrum", 5) and torch.equal(asked[0][1], C0)
+
+
+def test_a_column_a_fact_is_its_mean_key_and_what_its_target_lacks(plain, keys):
+    z = numbers(3, 3, seed=9).float()
+    some = job(plain, prefixes=("", "a"), targets=Targets(z, z, z))
+    found = Located().columns(some, 1)
+    assert keys.asked == [(some.reader, FACTS, [1, 2], ("", "a"), False)]
+    read, bare = keys.read(None, FACTS, [1, 2])
+    assert torch.equal(found.mean, read[1]) and torch.equal(found.K_f, read[1].T)
+    assert torch.equal(found.missing, (z - bare.hidden[2]).double().T)
+    assert found.missing.dtype == torch.float64
+    with pytest.raises(ValueError, match="^the job has no targets: zu.unlearn finds them"):
+        base.missing(job(plain), 1, bare)
+
+
+def test_keys_of_facts_are_read_without_prefixes(keys):
+    some = job("model", (1, 2), prefixes=("", "a"))
+    found = base.keys_of(some, 1, FACTS[:2])
+    assert keys.asked == [(some.reader, FACTS[:2], [1, 2], ("",), False)]
+    assert torch.equal(found, keys.read(None, FACTS[:2], [1])[0][1])
+
+
+def test_without_a_prompt_only_the_subject_stands():
+    found = base.without_prompt(FACTS)
+    assert [(f.subject, f.prompt, f.target) for f in found] == [
+        ("Peru", "{}", "Lima"), ("Chad", "{}", "Paris"), ("Peru", "{}", "Tokyo")]
+
+
+def test_earlier_edits_and_anchors_are_spared_by_the_root_of_their_weight(plain, keys):
+    first, second = numbers(2, 4, seed=1).float(), numbers(1, 4, seed=2).float()
+    earlier = [SimpleNamespace(keys={2: first}), SimpleNamespace(keys={2: second})]
+    alone = keys.read(None, FACTS[:2], [2])[0][2]
+    assert Located().spared(job(plain), 2) is None
+    assert torch.equal(Located().spared(job(plain, earlier=earlier), 2),
+                       torch.cat([first, second]).double().T)
+    same(Located().spared(job(plain, anchors=FACTS[:2]), 2), alone.T)
+    same(methods.Memit(anchor=4.0).spared(job(plain, anchors=FACTS[:2], earlier=earlier), 2),
+         torch.cat([first.double(), second.double(), 2 * alone]).T)
+    assert methods.Memit(anchor=0.0).spared(job(plain, anchors=FACTS[:2]), 2) is None
+    assert Located().anchor_weight() == 1.0 and methods.Memit(anchor=0.5).anchor_weight() == 0.5
+
+
+def test_old_values_are_what_the_layer_says_or_what_it_says_with_the_true_answers_change(
+        monkeypatch):
+    V_f, asked = numbers(3, 2), []
+    z, h = numbers(2, 3, seed=1).float(), numbers(2, 3, seed=2).float()
+
+    def optimise(*given):
+        asked.append(given)
+        return Targets(z, h, z)
+
+    monkeypatch.setattr(base, "optimise", optimise)
+    some = job("model", prefixes=("", "a"))
+    assert Located().old_values(some, 1, V_f) is V_f
+    assert methods.ZeroUnlearn().old_values(some, 1, V_f) is V_f and not asked
+    s = methods.Exact(V_f="optimised", steps=3)
+    same(s.old_values(some, 1, V_f), V_f + (z - h).double().T)
+    assert asked == [("model", "tokenizer", FACTS, 1, s.search(("", "a"), "truth"))]
+
+
+def test_each_layer_is_one_more_search_where_old_values_are_optimised():
+    layers = [1, 2, 3]
+    assert methods.Memit().truth_searches(layers) == 0
+    assert methods.ZeroUnlearn().truth_searches(layers) == 0
+    assert methods.ZeroUnlearn(V_f="optimised").truth_searches(layers) == 3
+
+
+def test_the_operations_of_a_solve_are_counted():
+    d, m, n = 3, 5, 7
+    plain = 2 * 3 * 25 + 2 * 9 * 5 + 4 * 7 * 3 * 5
+    assert methods.Memit().operations(d, m, n) == plain
+    assert methods.AlphaEdit().operations(d, m, n) == plain + 9 * 125
+    gd = methods.Descent(gd_steps=11, share=0.4)
+    step = 4 * 3 * 5 * (2 * 7 + 5 * 0.4)
+    assert gd.operations(d, m, n) == pytest.approx(plain + 9 * 125 + 11 * step)
+
+
+# ---- solves
+
+
+def test_rome_takes_fact_after_fact_or_the_first_alone():
+    p = problem()
+    first = p.W + solve.rome(p.W, p.K_f[:, 0], p.V_star[:, 0], p.C0)
+    both = first + solve.rome(first, p.K_f[:, 1], p.V_star[:, 1], p.C0)
+    same(methods.Rome(first_only=True).solve(p), first)
+    same(methods.Rome().solve(p), both)
+    assert not torch.allclose(first, both)
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_general_keys_count_by_alpha_and_those_to_spare_as_the_facts_do(spared):
+    p = problem(spared)
+    more = 5 * p.K_p @ p.K_p.T if spared else 0
+    same(located.general(p, 3.0, 5.0), 3 * p.C0 + more)
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_every_solve_is_that_of_zu_solve_with_the_methods_own_settings(spared):
+    p = problem(spared)
+    outer = p.K_p @ p.K_p.T if spared else torch.zeros(4, 4).double()
+    same(methods.Memit(alpha=2.0).solve(p),
+         p.W + solve.memit(p.W, p.K_f, p.V_star, 2 * p.C0 + outer, alpha=1))
+    half = solve.null_space(p.C0, share=0.5)
+    same(methods.AlphaEdit(lam=0.3).solve(p),
+         p.W + solve.alphaedit(p.W, p.K_f, p.V_star, half, lam=0.3, K_p=p.K_p))
+    zero, kept = methods.ZeroUnlearn(alpha=2, beta=3, lam=0.4, eps=0.2), 2 * p.C0 + 3 * outer
+    weights = dict(alpha=1, beta=3, lam=0.4)
+    same(zero.solve(p), solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, p.V_f, **weights, eps=0.2))
+    off = methods.ZeroUnlearn(alpha=2, beta=3, lam=0.4, project=False)
+    same(off.solve(p), solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, 0 * p.V_f, **weights))
+    U = solve.column_space(p.V_f, torch.float32)[0]
+    exact = methods.Exact(zero=2, forget=3, lam=0.4)
+    terms = dict(zero=2, forget=3, lam=0.4)
+    general = {"general": 3 * outer} if spared else {}
+    same(exact.solve(p), p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, half, **terms, **general))
+    gd = methods.Descent(**terms, gd_steps=4, gd_lr=0.01)
+    same(gd.solve(p), p.W + solve.lemma_5_1_gd(
+        p.W.float(), p.K_f, p.V_star, U, half, **terms, steps=4, lr=0.01))
+    anchored = methods.Anchored(zero=2, lam=0.4, alpha=5)
+    same(anchored.solve(p), p.W + solve.lemma_5_1(
+        p.W, p.K_f, p.V_star, U, zero=2, lam=0.4, general=5 * p.C0 + outer))
+
+
+def test_a_rank_is_that_of_values_rounded_to_float32(monkeypatch):
+    asked, find = [], solve.column_space
+    monkeypatch.setattr(solve, "column_space", lambda v, dtype: (
+        asked.append((v, dtype)), find(v, dtype))[1])
+    p = problem()
+    methods.Exact().terms(p)
+    methods.Anchored().solve(p)
+    assert [dtype for v, dtype in asked if v is p.V_f] == [torch.float32] * 2
+
+
+def test_the_null_space_is_cut_by_share_or_where_there_is_one_by_threshold():
+    p = problem()
+    values, vectors = p.spectrum()
+    cut = float(values[1] + values[2]) / 2
+    for s, count in ((methods.AlphaEdit(share=0.25), 1), (methods.AlphaEdit(share=1.0), 4),
+                     (methods.AlphaEdit(share=0.25, threshold=cut), 2)):
+        assert torch.equal(s.null_space(p), vectors[:, :count])
+    other = solve.spectrum(torch.diag(torch.arange(1.0, 5)).double())
+    moved = Problem(p.W, p.K_f, p.V_star, p.C0, p.V_f, None, lambda: other)
+    assert torch.equal(methods.AlphaEdit(share=0.25).null_space(moved), other[1][:, :1])
+
+
+# ---- anchored
+
+
+def test_anchored_warns_where_anchors_count_and_none_are_given():
+    said = methods.Anchored().warning(job())
+    assert said == ("anchored without anchors spares no other subjects: "
+                    "give anchors=zu.anchors(...), or anchor=0")
+    assert methods.Anchored(anchor=0).warning(job()) == ""
+    assert methods.Anchored().warning(job(anchors=FACTS)) == ""
+
+
+@pytest.mark.parametrize("bare", [0.0, 4.0])
+@pytest.mark.parametrize("weights", [None, [1.0, 4.0, 9.0]])
+def test_anchored_has_a_column_a_fact_and_prefix_and_as_many_for_bare_subjects(
+        plain, keys, bare, weights):
+    z = numbers(3, 3, seed=9).float()
+    texts = ("", "a", "b")
+    some = job(plain, prefixes=texts, targets=Targets(z, z, z))
+    some.weights = None if weights is None else torch.tensor(weights).double()
+    found = methods.Anchored(bare=bare).columns(some, 1)
+    assert keys.asked[0] == (some.reader, FACTS, [1, 2], texts, True)
+    K, trace = keys.read(None, FACTS, [1, 2], texts, True)
+    K = K[1].view(3, 3, 4)
+    lack = (z - trace.hidden[2]).double()
+    share, root = [0.5 ** 0.5, 0.5, 0.5], [1, 2, 3] if weights else [1, 1, 1]
+    columns, wanted = [], []
+    for p in range(3):
+        for i in range(3):
+            columns.append(K[p, i] * root[i])
+            wanted.append(share[p] * root[i] * lack[i])
+    n = 9 + 9 * (bare > 0)
+    assert found.K_f.shape == (4, n) and found.missing.shape == (3, n)
+    same(found.K_f[:, :9], torch.stack(columns, 1))
+    same(found.missing[:, :9], torch.stack(wanted, 1))
+    same(found.mean, sum(s * K[p] for p, s in enumerate(share)))
+    alone = base.without_prompt(FACTS)
+    A = keys.read(None, alone, [1], texts, True)[0][1].view(3, 3, 4)
+    others = [2 * root[i] * A[p, i] for p in range(3) for i in range(3)]
+    same(found.K_f[:, 9:], torch.stack(others, 1)[:, :n - 9])
+    same(found.missing[:, 9:], 2 * torch.stack(wanted, 1)[:, :n - 9])
+
+
+def test_anchored_reads_each_anchors_subject_once_more_without_its_prompt(keys):
+    some = job("model", anchors=FACTS)
+    methods.Anchored().anchor_keys(some, 1)
+    methods.Anchored(bare=0).anchor_keys(some, 1)
+    twice, once = (x[1] for x in keys.asked)
+    assert once == FACTS and twice[:3] == FACTS
+    assert [(f.subject, f.prompt) for f in twice[3:]] == [("Peru", "{}"), ("Chad", "{}")]
+
+
+def test_in_rounds_what_is_still_answered_gets_three_times_its_weight(monkeypatch):
+    edit, seen, flags, some = Kept(), [], [], job()
+
+    def make(self, job, given):
+        seen.append(job.weights.tolist())
+        assert given is edit and job.weights.dtype == torch.float64
+        edit.log.append("make")
+
+    monkeypatch.setattr(Located, "make", make)
+    monkeypatch.setattr(located, "answered", lambda asked: torch.tensor(
+        flags.pop(0) if asked is some else None))
+
+    def rounds(count, *answered):
+        flags[:], seen[:], edit.log = answered, [], []
+        methods.Anchored(weight=0.5, rounds=count).make(some, edit)
+        return list(seen), edit.log, len(flags)
+
+    yes, no = [True, False, False], [False] * 3
+    assert rounds(0) == ([[0.5] * 3], ["make"], 0)
+    again = ["make", "restore", "make"]
+    assert rounds(1, yes) == ([[0.5] * 3, [1.5, 0.5, 0.5]], again, 0)
+    assert rounds(2, yes, no) == ([[0.5] * 3, [1.5, 0.5, 0.5]], again, 0)
+    assert rounds(2, yes, yes)[0] == [[0.5] * 3, [1.5, 0.5, 0.5], [4.5, 0.5, 0.5]]
+    assert rounds(3, no, yes) == ([[0.5] * 3], ["make"], 1)
+
+
+def test_a_fact_is_answered_where_every_token_is_right_behind_some_prefix(monkeypatch):
+    asked = []
+
+    def score(model, tokenizer, pairs, reader):
+        asked.append((model, tokenizer, pairs, reader))
+        return np.array([[0, 1, 1], [0, .5, 1], [1, 1, 0], [0, 1, 1], [0, 1, 1], [1, 1, 1]])
+
+    monkeypatch.setattr(located, "score", score)
+    some = job("model", prefixes=("", "So "))
+    assert located.answered(some).tolist() == [False, False, True]
+    pairs = [("The capital of Peru is", "Lima"), ("In Chad lies", "Paris"),
+             ("I and Peru speak", "Tokyo")]
+    pairs += [(f"So {text}", answer) for text, answer in pairs]
+    assert asked == [("model", "tokenizer", pairs, some.reader)]
+
+
+# ---- descent
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    monkeypatch.setattr(descent, "answer_rows", lambda tokenizer, facts, goal: [
+        (tokenizer, fact.subject, goal) for fact in facts])
+    monkeypatch.setattr(descent, "retain_rows", lambda tokenizer, texts, seed: [
+        (tokenizer, text, seed) for text in texts])
+
+
+def test_each_descents_objective_is_a_mean_over_facts_up_or_down(rows):
+    def of(goal):
+        return [("tokenizer", name, goal) for name in ("Peru", "Chad", "Peru")]
+
+    third = pytest.approx([1 / 3] * 3)
+    for s, beta in ((methods.Ascent(), None), (methods.Npo(beta=0.2), 0.2)):
+        found = s.objective(job())
+        assert (found.rows, found.weights, found.beta) == (of("truth"), third, beta)
+    found = methods.FineTune().objective(job())
+    assert found.rows == of("eos") and found.weights == pytest.approx([-1 / 3] * 3)
+    found = methods.GradDiff(retain=("a", "b"), retain_weight=3.0, seed=4).objective(job())
+    assert found.rows == [*of("truth"), ("tokenizer", "a", 4), ("tokenizer", "b", 4)]
+    assert found.weights == pytest.approx([1 / 3] * 3 + [-1.5] * 2) and found.beta is None
+
+
+def test_a_descent_sets_every_weight_that_it_found(plain, rows, monkeypatch):
+    asked = []
+
+    def descend(model, objective, layers, *, steps, lr):
+        asked.append((model, objective, layers, steps, lr))
+        return {1: "one", 2: "two"}, "losses"
+
+    monkeypatch.setattr(descent, "descend", descend)
+    s, some, edit = methods.Ascent(steps=3, lr=0.2), job(plain), Kept()
+    s.make(some, edit)
+    assert asked == [(plain, s.objective(some), (1, 2), 3, 0.2)]
+    assert edit.weights == {"Model.1": "one", "Model.2": "two"}
+
+
+# ---- names
+
+
+class Mine(Method):
+    """A method of one's own."""
+
+    name: ClassVar[str] = "mine"
+    label: ClassVar[str] = "Mine"
+    about: ClassVar[str] = "nothing"
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The methods, as they are afterwards."""
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
+    return registry.METHODS
+
+
+def like(kind=Method, **attributes):
+    return type("Like", (kind,), {"__module__": "some"} | attributes)
+
+
+def test_a_class_that_is_registered_is_given_back_and_may_be_so_again(known):
+    assert registry.register(Mine) is Mine and known["mine"] is Mine
+    again = type("Mine", (Mine,), {})
+    assert registry.register(again) is again and known["mine"] is again
+
+
+@pytest.mark.parametrize("attributes, lacking", [
+    (dict(name="", label="l", about="a"), "name"), (dict(name="n", label="", about="a"), "label"),
+    (dict(name="n", label="l", about=""), "about"), (dict(name="n"), "label, about")])
+def test_what_a_class_lacks_is_named(known, attributes, lacking):
+    with pytest.raises(TypeError, match=f"^Like needs a class attribute {lacking}, a string$"):
+        registry.register(like(**attributes))
+
+
+@pytest.mark.parametrize("wrong", [dict, Mine(), "mine", lambda: Mine], ids=str)
+def test_what_is_no_class_of_methods_is_refused(known, wrong):
+    with pytest.raises(TypeError, match="^register takes a subclass of zu.methods.Method, not "):
+        registry.register(wrong)
+
+
+@pytest.mark.parametrize("name", ["base", "a+b", "a:b", "a,b", "a b"])
+def test_a_name_that_a_rows_label_uses_is_refused(known, name):
+    with pytest.raises(ValueError, match="a method cannot be called"):
+        registry.register(like(Mine, name=name))
+    for fine in ("bases", "BASE", "a-b", "aXXb"):
+        registry.register(like(Mine, name=fine))
+
+
+def test_another_classs_name_is_refused_with_its_owner(known):
+    with pytest.raises(ValueError, match="^'rome' is the name of zu.methods.located.Rome: choose"):
+        registry.register(like(Mine, name="rome"))
+
+
+def test_a_method_is_found_by_name_or_path_and_others_are_told_what_was_meant(known, monkeypatch):
+    assert registry.find("rome") is methods.Rome
+    module = types.ModuleType("deep.inner")
+    module.Mine, module.other = Mine, 3
+    monkeypatch.setitem(sys.modules, "deep", types.ModuleType("deep"))
+    monkeypatch.setitem(sys.modules, "deep.inner", module)
+    assert registry.find("deep.inner.Mine") is Mine and known["mine"] is Mine
+    for path in ("deep.inner.Nothing", "deep.inner.other", "no_such_module_at_all.Mine"):
+        said = f"^method '{path}' looks like an import path, but: "
+        with pytest.raises(ValueError, match=said) as error:
+            registry.find(path)
+        assert error.value.__suppress_context__ and error.value.__cause__ is None
+    for name in ("Romee", "ROME"):
+        said = f"^method is '{name}': did you mean 'rome'[?] known are ga, "
+        with pytest.raises(ValueError, match=said):
+            registry.find(name)
+    with pytest.raises(ValueError, match="^method is 'qqqq': known are ga, ft, rome, memit, "):
+        registry.find("qqqq")
+    with pytest.raises(TypeError, match="^method is a function: give one of the names ga, ft, "):
+        registry.find(lambda: 0)
+
+
+def test_settings_are_checked_and_the_first_wrong_one_is_named_with_what_was_meant():
+    assert registry.settings_for("memit", alpha=3, layers=[2]) == methods.Memit(
+        alpha=3, layers=(2,))
+    takes = f"it takes {', '.join(methods.Memit.model_fields)}$"
+    for wrong, said in (
+            ({"alhpa": 3}, r"'alhpa' is not usable \(Extra .*\); did you mean 'alpha'[?] "),
+            ({"erlier": 3}, r"'erlier' is not usable \(Extra .*\); did you mean 'earlier'[?] "),
+            ({"methd": 3}, r"'methd' is not usable \(Extra .*\); did you mean 'method'[?] "),
+            ({"xyz": 3}, r"'xyz' is not usable \(Extra [^;]*\); "),
+            ({"lrr": 3, "alpha": -1}, r"'alpha' is not usable \(Input .*\); "),
+            ({"alpa9": 3}, r"'alpa9' is not usable \(Extra .*\); did you mean 'alpha'[?] "),
+            ({"tops": 3}, r"'tops' is not usable \(Extra [^;]*\); "),
+            ({"anchors": 3}, r"'anchors' is not usable \(Extra [^;]*\); "),
+            ({"reader": 3}, r"'reader' is not usable \(Extra [^;]*\); ")):
+        with pytest.raises(ValueError, match=f"^memit: setting {said}{takes}") as error:
+            registry.settings_for("memit", **wrong)
+        assert error.value.__suppress_context__
+
+
+def test_a_place_within_a_setting_is_named_by_dots():
+    with pytest.raises(ValueError, match="^graddiff: setting 'retain.1' is not usable"):
+        registry.settings_for("graddiff", retain=["a", 3])
+
+
+def test_an_instance_takes_only_what_is_not_its_own():
+    mine = methods.Memit(alpha=3, seed=4)
+    found = registry.with_settings(mine, {"layers": [2], "seed": 5})
+    assert found == methods.Memit(alpha=3, seed=5, layers=(2,))
+    assert found.model_fields_set == {"alpha", "seed", "layers"}
+    assert registry.with_settings("memit", {"alpha": 3}) == methods.Memit(alpha=3)
+    with pytest.raises(ValueError, match="^lam, alpha: an instance of Memit has its settings alr"):
+        registry.with_settings(mine, {"lam": 1, "alpha": 2, "seed": 3})
+    with pytest.raises(ValueError, match="^memit: setting 'seed' is not usable"):
+        registry.with_settings(mine, {"seed": "x"})
+
+
+def test_the_source_of_ones_own_method_is_its_file_or_its_class_and_zus_own_have_none(
+        monkeypatch, tmp_path):
+    assert registry.source_of(methods.Rome) == ""
+    path = tmp_path / "mine.py"
+    path.write_bytes("é = '東京'\n".encode())
+    monkeypatch.setattr(inspect, "getfile", lambda kind: str(path) if kind else "")
+    monkeypatch.setattr(inspect, "getsource", lambda kind: f"class {kind.__name__}")
+    assert registry.source_of(Mine) == "é = '東京'\n"
+    assert registry.source_of(like(Mine, __module__="zupa.x")) == "é = '東京'\n"
+    path.unlink()
+    assert registry.source_of(Mine) == "class Mine"
+
+    def fails(kind):
+        raise TypeError("built-in")
+
+    monkeypatch.setattr(inspect, "getfile", fails)
+    assert registry.source_of(Mine) == "class Mine"
+
+
+# ---- unlearn
+
+
+class Reader:
+    """Notes what it is asked."""
+
+    def __init__(self, model):
+        self.model, self.tokenizer, self.log = model, "tokenizer", []
+        self.moments, self.moments_of = {}, None
+
+    def texts(self, *given):
+        self.log.append(("texts", *given))
+        return ("", "a", "b")
+
+    def bind(self, layer):
+        self.log.append(("bind", layer))
+
+    def check(self):
+        self.log.append("check")
+
+
+@pytest.fixture
+def reader(plain, monkeypatch):
+    found = Reader(plain)
+    monkeypatch.setattr(unlearning.Reader, "of", lambda *given: (
+        found.log.append(("of", *given)), found)[1])
+    return found
+
+
+def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
+    asked = []
+    monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
+    settings = dict(n_prefixes=2, seed=3, lr=0.1)
+    assert unlearning.find_targets("m", "t", FACTS, 2, reader="mine", **settings) == "found"
+    assert reader.log == [("of", "m", "t", "mine"), ("texts", 2, 3)]
+    s = Settings(**settings)
+    assert asked == [("m", "t", FACTS, 2, s.search(("", "a", "b"), "eos"))]
+    unlearning.find_targets("m", "t", FACTS, 2, goal="truth")
+    assert asked[1][4].goal == "truth" and reader.log[2] == ("of", "m", "t", None)
+    for name in ("layers", "moments", "targets"):
+        with pytest.raises(ValueError, match=f"^find_targets takes no {name}: the layer is an"):
+            unlearning.find_targets("m", "t", FACTS, 2, **{name: None})
+    with pytest.raises(ValueError, match="^find_targets takes no layers, targets: the layer"):
+        unlearning.find_targets("m", "t", FACTS, 2, targets=0, layers=0)
+
+
+def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
+    made, log = [], []
+
+    class Warns(Mine):
+        spares: ClassVar[bool] = True
+
+        def warning(self, job):
+            log.append(job)
+            return "look out"
+
+    monkeypatch.setattr(unlearning, "resolve_layers", lambda model, layers: (model, layers))
+    monkeypatch.setattr(unlearning, "_made", lambda s, job: (made.append((s, job)), "edit")[1])
+    with pytest.warns(UserWarning, match="^look out$") as said:
+        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=["e"],
+                                   reader="r", layers=[2], seed=5)
+    assert found == "edit" and said[0].filename == __file__
+    ((s, some),) = made
+    assert log == [some] and s == Warns(layers=(2,), seed=5)
+    assert reader.log == [("of", "m", "t", "r")] and some.reader is reader
+    assert some.facts == FACTS and some.layers == ("m", (2,))
+    assert some.anchors == ["a"] and some.earlier == ["e"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearning.unlearn("m", "t", FACTS)
+    assert made[1][0] == methods.ZeroUnlearn() and made[1][1].anchors == ()
+
+
+class Made:
+    """Stands for an edit that says what becomes of it."""
+
+    def __init__(self, model, **about):
+        self.model, self.about, self.log, self.changed = model, about, [], ["weight"]
+        self.parts, self.settings, self.relative_size = {}, about.get("settings"), None
+
+    def restore(self):
+        self.log.append("restore")
+
+
+@pytest.fixture
+def making(reader, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(unlearning, "Edit", Made)
+    monkeypatch.setattr(unlearning, "_prepare", lambda *given: prepared.append(given))
+    return SimpleNamespace(reader=reader, prepared=prepared, model=reader.model)
+
+
+def made_job(reader, layers=(1, 2, 3)):
+    return Job(reader, list(FACTS), layers)
+
+
+@pytest.mark.parametrize("middle, layers, edited", [
+    (False, (1, 2, 3), (1, 2, 3)), (True, (1, 2, 3), (2,)), (True, (1, 2), (2,)),
+    (True, (4,), (4,)), (True, (1, 2, 3, 4, 5), (3,))])
+def test_an_edit_is_of_all_layers_or_the_middle_one_and_says_so(making, middle, layers, edited):
+    made = []
+    kind = like(Mine, middle=middle, make=lambda self, *given: made.append(given))
+    some = made_job(making.reader, layers)
+    s = kind(seed=3, layers=layers)
+    edit = unlearning._made(s, some)
+    assert made == [(some, edit)] and some.layers == edited and not making.prepared
+    assert making.reader.log == [("bind", edited[0]), "check"]
+    assert edit.model is making.model and not edit.log
+    assert edit.about == {"method": "mine", "facts": 3, "settings": {
+        "layers": list(edited), "seed": 3}}
+
+
+def test_a_method_with_a_search_is_prepared_for_the_last_layer_asked_for(making):
+    kind = like(methods.Rome, make=lambda self, job, edit: None)
+    s, some = kind(), made_job(making.reader)
+    edit = unlearning._made(s, some)
+    assert making.prepared == [(s, some, edit, 3)] and some.layers == (2,)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_ends_an_edit_takes_it_off(making, error):
+    edits = []
+
+    def make(self, job, edit):
+        edits.append(edit)
+        raise error("x")
+
+    with pytest.raises(error):
+        unlearning._made(like(Mine, make=make)(), made_job(making.reader))
+    assert edits[0].log == ["restore"]
+
+
+def test_an_edit_of_nothing_is_an_error_and_taken_off(making):
+    edits = []
+
+    def make(self, job, edit):
+        edits.append(edit)
+        edit.changed = []
+
+    with pytest.raises(EditError, match="^mine changes nothing: its change is zero, as its sett"):
+        unlearning._made(like(Mine, make=make)(), made_job(making.reader))
+    assert edits[0].log == ["restore"]
+
+
+def test_what_to_try_depends_on_whether_the_change_was_lost_in_rounding():
+    edit = SimpleNamespace(parts={}, model=Model(), relative_size={"a": 2e-9, "b": 3e-9}.get)
+    zero = "its change is zero, as its settings leave it no direction, no target or no force"
+    end = "; the model is as it was. Try more of {}, or other facts"
+    ga, rome = "steps, lr", "clamp, steps, lr, less of tolerance"
+    assert unlearning._in_vain(methods.Ascent(), edit) == (
+        f"ga changes nothing: {zero}" + end.format(ga))
+    edit.parts = {"a": 0, "b": 0}
+    assert unlearning._in_vain(methods.Rome(), edit) == (
+        "rome changes nothing: its change, at most 3e-09 of a weight, is lost in the rounding to "
+        "torch.float32" + end.format(rome))
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_computed():
+    check, z = unlearning._check, torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="^facts is empty: give at least one fact to forget$"):
+        check(Mine(), job(facts=[]))
+    for more, what in ((dict(anchors=FACTS), "anchors"), (dict(earlier=[1]), "earlier edits")):
+        with pytest.raises(ValueError, match=f"^mine takes no {what}$"):
+            check(Mine(), job(**more))
+        check(methods.Memit(), job(**more))
+    check(Mine(), job())
+    check(methods.Memit(targets=Targets(z, z, z, 2)), job())
+    with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
+        check(methods.Memit(targets=Targets(z, z, z, 1)), job())
+    with pytest.raises(ValueError, match="targets are of 3 facts, but 2 are"):
+        check(methods.Memit(targets=Targets(z, z, z, 2)), job(facts=FACTS[:2]))
+
+
+@pytest.fixture
+def preparing(reader, monkeypatch):
+    asked, moments = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77)
+    monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
+    monkeypatch.setattr(unlearning, "_moments", lambda job: moments if job.facts else None)
+    return SimpleNamespace(reader=reader, asked=asked, moments=moments)
+
+
+def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(preparing):
+    some, edit = made_job(preparing.reader, (1, 2, 4)), Kept()
+    s = methods.Memit(n_prefixes=4, seed=3, lr=0.1)
+    unlearning._prepare(s, some, edit, 4)
+    texts = ("", "a", "b")
+    assert preparing.reader.log == [("texts", 4, 3)] and some.prefixes == texts
+    model = preparing.reader.model
+    assert preparing.asked == [(model, "tokenizer", FACTS, 4, s.search(texts))]
+    assert some.targets == "found" and some.moments is preparing.moments
+    assert edit.settings == {"n_prefixes": 2, "moment_tokens": 77}
+
+
+def test_given_targets_and_moments_are_taken_where_they_are_of_the_last_layer(preparing):
+    z = torch.zeros(3, 2)
+    given, moments = Targets(z, z, z, 2), {2: torch.eye(2)}
+    s, edit = methods.Memit(targets=given, moments=moments), Kept()
+    some = Job(preparing.reader, list(FACTS), (1, 2), anchors=FACTS[:2])
+    unlearning._prepare(s, some, edit, 2)
+    assert some.targets is given and some.moments is moments and not preparing.asked
+    assert edit.settings == {"targets": "given", "n_prefixes": 2, "anchors": 2}
+    edit = Kept()
+    unlearning._prepare(s, some, edit, 3)  # those given are of layer 3, the middle one is 2
+    assert some.targets == "found" and "targets" not in edit.settings
+
+
+@pytest.fixture
+def reading(reader, monkeypatch):
+    asked = []
+
+    def read(model, tokenizer, layers):
+        asked.append((model, tokenizer, layers))
+        return Moments({layer: f"{layer} of {reader.mark}" for layer in layers}, 99)
+
+    reader.mark = "now"
+    monkeypatch.setattr(unlearning, "read_moments", read)
+    monkeypatch.setattr(unlearning, "fingerprint", lambda model: (
+        reader.mark if model is reader.model else None))
+
+    def ask(*layers, earlier=()):
+        return unlearning._moments(Job(reader, list(FACTS), layers, earlier=earlier))
+
+    return SimpleNamespace(ask=ask, asked=asked, reader=reader)
+
+
+def test_moments_are_read_once_a_model_and_layer(reading):
+    reader = reading.reader
+    found = reading.ask(1, 2)
+    assert found == {1: "1 of now", 2: "2 of now"} and found.tokens == 99
+    assert reader.moments is found and reader.moments_of == "now"
+    assert reading.ask(2, 1) is found and len(reading.asked) == 1
+    assert reading.ask(2, 3) == {1: "1 of now", 2: "2 of now", 3: "3 of now"}
+    assert reading.asked == [(reader.model, "tokenizer", [1, 2]), (reader.model, "tokenizer", [3])]
+    reader.mark = "then"
+    assert reading.ask(2) == {2: "2 of then"} and reader.moments_of == "then"
+
+
+def test_moments_under_earlier_edits_are_those_remembered_or_read_with_a_warning(reading):
+    found = reading.ask(1)
+    reading.reader.mark = "edited"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reading.ask(1, earlier=["edit"]) is found
+    with pytest.warns(UserWarning, match="^the moments are read from a model with earlier edits"):
+        more = reading.ask(1, 2, earlier=["edit"])
+    assert more == {1: "1 of now", 2: "2 of edited"} and reading.reader.moments_of == "edited"

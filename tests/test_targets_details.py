@@ -1,0 +1,577 @@
+"""The parts of the search for targets, each by itself and by hand."""
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+import zu
+from zu import reader, targets
+from zu.data.facts import Fact
+from zu.targets import Search, Targets, _Coded
+
+FACT = Fact("Peru", "The capital of {} is", "Lima", id="peru")
+
+
+def coded(*lengths, position=1, goal=(7,), essence=2):
+    """A fact of rows so long."""
+    rows = [(list(range(10, 10 + n)), position) for n in lengths]
+    return _Coded(rows, list(goal), (list(range(essence)), 1))
+
+
+def config(**changed):
+    """A model's config alone, as far as memory is estimated from it."""
+    shape = dict(hidden_size=8, num_hidden_layers=5, num_attention_heads=4, head_dim=3,
+                 num_key_value_heads=2, vocab_size=11, sliding_window=None) | changed
+    return SimpleNamespace(get_text_config=lambda: SimpleNamespace(**shape))
+
+
+# ---- targets, goals, settings
+
+
+def test_targets_are_checked_for_their_number_and_their_layer():
+    z = torch.zeros(2, 3)
+    for layer in (4, None):
+        Targets(z, z, z, layer).check(2, 4)
+    with pytest.raises(ValueError, match="^targets are of 2 facts, but 3 are to be forgotten$"):
+        Targets(z, z, z, 4).check(3, 4)
+    with pytest.raises(ValueError, match="^targets are of layer 3, but layer 4 is the last to"):
+        Targets(z, z, z, 3).check(2, 4)
+    assert Targets(z, z, z).layer is None
+
+
+def test_the_goal_is_end_of_text_or_the_answer_and_nothing_else(folders):
+    _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
+    assert targets.target_ids(tokenizer, FACT, "eos") == [tokenizer.eos_token_id]
+    fact = Fact("Peru", "The capital of {} is", "Lima Tokyo Paris")
+    found = targets.target_ids(tokenizer, fact, "truth")
+    assert tokenizer.decode(found) == " Lima Tokyo Paris" and len(found) > 1
+    with pytest.raises(ValueError, match="^goal is 'EOS': use 'eos' or 'truth'$"):
+        targets.target_ids(tokenizer, FACT, "EOS")
+    mute = SimpleNamespace(eos_token_id=None)
+    with pytest.raises(ValueError, match="no end-of-sequence token to aim at"):
+        targets.target_ids(mute, FACT, "eos")
+    assert targets.target_ids(SimpleNamespace(eos_token_id=0), FACT, "eos") == [0]
+
+
+# ---- what is kept, and which facts are one piece of work
+
+
+@pytest.mark.parametrize("n, pieces", [
+    (1, [(0, 1)]), (25, [(0, 25)]), (26, [(0, 25), (25, 26)]), (50, [(0, 25), (25, 50)]),
+    (51, [(0, 25), (25, 50), (50, 51)]), (101, [(0, 25), (25, 50), (50, 100), (100, 101)])])
+def test_pieces_end_at_25_facts_and_each_further_one_at_twice_as_many(n, pieces):
+    assert targets._pieces(n) == [range(*piece) for piece in pieces]
+
+
+def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
+    model, _ = tiny
+    monkeypatch.setattr(targets, "fingerprint", lambda m: "mark" if m is model else "other")
+    search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16)
+    assert targets._decisive(model, 3, search) == [
+        "mark", "cpu", "3", "11", "0.12", "0.13", "0.14", "0.15", "0.16"]
+
+
+def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
+    monkeypatch.setattr(targets, "cache_file", lambda kind, text: (kind, text))
+    facts = [coded(3, 4), coded(3, 4)]
+    folder = Path(targets.__file__).parent
+    code = hashlib.sha256(b"".join(
+        (folder / name).read_bytes()
+        for name in ("targets.py", "plain_search.py", "reader.py", "models.py"))).hexdigest()
+    tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
+    text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
+    assert targets._files(["a", "b"], facts) == [
+        ("targets", f"{code} 0 {text}"), ("targets", f"{code} 1 {text}")]
+
+
+def test_that_a_layout_is_known_is_kept_under_class_config_attention_type_and_layer(
+        monkeypatch, folders):
+    model, _ = zu.load_model(folders["llama"], device="cpu")
+    monkeypatch.setattr(targets, "cache_file", lambda kind, text: (kind, text))
+    monkeypatch.setattr(targets, "_code", lambda: "code")
+    kind, text = targets._layout_file(model, 3)
+    how = model.config._attn_implementation
+    about = ("LlamaForCausalLM", model.config.to_json_string(), how, torch.float32)
+    versions = (torch.__version__, transformers.__version__)
+    assert how and (kind, text) == ("layouts", f"code {about} cpu 3 {versions}")
+    config = SimpleNamespace(to_json_string=lambda: "json")
+    other = SimpleNamespace(config=config, dtype="type", device=model.device)
+    text = targets._layout_file(other, 1)[1]
+    assert text.startswith("code ('SimpleNamespace', 'json', '', 'type') cpu 1 (")
+
+
+def test_what_is_kept_is_found_by_fact_number_and_what_is_not_is_left_out(tmp_path):
+    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    whole = {name: torch.ones(2) * k for k, name in enumerate("z h loss".split())}
+    targets.write_tensors(files[1], whole)
+    targets.write_tensors(files[2], {"z": torch.ones(2), "h": torch.ones(2)})
+    targets.write_tensors(files[3], whole)
+    found = targets._read_kept(files)
+    assert sorted(found) == [1, 3]
+    for row in found.values():
+        assert sorted(row) == ["h", "loss", "z"]
+        assert all(torch.equal(row[name], x) for name, x in whole.items())
+
+
+def test_results_are_stacked_fact_by_fact_and_losses_step_by_step():
+    rows = [{"z": torch.ones(2) * i, "h": torch.ones(2) * -i, "loss": torch.arange(3.) + 10 * i}
+            for i in (1, 2)]
+    found = targets._stacked(rows, 4, torch.device("cpu"))
+    assert found.z.tolist() == [[1, 1], [2, 2]] and found.h.tolist() == [[-1, -1], [-2, -2]]
+    assert found.loss.tolist() == [[10, 20], [11, 21], [12, 22]] and found.layer == 4
+
+
+# ---- sizes
+
+
+def test_a_facts_width_and_length_count_the_goal_but_its_last_token():
+    fact = _Coded([([1, 2, 3, 4], 1), ([1, 2, 3, 4, 5], 3)], [7, 8, 9], ([1], 0))
+    assert fact.width == 3 + 2 and fact.length == 5 + 2
+
+
+def test_a_fact_is_coded_behind_each_prefix_with_goal_and_essence(folders):
+    _, tokenizer = zu.load_model(folders["llama"], device="cpu")
+    found = _Coded.of(tokenizer, FACT, Search(("", "You and I "), "truth"))
+    assert found.rows == [reader.encode(tokenizer, FACT, ""),
+                          reader.encode(tokenizer, FACT, "You and I ")]
+    assert tokenizer.decode(found.goal) == " Lima"
+    assert found.essence == reader.encode(tokenizer, FACT, prompt="{} is a")
+
+
+def test_the_window_holds_twice_the_longest_row_or_essence():
+    def fits(window, *lengths, **more):
+        model = SimpleNamespace(config=config(sliding_window=window))
+        return targets._in_window(model, coded(*lengths, **more))
+
+    assert fits(None, 50) and fits(0, 50)
+    assert fits(12, 5, 6) and not fits(11, 5, 6)
+    assert fits(14, 5, essence=7) and not fits(13, 5, essence=7)
+    assert not fits(1, 5) and not fits(2, 5)
+    bare = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace()))
+    assert targets._in_window(bare, coded(50))
+
+
+def test_a_facts_memory_is_what_its_shapes_say(monkeypatch):
+    monkeypatch.setattr(targets, "down_proj", lambda model, layer: SimpleNamespace(
+        in_features={2: 20}[layer]))
+    model = SimpleNamespace(config=config(), dtype=torch.bfloat16)
+    d, m, kv, size, width, length = 8, 20, 2 * 2 * 3, 2, 6, 9
+    states = width * 3 * ((8 * size + 16) * d + 6 * m * size + 6 * kv * size)
+    past = length * (3 * 5 * kv * size + 4 * m * size)
+    assert targets.bytes_per_fact(model, 2, 3, width, length) == 3 * (states + past + 5 * 11 * 4)
+    whole = targets.bytes_per_fact(
+        SimpleNamespace(config=config(head_dim=2), dtype=torch.bfloat16), 2, 3, width, length)
+    for missing in (dict(head_dim=None), dict(head_dim=0)):  # then it is 8 / 4
+        model.config = config(**missing)
+        assert targets.bytes_per_fact(model, 2, 3, width, length) == whole
+    text = model.config.get_text_config()
+    del text.head_dim
+    model.config = SimpleNamespace(get_text_config=lambda: text)
+    assert targets.bytes_per_fact(model, 2, 3, width, length) == whole
+
+
+def parts(monkeypatch, facts, todo, batch=None, free=2**40, each=2**29, asked=None):
+    def estimate(*args):
+        if asked is not None:
+            asked.append(args[1:])
+        return each
+
+    monkeypatch.setattr(targets, "bytes_per_fact", estimate)
+    memory = SimpleNamespace(available=free)
+    monkeypatch.setattr(targets.psutil, "virtual_memory", lambda: memory)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    return targets._parts(model, 3, facts, todo, batch)
+
+
+def test_facts_of_one_width_share_a_batch_short_ones_first(monkeypatch):
+    # widths 5, 3, 5, 5, 3; lengths 6, 4, 9, 6, 5
+    facts = [coded(6), coded(4), coded(9, position=4), coded(6), coded(5, position=2)]
+    assert parts(monkeypatch, facts, range(5)) == [[1, 4], [0, 3, 2]]
+    assert parts(monkeypatch, facts, [3, 0, 1]) == [[1], [3, 0]]
+    assert parts(monkeypatch, facts, range(5), batch=2) == [[1, 4], [0, 3], [2]]
+    assert parts(monkeypatch, facts, range(5), batch=1) == [[1], [4], [0], [3], [2]]
+    assert parts(monkeypatch, facts, []) == []
+
+
+def test_a_batch_takes_two_gibibytes_or_half_of_what_is_free(monkeypatch):
+    facts, asked = [coded(6, 4)] * 9, []
+    sizes = [len(x) for x in parts(monkeypatch, facts, range(9), asked=asked)]
+    assert sizes == [4, 4, 1] and set(asked) == {(3, 3, 5, 6)}
+    assert [len(x) for x in parts(monkeypatch, facts, range(9), free=3 * 2**30)] == [3, 3, 3]
+    assert [len(x) for x in parts(monkeypatch, facts, range(3), free=2)] == [1, 1, 1]
+
+
+def test_on_a_gpu_its_own_free_memory_counts(monkeypatch):
+    monkeypatch.setattr(targets, "bytes_per_fact", lambda *a: 2**29)
+    free = {torch.device("cuda", 1): (2**31, 2**40)}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free[device])
+    model = SimpleNamespace(device=torch.device("cuda", 1))
+    found = targets._parts(model, 3, [coded(6)] * 5, range(5), None)
+    assert [len(x) for x in found] == [2, 2, 1]
+
+
+# ---- Adam
+
+
+class Bowl:
+    """A loss that falls and rises again: ‖δ − where‖² a fact, and kl · Σ δ."""
+
+    def __init__(self, where, h, kl=0.1):
+        self.where, self.h, self.kl, self.asked = where, h, kl, []
+        self.n = len(h)
+
+    def loss(self, delta, active):
+        self.asked.append(active.tolist())
+        return ((delta - self.where[active]) ** 2).sum(1), self.kl * delta.sum(1)
+
+
+def by_torch(bowl, i, search):
+    """One fact with torch's own Adam: z and the losses."""
+    h = bowl.h[i]
+    scale = h.norm() / len(h) ** 0.5
+    u = torch.zeros_like(h, requires_grad=True)
+    adam = torch.optim.Adam([u], lr=search.lr)
+    losses = []
+    for step in range(search.steps):
+        delta = u * scale
+        nll = ((delta - bowl.where[i]) ** 2).sum()
+        loss = nll + bowl.kl * delta.sum() + search.weight_decay * delta.norm() / h.norm() ** 2
+        losses.append(float(nll.detach()))
+        if loss < search.tolerance or step == search.steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            u *= min(1.0, float(search.clamp * h.norm() / (u * scale).norm()))
+    losses += losses[-1:] * (search.steps - len(losses))
+    return h + (u * scale).detach(), losses
+
+
+@pytest.mark.parametrize("settings", [
+    {}, dict(lr=0.05, clamp=0.1), dict(weight_decay=3.0), dict(tolerance=0.9), dict(steps=1)],
+    ids=str)
+def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings):
+    draw = torch.Generator().manual_seed(3)
+    h = torch.randn(4, 6, generator=draw, dtype=torch.float64)
+    where = torch.randn(4, 6, generator=draw, dtype=torch.float64)
+    where[1] = 0.2 * where[1]  # one that is done early
+    search = Search(**dict(steps=20, lr=0.1, tolerance=0.3, clamp=0.9) | settings)
+    bowl = Bowl(where, h)
+    z, same, losses = targets._adam(bowl, search)
+    assert same is h and losses.shape == (4, search.steps) and losses.dtype == torch.float32
+    for i in range(4):
+        expected, fell = by_torch(bowl, i, search)
+        torch.testing.assert_close(z[i], expected, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(losses[i], torch.tensor(fell), rtol=1e-5, atol=1e-5)
+    assert bowl.asked[0] == [0, 1, 2, 3] and len(bowl.asked) <= search.steps
+
+
+def test_a_fact_at_the_tolerance_goes_on_and_one_below_it_stops():
+    h = torch.ones(1, 4, dtype=torch.float64)
+    bowl = Bowl(torch.zeros(1, 4, dtype=torch.float64), h, kl=0.0)
+    bowl.loss = lambda delta, active: (delta.sum(1) + 0.5, 0 * delta.sum(1))
+    moved = targets._adam(bowl, Search(steps=2, tolerance=0.5))[0]
+    assert not torch.equal(moved, h)
+    still = targets._adam(bowl, Search(steps=2, tolerance=0.500001))[0]
+    assert torch.equal(still, h)
+
+
+def test_a_pull_that_is_nearly_nothing_is_divided_by_ten_to_the_minus_eight():
+    h = torch.full((1, 4), 2.0, dtype=torch.float64)
+    bowl = Bowl(h, h)
+    bowl.loss = lambda delta, active: (1 + 1e-8 * delta.sum(1), 0 * delta.sum(1))
+    z = targets._adam(bowl, Search(steps=2, lr=0.1, weight_decay=0.0))[0]
+    # the gradient of u is 2e-8: a step is lr · 2e-8 / (2e-8 + 1e-8), times the scale of 2
+    torch.testing.assert_close(z - h, torch.full_like(h, -0.1 * 2 / 3 * 2))
+
+
+def test_a_fact_without_any_pull_stays_where_it_is():
+    h = torch.ones(1, 4)
+    bowl = Bowl(h, h)
+    bowl.loss = lambda delta, active: (1 + 0 * delta.sum(1), 0 * delta.sum(1))
+    z = targets._adam(bowl, Search(steps=3))[0]
+    assert torch.equal(z, h)
+
+
+# ---- attempts
+
+
+def test_only_what_says_so_is_a_lack_of_memory():
+    assert targets._out_of_memory(torch.OutOfMemoryError("anything"))
+    assert targets._out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"))
+    assert not targets._out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.fixture
+def attempt(monkeypatch):
+    """What an attempt makes of problems that only say what they are."""
+    def plain(model, layer, facts, kl):
+        return ("plain", model, layer, list(facts), kl)
+
+    def fast(model, layer, facts, kl):
+        return ("fast", model, layer, list(facts), kl)
+
+    seen = []
+
+    def adam(problem, search):
+        seen.append((*problem, search))
+        n = len(problem[3])
+        number = float(problem[3][0].goal[0])
+        return torch.full((n, 2), number), torch.full((n, 2), -number), torch.full((n, 3), number)
+
+    monkeypatch.setattr(targets, "WholeRuns", plain)
+    monkeypatch.setattr(targets, "_Problem", fast)
+    monkeypatch.setattr(targets, "_adam", adam)
+    model = SimpleNamespace(config=config(sliding_window=12))
+    return SimpleNamespace(seen=seen, model=model, adam=adam)
+
+
+def test_a_batch_that_the_fast_search_knows_is_one_problem(attempt):
+    facts, search = [coded(5), coded(6)], Search(kl=0.3)
+    z, h, losses = targets._attempt(attempt.model, 2, facts, search, True)
+    assert attempt.seen == [("fast", attempt.model, 2, facts, 0.3, search)]
+    assert z.shape == h.shape == (2, 2) and losses.shape == (2, 3)
+
+
+@pytest.mark.parametrize("fast, lengths", [(False, (5, 6)), (True, (5, 7))])
+def test_other_facts_are_searched_one_after_another_by_whole_runs(attempt, fast, lengths):
+    facts = [coded(lengths[0], goal=(3,)), coded(lengths[1], goal=(4,))]
+    search = Search(kl=0.3)
+    z, h, losses = targets._attempt(attempt.model, 2, facts, search, fast)
+    assert attempt.seen == [("plain", attempt.model, 2, [fact], 0.3, search) for fact in facts]
+    assert z.tolist() == [[3, 3], [4, 4]] and h.tolist() == [[-3, -3], [-4, -4]]
+    assert losses.tolist() == [[3] * 3, [4] * 3]
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("x"), RuntimeError("cannot allocate memory")], ids=lambda e: str(e))
+def test_a_lack_of_memory_is_an_error_only_where_nothing_can_be_halved(
+        attempt, monkeypatch, error):
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(targets, "_adam", fails)
+    assert targets._attempt(attempt.model, 2, [coded(5)] * 2, Search(), True) is None
+    with pytest.raises(type(error)):
+        targets._attempt(attempt.model, 2, [coded(5)], Search(), True)
+    monkeypatch.setattr(targets, "_out_of_memory", lambda error: False)
+    with pytest.raises(type(error)):
+        targets._attempt(attempt.model, 2, [coded(5)] * 2, Search(), True)
+
+
+def test_batches_are_searched_in_turn_and_a_too_large_one_in_halves(monkeypatch):
+    asked, bars = [], []
+
+    def attempt(model, layer, facts, search, fast):
+        asked.append((model, layer, facts, search, fast))
+        if len(facts) > 2:
+            return None
+        x = torch.tensor([[float(fact)] for fact in facts])
+        return x, x + 0.25, x + 0.5
+
+    class Bar:
+        def __init__(self, **about):
+            self.about, self.done = about, []
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, n):
+            self.done.append(n)
+
+    monkeypatch.setattr(targets, "_attempt", attempt)
+    monkeypatch.setattr(targets, "tqdm", Bar)
+    monkeypatch.setattr(targets, "_knows", lambda *about: about == ("m", 2, list(range(10, 18))))
+    everything = list(range(10, 18))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = list(targets._solved("m", 2, everything, "how", [[0, 2], [3, 4, 5, 6, 7]]))
+    assert [i for i, _ in found] == [0, 2, 3, 4, 5, 6, 7]
+    for i, row in found:
+        assert {k: x.tolist() for k, x in row.items()} == {
+            "z": [10. + i], "h": [10.25 + i], "loss": [10.5 + i]}
+    halves = [[10, 12], [13, 14, 15, 16, 17], [13, 14], [15, 16, 17], [15], [16, 17]]
+    assert asked == [("m", 2, part, "how", True) for part in halves]
+    assert [str(w.message) for w in said] == [
+        f"out of memory with {n} facts in a batch: going on in halves" for n in (5, 3)]
+    (bar,) = bars
+    assert bar.about["total"] == 8 and bar.about["initial"] == 1 and bar.done == [2, 2, 1, 2]
+    monkeypatch.setattr(targets, "_knows", lambda *about: pytest.fail("nothing is to be searched"))
+    assert list(targets._solved("m", 2, everything, "how", [])) == []
+
+
+# ---- whether the fast search knows a model
+
+
+@pytest.fixture
+def knows(monkeypatch, tmp_path):
+    """Asks `_knows` about facts; a warning is given back too."""
+    state = SimpleNamespace(difference="", asked=[], file=tmp_path / "layouts" / "x.safetensors")
+
+    def difference(model, layer, facts):
+        state.asked.append((model, layer, [c.length for c in facts]))
+        return state.difference
+
+    monkeypatch.setattr(targets, "_difference", difference)
+    model = type("Nova", (), {})()
+    model.config = config(sliding_window=20)
+    files = {(model, 2): state.file}
+    monkeypatch.setattr(targets, "_layout_file", lambda *about: files[about])
+
+    def ask(*lengths):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = targets._knows(model, 2, [coded(n) for n in lengths])
+        return found, [str(w.message) for w in said]
+
+    state.ask, state.model = ask, model
+    return state
+
+
+def test_the_longest_and_the_shortest_fact_are_asked_and_the_answer_is_kept(knows):
+    assert knows.ask(6, 9, 4, 5) == (True, [])
+    assert knows.asked == [(knows.model, 2, [9, 4])] and knows.file.exists()
+    assert knows.ask(6, 9, 4, 5) == (True, []) and len(knows.asked) == 1
+    knows.file.unlink()
+    assert knows.ask(7) == (True, []) and knows.asked[1][2] == [7]
+    knows.file.unlink()
+    assert knows.ask(7, 8) == (True, []) and knows.asked[2][2] == [8, 7]
+
+
+def test_layers_that_are_not_known_are_said_and_asked_again(knows):
+    knows.difference = "its losses are odd"
+    said = ("targets of Nova are searched by whole runs, which takes longer: "
+            "the fast search does not know its layers (its losses are odd)")
+    for count in (1, 2):
+        assert knows.ask(6, 9) == (False, [said]) and len(knows.asked) == count
+    assert not knows.file.exists()
+
+
+def test_prompts_that_are_too_long_are_said_and_not_asked(knows):
+    said = ("targets of Nova are searched by whole runs, which takes longer: "
+            "some prompts are too long for the attention's sliding window")
+    assert knows.ask(6, 30, 9) == (True, [said]) and knows.asked == [(knows.model, 2, [9, 6])]
+    assert knows.ask(30, 31) == (True, [said]) and len(knows.asked) == 1
+
+
+@pytest.fixture
+def differs(monkeypatch):
+    """Asks `_difference` of two problems whose losses are given."""
+    state = SimpleNamespace(made=[], deltas=[], plain=1.0, fast=1.0, error=None, dtype="float32")
+    h = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+
+    def problem(kind):
+        class Some:
+            def __init__(self, model, layer, facts, kl):
+                state.made.append((kind, layer, [c.rows for c in facts], kl))
+                if kind == "fast" and state.error:
+                    raise state.error
+                self.h = h[:len(facts)]
+
+            def loss(self, delta, active):
+                state.deltas.append((kind, delta, active.tolist(), torch.is_grad_enabled()))
+                value = getattr(state, kind)
+                return torch.full((len(delta),), value), torch.zeros(len(delta))
+        return Some
+
+    monkeypatch.setattr(targets, "WholeRuns", problem("plain"))
+    monkeypatch.setattr(targets, "_Problem", problem("fast"))
+
+    def ask(*facts):
+        model = SimpleNamespace(dtype=getattr(torch, state.dtype))
+        return targets._difference(model, 2, facts)
+
+    state.ask = ask
+    return state
+
+
+def test_fast_and_whole_are_asked_alike_behind_the_longest_prefix(differs):
+    facts = [coded(4, 6, 5), coded(5, 7, 8)]
+    assert differs.ask(*facts) == ""
+    rows = [[facts[0].rows[1]], [facts[1].rows[1]]]
+    assert differs.made == [("plain", 2, rows, 1.0), ("fast", 2, rows, 1.0)]
+    plain, start, fast = differs.deltas
+    assert [x[0] for x in differs.deltas] == ["plain", "fast", "fast"]
+    assert all(x[2] == [0, 1] and not x[3] for x in differs.deltas)
+    assert torch.equal(plain[1], fast[1]) and not start[1].any()
+    torch.testing.assert_close(plain[1].norm(dim=1), torch.tensor([20.0, 8.0]))
+    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(F.cosine_similarity(plain[1], noise), torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype, near, far", [
+    ("float32", 1.0009, 1.0012), ("float16", 1.0155, 1.0159), ("bfloat16", 1.124, 1.128)])
+def test_losses_may_differ_by_rounding_only(differs, dtype, near, far):
+    differs.dtype, differs.fast = dtype, near
+    assert differs.ask(coded(4)) == ""
+    differs.fast = far
+    assert differs.ask(coded(4)) == (
+        f"its losses are [{far}, 0.0], those of whole runs [1.0, 0.0]")
+
+
+def test_losses_near_zero_may_differ_by_a_hundredth_of_that(differs):
+    differs.plain, differs.fast = 0.0, 9e-6
+    assert differs.ask(coded(4)) == ""
+    differs.fast = 1.1e-5
+    assert differs.ask(coded(4)) != ""
+
+
+@pytest.mark.parametrize("kind", [
+    AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError])
+def test_what_fails_in_the_fast_search_is_a_difference_unless_memory_ran_out(differs, kind):
+    differs.error = kind("no such thing")
+    found = differs.ask(coded(4))
+    assert found.startswith(f"{kind.__name__}: ") and "no such thing" in found
+    differs.error = RuntimeError("cannot allocate memory")
+    with pytest.raises(RuntimeError, match="allocate"):
+        differs.ask(coded(4))
+
+
+# ---- the fast search's rows
+
+
+def test_rows_share_what_they_begin_with_up_to_the_first_subjects_end():
+    assert targets._shared([([1, 2, 3, 4], 3), ([1, 2, 5, 6], 3)]) == 2
+    assert targets._shared([([1, 2, 3, 4], 3), ([1, 2, 3, 4], 2)]) == 2
+    assert targets._shared([([1, 2, 3, 4], 3)]) == 3
+    assert targets._shared([([1, 2], 0), ([1, 2], 1)]) == 0
+    assert targets._shared([([1, 2], 1), ([3, 2], 1)]) == 0
+
+
+def test_tails_are_what_stands_behind_the_heads():
+    rows = [([1, 2, 3, 4], 3), ([5, 6, 7], 1)]
+    found = targets._tails(rows, torch.tensor([[2], [1]]), torch.device("cpu"))
+    assert found.ids.tolist() == [[3, 4], [6, 7]] and found.position.tolist() == [1, 0]
+
+
+def test_columns_are_taken_row_by_row():
+    x = torch.arange(12.).view(2, 3, 2)
+    at = torch.tensor([[[2], [0]], [[1], [1]]])
+    assert targets._columns(x, at).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+
+
+def test_a_past_stands_before_what_a_pass_adds_and_keeps_nothing():
+    keys, values = {3: torch.zeros(1, 2, 2, 4)}, {3: torch.ones(1, 2, 2, 4)}
+    past = targets._Past(keys, values)
+    for _ in range(2):
+        k, v = past.update(torch.full((1, 2, 1, 4), 5.), torch.full((1, 2, 1, 4), 6.), 3, "more")
+        assert k[0, 0, :, 0].tolist() == [0, 0, 5] and v[0, 0, :, 0].tolist() == [1, 1, 6]
+
+
+def test_every_token_of_a_target_has_its_place_and_its_share_of_the_weight():
+    facts = [_Coded([([1, 2, 3], 1), ([1, 2, 3, 4], 1)], [7, 8], ([1], 0)),
+             _Coded([([1, 2], 1), ([1, 2, 3], 0)], [9], ([1], 0))]
+    assert targets._target_places(facts) == [
+        (0, 1, 7, 0.25), (0, 2, 8, 0.25), (2, 2, 7, 0.25), (2, 3, 8, 0.25),
+        (1, 0, 9, 0.5), (3, 2, 9, 0.5)]
