@@ -191,8 +191,8 @@ def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_
             seen.append(("old", job, layer))
             return 2 * V_f
 
-        def spared(self, job, layer):
-            seen.append(("spared", job, layer))
+        def keys_to_keep(self, job, layer):
+            seen.append(("keys_to_keep", job, layer))
             return "spared"
 
         def solve(self, p):
@@ -205,7 +205,7 @@ def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_
     some.reader.once = lambda name, of, make: (named.append(name), make(of))[1]
     Mine().edit_layer(some, edit, 2, 4)
     *asked, p = seen
-    assert asked == [("columns", some, 2), ("old", some, 2), ("spared", some, 2)]
+    assert asked == [("columns", some, 2), ("old", some, 2), ("keys_to_keep", some, 2)]
     W = plain.weights[2].double()
     assert torch.equal(p.W, W) and p.W.dtype == torch.float64
     assert p.K_f is given.K_f and p.C0 is C0 and p.K_p == "spared"
@@ -272,13 +272,13 @@ def test_earlier_edits_and_anchors_are_spared_by_the_root_of_their_weight(plain,
     first, second = numbers(2, 4, seed=1).float(), numbers(1, 4, seed=2).float()
     earlier = [SimpleNamespace(keys={2: first}), SimpleNamespace(keys={2: second})]
     alone = keys.read(None, FACTS[:2], [2])[0][2]
-    assert Located().spared(job(plain), 2) is None
-    assert torch.equal(Located().spared(job(plain, earlier=earlier), 2),
+    assert Located().keys_to_keep(job(plain), 2) is None
+    assert torch.equal(Located().keys_to_keep(job(plain, earlier=earlier), 2),
                        torch.cat([first, second]).double().T)
-    same(Located().spared(job(plain, anchors=FACTS[:2]), 2), alone.T)
-    same(methods.Memit(anchor=4.0).spared(job(plain, anchors=FACTS[:2], earlier=earlier), 2),
+    same(Located().keys_to_keep(job(plain, anchors=FACTS[:2]), 2), alone.T)
+    same(methods.Memit(anchor=4.0).keys_to_keep(job(plain, anchors=FACTS[:2], earlier=earlier), 2),
          torch.cat([first.double(), second.double(), 2 * alone]).T)
-    assert methods.Memit(anchor=0.0).spared(job(plain, anchors=FACTS[:2]), 2) is None
+    assert methods.Memit(anchor=0.0).keys_to_keep(job(plain, anchors=FACTS[:2]), 2) is None
     assert Located().anchor_weight() == 1.0 and methods.Memit(anchor=0.5).anchor_weight() == 0.5
 
 
@@ -554,7 +554,8 @@ def test_what_a_class_lacks_is_named(known, attributes, lacking):
         registry.register(like(**attributes))
 
 
-@pytest.mark.parametrize("wrong", [dict, Mine(), "mine", lambda: Mine], ids=str)
+@pytest.mark.parametrize("wrong", [dict, Mine(), "mine", lambda: Mine],
+                         ids=["class", "instance", "name", "function"])
 def test_what_is_no_class_of_methods_is_refused(known, wrong):
     with pytest.raises(TypeError, match="^register takes a subclass of zu.methods.Method, not "):
         registry.register(wrong)

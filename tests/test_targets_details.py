@@ -83,7 +83,8 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     folder = Path(targets.__file__).parent
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
-        for name in ("targets.py", "plain_search.py", "reader.py", "models.py"))).hexdigest()
+        for name in ("targets.py", "plain_search.py", "batches.py", "passes.py",
+                     "models.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
     assert targets._files(["a", "b"], facts) == [
