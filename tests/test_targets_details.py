@@ -301,6 +301,16 @@ def test_a_fact_without_any_pull_stays_where_it_is():
     assert torch.equal(z, h)
 
 
+def test_losses_are_float32_whatever_the_callers_default_is():
+    h = torch.ones(1, 4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        losses = targets._adam(Bowl(h, h), Search(steps=2))[2]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert losses.dtype == torch.float32
+
+
 # ---- attempts
 
 
