@@ -173,9 +173,9 @@ def row_name(label: str) -> str:
     method = method_of(label)
     has_anchors = "+anchors" in label.partition(":")[0]
     kind = _kind(label)
-    name = LABELS.get(method, method) if kind is None else kind.label
-    if method == "anchored":
-        return name if has_anchors else f"{name}, no anchors"
+    if kind is not None:
+        return kind.row_name(has_anchors)
+    name = LABELS.get(method, method)
     return f"{name} + anchors" if has_anchors else name
 
 

@@ -72,6 +72,22 @@ class Method(BaseModel):
             return given
         return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
 
+    @classmethod
+    def row_name(cls, anchors: bool) -> str:
+        """What tables call a row of this method.
+
+        Parameters
+        ----------
+        anchors : bool
+            Whether the row is given anchors.
+
+        Returns
+        -------
+        str
+            The label, and whatever tells the two rows apart.
+        """
+        return f"{cls.label} + anchors" if anchors else cls.label
+
     def warning(self, job: Job) -> str:
         """What a user should know before a job is done.
 

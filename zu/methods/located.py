@@ -453,6 +453,11 @@ class Anchored(Sparing):
     zero: float = Field(0.0, ge=0)
     lam: float = Field(0.02, gt=0)
 
+    @classmethod
+    def row_name(cls, anchors: bool) -> str:
+        """The label alone with anchors, after which the method is named."""
+        return cls.label if anchors else f"{cls.label}, no anchors"
+
     def warning(self, job: Job) -> str:
         """That no other subject is spared, where anchors are not given and still count."""
         if job.anchors or not self.anchor:
