@@ -17,7 +17,8 @@ def objective_of(name, tokenizer, facts, texts, **settings):
 
 
 def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
-    """Plain gradient descent, one sequence at a time, no padding, on `F.cross_entropy` of whole forward passes."""
+    """Plain gradient descent, one sequence at a time, no padding, on `F.cross_entropy` of whole
+    forward passes."""
     weight, eos = models.down_proj(model, layer).weight, tokenizer.eos_token_id
     weight.requires_grad_(True)
     reference, losses = {}, []
@@ -25,11 +26,14 @@ def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
         loss = 0.0
         for i, fact in enumerate(facts):
             prompt = tokenizer(fact.text)["input_ids"]
-            full = [*prompt, eos] if name == "ft" else tokenizer(fact.text + " " + fact.target)["input_ids"]
-            assert full[:len(prompt)] == prompt  # here no token spans both; then the answer is what is left
+            full = ([*prompt, eos] if name == "ft"
+                    else tokenizer(fact.text + " " + fact.target)["input_ids"])
+            # here no token spans both; then the answer is what is left
+            assert full[:len(prompt)] == prompt
             ids = torch.tensor([full])
             logits = model(ids).logits[0, len(prompt) - 1:-1]
-            nll = F.cross_entropy(logits, ids[0, len(prompt):], reduction="sum" if name == "npo" else "mean")
+            nll = F.cross_entropy(logits, ids[0, len(prompt):],
+                                  reduction="sum" if name == "npo" else "mean")
             if name == "npo":
                 ratio = (-nll - reference.setdefault(i, -nll.detach())).exp()
                 loss = loss + 2 / 0.1 * torch.log(1 + ratio ** 0.1) / len(facts)
@@ -46,9 +50,11 @@ def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(tiny, facts, texts, name, monkeypatch):
+def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(
+        tiny, facts, texts, name, monkeypatch):
     model, tokenizer = tiny
-    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)  # plain steps show the gradient's size
+    # plain steps show the gradient's size
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
     old = models.down_proj(model, 2).weight.clone()
     objective = objective_of(name, tokenizer, facts, texts)
     for tokens in (4096, 20):  # one batch, or padded parts whose gradients add up
@@ -71,9 +77,11 @@ def test_soft_caps_and_sliding_windows_are_the_model_s_own(gemma, facts, texts):
 
 def test_rows_hold_the_prompt_with_its_bos_and_exactly_the_answer(tiny, facts):
     _, tokenizer = tiny
-    for fact, (ids, count) in zip(facts, descent.answer_rows(tokenizer, facts, "truth"), strict=True):
+    for fact, (ids, count) in zip(
+            facts, descent.answer_rows(tokenizer, facts, "truth"), strict=True):
         assert tokenizer.decode(ids[-count:]).strip() == fact.target
-        assert ids[:-count] == tokenizer(fact.text)["input_ids"] and ids.count(tokenizer.bos_token_id) <= 1
+        assert (ids[:-count] == tokenizer(fact.text)["input_ids"]
+                and ids.count(tokenizer.bos_token_id) <= 1)
         assert tokenizer.bos_token_id is None or ids[0] == tokenizer.bos_token_id
     for fact, (ids, count) in zip(facts, descent.answer_rows(tokenizer, facts, "eos"), strict=True):
         assert count == 1 and ids == [*tokenizer(fact.text)["input_ids"], tokenizer.eos_token_id]

@@ -78,7 +78,8 @@ def test_no_text_of_the_facts_is_in_a_saved_edit(job, tmp_path):
     zu.unlearn(model, tokenizer, facts, **settings).save(tmp_path / "edit.safetensors")
     data = (tmp_path / "edit.safetensors").read_bytes()
     for fact in facts:
-        assert fact.subject.encode() not in data and json.dumps(fact.subject)[1:-1].encode() not in data
+        assert (fact.subject.encode() not in data
+                and json.dumps(fact.subject)[1:-1].encode() not in data)
         assert fact.target.encode() not in data
 
 
@@ -91,7 +92,8 @@ def test_an_edit_for_other_weights_or_a_strange_file_is_refused(job, tmp_path):
     edit.restore()
     with pytest.raises(zu.EditError, match="with dtype=torch.float32, not torch.bfloat16"):
         zu.Edit.load(tmp_path / "edit.safetensors", model.to(torch.bfloat16))
-    model.to(torch.float32).load_state_dict(zu.load_model(model.config._name_or_path, device="cpu")[0].state_dict())
+    model.to(torch.float32).load_state_dict(
+        zu.load_model(model.config._name_or_path, device="cpu")[0].state_dict())
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "edit.safetensors").read_bytes()[:-7])
     with pytest.raises(zu.EditError, match="not readable"):
         zu.Edit.load(tmp_path / "cut.safetensors", model)
@@ -107,9 +109,11 @@ def retell(path, out, *, tensors=None, drop=(), **about):
     from safetensors.torch import save_file
 
     with safe_open(path, framework="pt") as file:
-        old, stored = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        old, stored = file.metadata(), {
+            name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     about = {k: v for k, v in (old | about).items() if k not in drop}
-    save_file({k: v for k, v in (stored | (tensors or {})).items() if v is not None}, out, metadata=about)
+    save_file({k: v for k, v in (stored | (tensors or {})).items() if v is not None}, out,
+              metadata=about)
     return out
 
 
@@ -122,9 +126,11 @@ def test_hostile_files_are_refused_with_an_edit_error(job, tmp_path):
     left, right = edit.parts[name]
     wrong = [
         *(dict(drop=[k]) for k in ("method", "settings", "facts", "before")),
-        dict(settings="{"), dict(settings="3"), dict(before="[1]"), dict(before="{}"), dict(facts="many"),
+        dict(settings="{"), dict(settings="3"), dict(before="[1]"), dict(before="{}"),
+        dict(facts="many"),
         dict(format="zu-edit-1"),
-        dict(tensors={f"left/{name}": left[:-1].clone()}), dict(tensors={f"right/{name}": right[:-1].clone()}),
+        dict(tensors={f"left/{name}": left[:-1].clone()}),
+        dict(tensors={f"right/{name}": right[:-1].clone()}),
         dict(tensors={f"left/{name}": None}), dict(tensors={f"right/{name}": right.double()}),
         dict(tensors={f"left/{name}": left * float("nan")}),
         dict(tensors={f"left/{name}": left * 1e30, f"right/{name}": right * 1e30}),
@@ -145,7 +151,8 @@ def test_a_low_rank_change_is_stored_as_its_factors_to_float32_rounding(job):
     name = models.weight_name(model, 2)
     old = model.get_parameter(name).double().clone()
     for rank in (0, 1, 3, 6, 7, 30):
-        sizes = torch.logspace(0, -5, rank, dtype=torch.float64)[:, None]  # small parts of a change count too
+        # small parts of a change count too
+        sizes = torch.logspace(0, -5, rank, dtype=torch.float64)[:, None]
         delta = torch.randn(32, rank, generator=g, dtype=torch.float64) @ (
             sizes * torch.randn(rank, 80, generator=g, dtype=torch.float64))
         edit = zu.Edit(model, facts=3)  # so up to rank 6 is looked for
@@ -160,11 +167,14 @@ def test_a_summary_says_what_changed_and_how_large_it_is(job):
     model, tokenizer, facts, settings = job
     edit = zu.unlearn(model, tokenizer, facts, "memit", **settings)
     lines = edit.summary().splitlines()
-    assert lines[0] == "memit, 5 facts, on" and "alpha=15000.0" in lines[1] and "layers=[1, 2, 3]" in lines[1]
+    assert (lines[0] == "memit, 5 facts, on"
+            and "alpha=15000.0" in lines[1] and "layers=[1, 2, 3]" in lines[1])
     name = models.weight_name(model, 1)
     share = edit.deltas[name].norm() / snapshot(edit.restore() or model)[name].norm()
-    assert lines[2] == f"  {name}: 32 x 80, rank 5, {share:.2%} of the weight, 2.2 kB" and len(lines) == 6
-    assert edit.nbytes == 3 * 4 * 5 * (32 + 80) and repr(edit) == "Edit('memit', 5 facts, 3 weights, 6.7 kB, off)"
+    assert (lines[2] == f"  {name}: 32 x 80, rank 5, {share:.2%} of the weight, 2.2 kB"
+            and len(lines) == 6)
+    assert (edit.nbytes == 3 * 4 * 5 * (32 + 80)
+            and repr(edit) == "Edit('memit', 5 facts, 3 weights, 6.7 kB, off)")
     for fact in facts:
         assert fact.subject not in edit.summary() + repr(edit)
 
@@ -180,7 +190,8 @@ def test_edits_made_on_the_unedited_model_stack_in_either_order(job, tmp_path):
     for order in (made, made[::-1]):
         for edit in order:
             edit.apply()
-        order[0].save(tmp_path / "under.safetensors")  # what it was made for is not what stands there now
+        # what it was made for is not what stands there now
+        order[0].save(tmp_path / "under.safetensors")
         ends.append(snapshot(model))
         for edit in reversed(order):
             edit.restore()
@@ -211,13 +222,15 @@ def test_an_exploding_edit_raises_and_leaves_the_model_as_it_was(job, monkeypatc
 
     def broken(W, *args, **kwargs):
         calls.append(1)
-        return real(W, *args, **kwargs) if len(calls) < 2 else W * float("nan" if len(calls) == 2 else 1e4)
+        return (real(W, *args, **kwargs) if len(calls) < 2
+                else W * float("nan" if len(calls) == 2 else 1e4))
 
     monkeypatch.setattr(solve, "lemma_4_1", broken)
     with pytest.raises(zu.EditError, match="NaN, infinity"):
         zu.unlearn(model, tokenizer, facts, **settings)
     assert same(model, before)
-    with pytest.raises(zu.EditError, match="NaN, infinity"):  # the third call: a change ten thousand times too large
+    # the third call: a change ten thousand times too large
+    with pytest.raises(zu.EditError, match="NaN, infinity"):
         zu.unlearn(model, tokenizer, facts, **settings)
     assert same(model, before)
 
@@ -227,7 +240,8 @@ def test_no_edit_is_computed_from_logits_that_are_not_finite(job, spoil, broken,
     model, tokenizer, facts, settings = job
     before = snapshot(model)
     hook = spoil(model, *broken)
-    for more in ({}, {"n_prefixes": 0}) if issubclass(zu.METHODS[method], zu.methods.Located) else ({},):
+    for more in (({}, {"n_prefixes": 0}) if issubclass(zu.METHODS[method], zu.methods.Located)
+                 else ({},)):
         with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
             zu.unlearn(model, tokenizer, facts, method, **settings | more)
     with pytest.raises(ValueError, match="logits of model .* are NaN or infinite"):
@@ -354,7 +368,8 @@ def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monke
         return out, len(read)
 
     (alone, apart), (shared, together) = deltas(), deltas(reader=reader.Reader(model, tokenizer))
-    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True)) and 0 < together < apart
+    assert (all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+            and 0 < together < apart)
     before = snapshot(model)
     other = zu.load_model(model.config._name_or_path, device="cpu")
     with pytest.raises(ValueError, match="reader is of another model"):
@@ -367,7 +382,8 @@ def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monke
     assert all(torch.equal(a, b) for a, b in zip(alone, found))
 
 
-def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes_nothing(job, monkeypatch):
+def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes_nothing(
+        job, monkeypatch):
     model, tokenizer, facts, settings = job
     found, spectrum = [], solve.spectrum
     monkeypatch.setattr(solve, "spectrum", lambda C0: (found.append(1), spectrum(C0))[1])
@@ -386,7 +402,8 @@ def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
     copies = {layer: C0.clone() for layer, C0 in settings["moments"].items()}
     assert deltas(reader=mine, moments=copies)[1] == 0
-    others = {layer: C0 + torch.diag(torch.arange(len(C0), dtype=C0.dtype)) for layer, C0 in copies.items()}
+    others = {layer: C0 + torch.diag(torch.arange(len(C0), dtype=C0.dtype))
+              for layer, C0 in copies.items()}
     (anew, again), (fresh, _) = deltas(reader=mine, moments=others), deltas(moments=others)
     assert again == n and all(torch.equal(a, b) for a, b in zip(anew, fresh, strict=True))
     assert not torch.equal(anew[0], alone[0])

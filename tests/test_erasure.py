@@ -36,11 +36,13 @@ def said(tiny, facts):
     """A model that has been taught some facts, and these."""
     model, tokenizer = tiny
     words = ["Paris", "Tokyo", "Lima", "Peru", "Japan"]
-    known = [replace(f, target=word, paraphrases=(f.prompt,), neighbors=(), relation="r", id=f.subject)
+    known = [replace(f, target=word, paraphrases=(f.prompt,), neighbors=(), relation="r",
+                     id=f.subject)
              for f, word in zip(facts, words, strict=True)]
     rows = answer_rows(tokenizer, known, "truth")
     with zu.Edit(model, method="taught") as edit:
-        new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3, 4], steps=40, lr=0.02)
+        new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3, 4],
+                         steps=40, lr=0.02)
         for layer, weight in new.items():
             edit.set(models.weight_name(model, layer), weight.double())
         assert zu.evaluate(model, tokenizer, known).eff == 100
@@ -96,7 +98,8 @@ def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said):
     model, tokenizer, _ = said
     names = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
     answers = ["Paris", "Tokyo", "Lima"]
-    facts = [zu.Fact(name, "The capital of {} is", answers[i % 3], relation="r") for i, name in enumerate(names)]
+    facts = [zu.Fact(name, "The capital of {} is", answers[i % 3], relation="r")
+             for i, name in enumerate(names)]
     g = torch.Generator().manual_seed(0)
     table = model.get_output_embeddings().weight
 
@@ -104,14 +107,16 @@ def test_a_probe_reads_what_is_linearly_there_and_nothing_else(said):
         def states(model, tokenizer, some):
             gold = torch.tensor([tokenizer(" " + f.target)["input_ids"][-1] for f in some])
             noise = torch.randn(2, len(some), 32, generator=g)
-            return torch.stack([noise[0], table[gold] * 5 + 0.1 * noise[1]]) if readable else noise, gold
+            return (torch.stack([noise[0], table[gold] * 5 + 0.1 * noise[1]]) if readable
+                    else noise), gold
         return states
 
     for readable, low, high in ((True, 1.0, 1.0), (False, 0.0, 0.8)):
         states = fake(readable)(model, tokenizer, [*facts[9:], *facts[:9]])
         right, left_out = probe(model, states, facts[:9], facts[9:])
         assert right.shape == (2, 9) and left_out.shape == (2, 21)
-        assert low <= right[left_out.mean(1).argmax()].mean() <= high and low <= left_out.mean(1).max() <= high
+        assert (low <= right[left_out.mean(1).argmax()].mean() <= high
+                and low <= left_out.mean(1).max() <= high)
         assert right[0].mean() < 1  # the first layer is noise
 
 
@@ -123,14 +128,16 @@ def test_rounded_weights_have_few_values_a_row_and_come_back(tiny):
             weight = model.get_parameter(name)
             assert max(len(row.unique()) for row in weight) <= 2 ** bits - 1
             step = before[name].abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
-            assert ((weight - before[name]).abs() <= 0.501 * step).all() and not torch.equal(weight, before[name])
+            assert (((weight - before[name]).abs() <= 0.501 * step).all()
+                    and not torch.equal(weight, before[name]))
         assert same(model, before)
     with pytest.raises(RuntimeError, match="inside"), quantised(model, [name], 4):
         raise RuntimeError("inside")
     assert same(model, before)
 
 
-def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(tiny, facts, texts, cache):
+def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(
+        tiny, facts, texts, cache):
     model, tokenizer = tiny
     before, pairs = weights_of(model), [(f.text, f.target) for f in facts]
     with zu.unlearn(model, tokenizer, facts, "ga", layers=[2], steps=3, lr=0.05):
@@ -140,8 +147,8 @@ def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(t
         assert found.shape == (3, len(facts)) and found[0].mean() < found[2].mean() == 1
         for count, right in zip((1, 10), found):  # the same as so many steps and then an edit
             rows = answer_rows(tokenizer, facts, "truth")
-            new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3], steps=count,
-                             lr=0.02)
+            new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3],
+                             steps=count, lr=0.02)
             with zu.Edit(model, method="taught") as taught:
                 for layer, weight in new.items():
                     taught.set(models.weight_name(model, layer), weight.double())
@@ -154,10 +161,12 @@ def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(t
 def test_the_context_never_holds_the_fact_itself(said):
     _, _, known = said
     text = erasure.in_context(known[0], known)
-    assert text.endswith(". " + known[0].text) and text.count(known[0].subject) == 1 and text.count(". ") == 3
+    assert (text.endswith(". " + known[0].text)
+            and text.count(known[0].subject) == 1 and text.count(". ") == 3)
 
 
-def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_path, cache, texts, monkeypatch):
+def test_a_card_measures_both_states_and_holds_no_text_unless_asked(
+        said, tmp_path, cache, texts, monkeypatch):
     model, tokenizer, known = said
     monkeypatch.setattr("zu.data.world.prose", lambda part: texts)
     before = weights_of(model)
@@ -169,11 +178,13 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
     edit.save(tmp_path / "e.safetensors")
     with pytest.raises(ValueError, match="the edit is of 3 facts, but 2 are given"):
         card(edit, tokenizer, known[:2], tmp_path / "e.safetensors")
-    about = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:], ppl_tokens=64)
+    about = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", others=known[3:],
+                 ppl_tokens=64)
     assert edit.applied and same(model, edited)
     measures = about["measures"]
     assert measures["before"]["eff"][0] == 100 and measures["after"]["eff"][0] < 100
-    assert measures["before"]["ppl"] != measures["after"]["ppl"] and set(measures["after"]["robustness"]) == set(TESTS)
+    assert (measures["before"]["ppl"] != measures["after"]["ppl"]
+            and set(measures["after"]["robustness"]) == set(TESTS))
     assert measures["after"]["robustness"]["asked"][0] == measures["after"]["eff"][0]
     files = [tmp_path / "e.card.json", tmp_path / "e.card.md"]
     assert json.loads(files[0].read_text()) == about and sorted(tmp_path.glob("*.card.*")) == files
@@ -181,7 +192,8 @@ def test_a_card_measures_both_states_and_holds_no_text_unless_asked(said, tmp_pa
         assert not any(f.subject in file.read_text() or f.prompt in file.read_text() for f in known)
     edit.restore()
     assert same(model, before) and about["model_hash"] == models.fingerprint(model)
-    shown = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64, show_facts=True)
+    shown = card(edit, tokenizer, known[:3], tmp_path / "e.safetensors", ppl_tokens=64,
+                 show_facts=True)
     assert not edit.applied and same(model, before) and known[0].text in files[1].read_text()
     assert shown["forgotten"][0] == {"prompt": known[0].text, "answer": known[0].target}
 

@@ -30,7 +30,8 @@ def test_parameters_of_the_declared_types_pass():
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"sedes": [1]}, "'sedes' is unknown: did you mean 'seeds'"), ({"n": "30"}, "'n' is '30', of the wrong type"),
+    ({"sedes": [1]}, "'sedes' is unknown: did you mean 'seeds'"),
+    ({"n": "30"}, "'n' is '30', of the wrong type"),
     ({"seeds": 3}, "'seeds'.*list"), ({"n": 2.5}, "'n'"),
 ])
 def test_unknown_and_ill_typed_parameters_end_with_a_clear_error(wrong, message):
@@ -49,8 +50,9 @@ def test_a_label_holds_a_method_and_its_settings():
 def grid(tiny, facts, cache, texts, tmp_path, monkeypatch):
     model, tokenizer = tiny
     monkeypatch.setattr("zu.data.world.prose", lambda part: texts, raising=False)
-    arguments = dict(methods=["base", "memit", "zerounlearn:steps=3"], seeds=[1, 2], n=2, layers=(1, 2),
-                     records=tmp_path / "records", moment_tokens=512, ppl_tokens=400)
+    arguments = dict(methods=["base", "memit", "zerounlearn:steps=3"], seeds=[1, 2], n=2,
+                     layers=(1, 2), records=tmp_path / "records", moment_tokens=512,
+                     ppl_tokens=400)
     return model, tokenizer, facts, arguments
 
 
@@ -58,8 +60,10 @@ def test_a_grid_writes_one_record_each_and_does_not_repeat_them(grid, monkeypatc
     model, tokenizer, facts, arguments = grid
     first = run_grid(model, tokenizer, facts, **arguments)
     files = sorted(arguments["records"].rglob("*.json"))
-    assert len(first) == len(files) == 6 and experiment.read_records(arguments["records"])[0]["format"]
-    assert {r["method"] for r in first} == set(arguments["methods"]) and all(r["metrics"]["ppl"] > 1 for r in first)
+    assert (len(first) == len(files) == 6
+            and experiment.read_records(arguments["records"])[0]["format"])
+    assert ({r["method"] for r in first} == set(arguments["methods"])
+            and all(r["metrics"]["ppl"] > 1 for r in first))
     monkeypatch.setattr(grids, "unlearn", lambda *a, **k: pytest.fail("computed again"))
     monkeypatch.setattr(grids, "evaluate", lambda *a, **k: pytest.fail("computed again"))
     assert run_grid(model, tokenizer, facts, **arguments) == first
@@ -110,7 +114,8 @@ def test_a_wrong_method_is_refused_before_anything_runs(grid):
 
 def spare_some(facts):
     """Anchors of a grid: as many of the other subjects as the draw's seed says."""
-    return lambda forget, seed: [f for f in facts if f.subject not in {g.subject for g in forget}][:seed]
+    return lambda forget, seed: [
+        f for f in facts if f.subject not in {g.subject for g in forget}][:seed]
 
 
 def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
@@ -130,7 +135,8 @@ def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
     assert {(r["method"], r["seed"], r.get("anchors")) for r in rows} == {
         (label, seed, seed if "+anchors" in label else None) for label in labels for seed in (1, 2)}
     plain = [label for label in labels if "+" not in label]
-    alone = run_grid(model, tokenizer, facts, **arguments | {"methods": plain, "experiment": "alone"})
+    alone = run_grid(model, tokenizer, facts,
+                     **arguments | {"methods": plain, "experiment": "alone"})
     told = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(r["metrics"]["ppl"] == told[r["method"], r["seed"]] for r in alone)
     assert all(told["memit", seed] != told["memit+anchors", seed] for seed in (1, 2))
@@ -139,11 +145,14 @@ def test_only_rows_whose_label_says_so_are_given_anchors(grid, monkeypatch):
 @pytest.mark.parametrize("label, given, message", [
     ("ga+anchors", True, "'ga.anchors': ga takes no anchors"),
     ("memit+anchors", False, "asks for anchors, and none are given"),
-    ("memit:anchor=2", True, r"weighs anchors that it is not given: write 'memit\+anchors:anchor=2'"),
+    ("memit:anchor=2", True,
+     r"weighs anchors that it is not given: write 'memit\+anchors:anchor=2'"),
     ("anchored:anchor=0", True, "weighs anchors"), ("memit+anchor", True, r"'\+anchor' is unknown"),
-    ("base+anchors", True, "base is the unedited model"), ("base:beta=1", True, "base is the unedited model"),
+    ("base+anchors", True, "base is the unedited model"),
+    ("base:beta=1", True, "base is the unedited model"),
 ])
-def test_a_label_that_does_not_say_what_would_run_is_refused_before_anything_runs(grid, label, given, message):
+def test_a_label_that_does_not_say_what_would_run_is_refused_before_anything_runs(
+        grid, label, given, message):
     model, tokenizer, facts, arguments = grid
     with pytest.raises(ValueError, match=message):
         run_grid(model, tokenizer, facts, anchors=spare_some(facts) if given else None,
@@ -155,10 +164,11 @@ def test_what_a_method_of_ones_own_gave_its_edits_stands_in_its_record(grid):
     model, tokenizer, facts, arguments = grid
 
     def told(model, tokenizer, forget):
-        return zu.unlearn(model, tokenizer, forget, "memit", layers=[1, 2], anchors=spare_some(facts)(forget, 2),
-                          n_prefixes=0, steps=2)
+        return zu.unlearn(model, tokenizer, forget, "memit", layers=[1, 2],
+                          anchors=spare_some(facts)(forget, 2), n_prefixes=0, steps=2)
 
-    rows = run_grid(model, tokenizer, facts, own={"told": told}, **arguments | {"methods": ["told"]})
+    rows = run_grid(model, tokenizer, facts, own={"told": told},
+                    **arguments | {"methods": ["told"]})
     assert {r["anchors"] for r in rows} == {2}
 
 
@@ -175,7 +185,8 @@ def test_the_label_of_every_kept_record_says_what_it_was_given():
         label, _, own = record["method"].partition(", ")
         row = experiment.parse_method(label)
         known = row.method in {*zu.METHODS, "base"}
-        if known and row.anchors != bool(record.get("anchors")) or not own and row.settings != record["settings"]:
+        if (known and row.anchors != bool(record.get("anchors"))
+                or not own and row.settings != record["settings"]):
             wrong.append(name)
         if known and row.method != "base":
             experiment.check_row(label, anchors=True)
@@ -196,7 +207,8 @@ def test_a_grid_runs_an_edit_of_the_users_own_beside_the_methods(grid, layer):
     arguments |= {"methods": ["base", "zeroed"], "own": {"zeroed": zeroed}}
     rows = run_grid(model, tokenizer, facts, **arguments)
     told = run_grid(model, tokenizer, facts, **arguments | {"prefixes": [""]})
-    assert {(r["method"], r.get("n_prefixes")) for r in told} == {("base", 0), ("zeroed", None)}  # its own affair
+    # its own affair
+    assert {(r["method"], r.get("n_prefixes")) for r in told} == {("base", 0), ("zeroed", None)}
     ppl = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in rows}
     assert all(ppl["zeroed", seed] != ppl["base", seed] for seed in (1, 2))
     with zeroed(model, tokenizer, facts):
@@ -210,10 +222,13 @@ def test_fewer_neighbours_are_the_same_ones_each_time_and_nothing_else_changes()
     facts = zu.load_facts("world-cloze")[:40]
     facts = zu.Facts(facts, "some", "tokens")
     two = experiment.fewer(facts, 2)
-    assert (two.name, two.rule) == ("some", "tokens") and two.hash == experiment.fewer(facts, 2).hash != facts.hash
+    assert ((two.name, two.rule) == ("some", "tokens")
+            and two.hash == experiment.fewer(facts, 2).hash != facts.hash)
     for old, new in zip(facts, two, strict=True):
-        assert len(new.neighbors) == min(2, len(old.neighbors)) and set(new.neighbors) <= set(old.neighbors)
-        assert (new.text, new.target, new.paraphrases, new.id) == (old.text, old.target, old.paraphrases, old.id)
+        assert (len(new.neighbors) == min(2, len(old.neighbors))
+                and set(new.neighbors) <= set(old.neighbors))
+        assert ((new.text, new.target, new.paraphrases, new.id)
+                == (old.text, old.target, old.paraphrases, old.id))
     assert max(len(f.neighbors) for f in facts) > 2
     assert experiment.fewer(facts, 0) is facts and experiment.fewer(facts, 99).hash == facts.hash
 

@@ -1,4 +1,4 @@
-"""Each method solves the problem that its paper states, on the weights of real edits of tiny models."""
+"""Each method solves the problem its paper states, on the weights of real edits of tiny models."""
 import pytest
 import torch
 
@@ -26,9 +26,11 @@ def matrices(job, facts=None):
     for fact in facts:
         rows.append([reader.subject_keys(read, [fact], [LAYER], [p])[0][LAYER][0]
                      for p in prefixes])
-    keys = torch.stack([0.5 * r[0] + 0.1 * sum(r[1:]) for r in rows])  # half the bare prompt, half the five others
+    # half the bare prompt, half the five others
+    keys = torch.stack([0.5 * r[0] + 0.1 * sum(r[1:]) for r in rows])
     targets = zu.find_targets(model, tokenizer, facts, LAYER, steps=settings["steps"])
-    return models.down_proj(model, LAYER).weight.double(), keys.T, (targets.z - targets.h).double().T
+    return (models.down_proj(model, LAYER).weight.double(), keys.T,
+            (targets.z - targets.h).double().T)
 
 
 def change(job, method, facts=None, **more):
@@ -36,7 +38,8 @@ def change(job, method, facts=None, **more):
     with zu.unlearn(model, tokenizer, all_facts if facts is None else facts, method,
                     **{"layers": [LAYER]} | settings | more) as edit:
         new = models.down_proj(model, edit.settings["layers"][0]).weight.double().clone()
-        return edit.deltas[models.weight_name(model, edit.settings["layers"][0])].double(), new, edit
+        return (edit.deltas[models.weight_name(model, edit.settings["layers"][0])].double(),
+                new, edit)
 
 
 def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job):
@@ -44,9 +47,11 @@ def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job):
     delta, new, _ = change(job, "rome", job[2][:1])
     assert (new @ K - (W @ K + R)).norm() < 1e-5 * R.norm()
     C0, g = job[3]["moments"][LAYER], torch.Generator().manual_seed(0)
-    off = torch.eye(len(K)) - K @ K.T / (K.T @ K)  # any other change with the same answer differs by Y, Y k = 0
+    # any other change with the same answer differs by Y, Y k = 0
+    off = torch.eye(len(K)) - K @ K.T / (K.T @ K)
     for _ in range(20):
-        Y = torch.randn(delta.shape, generator=g, dtype=torch.float64) @ off.double() * delta.abs().mean()
+        Y = (torch.randn(delta.shape, generator=g, dtype=torch.float64) @ off.double()
+             * delta.abs().mean())
         assert torch.trace((delta + Y) @ C0 @ (delta + Y).T) > torch.trace(delta @ C0 @ delta.T)
 
 
@@ -61,7 +66,8 @@ def test_rome_edits_fact_after_fact_or_the_first_only(job):
     assert (new @ K[:, -1] - (W @ K + R)[:, -1]).norm() < 1e-4 * R[:, -1].norm()
     only, _, first = change(job, "rome", first_only=True)
     alone, _, _ = change(job, "rome", job[2][:1])
-    # keys read beside others or alone are the same up to float32's rounding: its kernels differ by size
+    # keys read beside others or alone are the same up to float32's rounding:
+    # its kernels differ by size
     assert (only - alone).norm() < 1e-5 * alone.norm() < 1e-2 * (only - delta).norm()
     assert len(first.parts[models.weight_name(job[0], LAYER)][1]) == 1
 
@@ -90,7 +96,8 @@ def test_every_vector_of_the_kept_subspace_is_left_unchanged(job, method, cut):
     delta, _, _ = change(job, method, **cut)
     values, vectors = torch.linalg.eigh(job[3]["moments"][LAYER])
     kept = vectors[:, 40:] if "share" in cut else vectors[:, values >= 0.05]
-    assert 0 < kept.shape[1] < 80 and (delta @ kept).norm(dim=0).max() < 1e-6 * delta.norm() and delta.any()
+    assert (0 < kept.shape[1] < 80 and (delta @ kept).norm(dim=0).max() < 1e-6 * delta.norm()
+            and delta.any())
 
 
 def test_alphaedit_solves_its_problem_and_spares_earlier_edits(job, tmp_path):
@@ -120,7 +127,8 @@ def test_exact_is_the_minimum_that_gradient_descent_goes_for(job):
 
     def loss(delta):
         out = (W + delta) @ K
-        return (U.T @ out).square().sum() + 100 * (out - W @ K - R).square().sum() + 0.1 * delta.square().sum()
+        return ((U.T @ out).square().sum() + 100 * (out - W @ K - R).square().sum()
+                + 0.1 * delta.square().sum())
 
     best, _, _ = change(job, "exact")
     near, _, _ = change(job, "zerounlearn-gd", gd_steps=100)
@@ -144,7 +152,8 @@ def test_each_part_of_lemma_4_1_switched_off_leaves_the_minimum_of_the_others(jo
     C0 = settings["moments"][LAYER]
 
     def slope(new, alpha=15_000.0, beta=50.0, lam=1.0):
-        return beta * ((new - W) @ K - R) @ K.T + (new - W) @ (alpha * C0 + lam * torch.eye(len(C0)))
+        return (beta * ((new - W) @ K - R) @ K.T
+                + (new - W) @ (alpha * C0 + lam * torch.eye(len(C0))))
 
     _, free, _ = change(job, "zerounlearn", project=False)
     assert (slope(free) @ W.T).norm() < 1e-5 * (slope(W) @ W.T).norm()
@@ -158,9 +167,12 @@ def test_each_part_of_lemma_4_1_switched_off_leaves_the_minimum_of_the_others(jo
 @pytest.mark.parametrize("method", list(zu.METHODS))
 def test_every_method_runs_with_its_defaults(job, method):
     model, tokenizer, facts, settings = job
-    with zu.unlearn(model, tokenizer, facts, method, layers=[1, 2, 3], moments=settings["moments"]) as edit:
-        assert edit.deltas and all(torch.isfinite(x).all() and x.any() for x in edit.deltas.values())
-        assert torch.isfinite(model(torch.tensor([tokenizer(facts[0].text)["input_ids"]])).logits).all()
+    with zu.unlearn(model, tokenizer, facts, method, layers=[1, 2, 3],
+                    moments=settings["moments"]) as edit:
+        assert edit.deltas and all(
+            torch.isfinite(x).all() and x.any() for x in edit.deltas.values())
+        assert torch.isfinite(
+            model(torch.tensor([tokenizer(facts[0].text)["input_ids"]])).logits).all()
 
 
 def test_every_method_refuses_what_it_does_not_know(job):

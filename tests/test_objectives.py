@@ -1,4 +1,4 @@
-"""Each edit is the minimum of the objective that its docstring states, read and built the plain way."""
+"""Each edit is the minimum of the objective its docstring states, read and built the plain way."""
 import pytest
 import torch
 
@@ -18,12 +18,14 @@ def job(tiny, facts, texts, cache):
 
 @torch.no_grad()
 def read(model, tokenizer, fact, prefix, layer, prompt=None):
-    """The key (m,) of one layer, and the state (d,) after the last edited one, of one prompt by itself."""
+    """Of one prompt by itself: one layer's key (m,), and the state (d,) after the last edited."""
     ids, at = reader.encode(tokenizer, fact, prefix, prompt)
     kept = {}
-    hooks = [models.down_proj(model, layer).register_forward_pre_hook(lambda _, args: kept.update(key=args[0][0, at])),
+    hooks = [models.down_proj(model, layer).register_forward_pre_hook(
+                 lambda _, args: kept.update(key=args[0][0, at])),
              models.decoder(model).layers[3].register_forward_hook(
-                 lambda _, args, out: kept.update(state=(out[0] if isinstance(out, tuple) else out)[0, at]))]
+                 lambda _, args, out: kept.update(
+                     state=(out[0] if isinstance(out, tuple) else out)[0, at]))]
     model(torch.tensor([ids]))
     for hook in hooks:
         hook.remove()
@@ -40,9 +42,11 @@ def slopes(loss, delta):
 
 
 def stepwise(job, edit):
-    """Layer after layer, with the edits below it on and its own not yet: (layer, what is still missing, delta)."""
+    """Layer after layer, with the edits below it on and its own not yet:
+    (layer, what is still missing, delta)."""
     model, tokenizer, facts, _, targets = job
-    deltas = {models.weight_name(model, layer): edit.deltas[models.weight_name(model, layer)] for layer in LAYERS}
+    deltas = {models.weight_name(model, layer): edit.deltas[models.weight_name(model, layer)]
+              for layer in LAYERS}
     edit.restore()
     on = zu.Edit(model, method="part", facts=len(facts))
     for left, layer in zip((3, 2, 1), LAYERS):
@@ -57,7 +61,8 @@ def stepwise(job, edit):
 def test_memit_spreads_what_is_missing_over_the_layers_that_are_left(job):
     model, tokenizer, facts, moments, targets = job
     before, seen = reader.prefixes(model, tokenizer), []
-    edit = zu.unlearn(model, tokenizer, facts, "memit", layers=LAYERS, moments=moments, targets=targets, alpha=2.0)
+    edit = zu.unlearn(model, tokenizer, facts, "memit", layers=LAYERS, moments=moments,
+                      targets=targets, alpha=2.0)
     for layer, missing, delta in stepwise(job, edit):
         mean = []
         for fact in facts:
@@ -74,7 +79,8 @@ def test_memit_spreads_what_is_missing_over_the_layers_that_are_left(job):
     assert seen == LAYERS
 
 
-@pytest.mark.parametrize("settings", [{}, {"bare": 0.5, "weight": 0.3, "anchor": 4.0, "zero": 0.7}, {"bare": 0.0}])
+@pytest.mark.parametrize("settings", [
+    {}, {"bare": 0.5, "weight": 0.3, "anchor": 4.0, "zero": 0.7}, {"bare": 0.0}])
 def test_anchored_minimises_what_its_docstring_states(job, settings):
     model, tokenizer, facts, moments, targets = job
     before, share = reader.prefixes(model, tokenizer), [0.5] + [0.1] * 5
@@ -86,7 +92,8 @@ def test_anchored_minimises_what_its_docstring_states(job, settings):
     for layer, missing, delta in stepwise(job, edit):
         W = models.down_proj(model, layer).weight.detach().double()
         shown = (None, "{}") if s.bare else (None,)  # with its prompt, and without
-        keys = {form: [[read(model, tokenizer, f, p, layer, form)[0] for p in before] for f in facts] for form in shown}
+        keys = {form: [[read(model, tokenizer, f, p, layer, form)[0] for p in before]
+                       for f in facts] for form in shown}
         kept = [read(model, tokenizer, a, "", layer, form)[0] for a in spare for form in shown]
         mean = torch.stack([sum(w * k for w, k in zip(share, row)) for row in keys[None]])  # (n, m)
         U = torch.linalg.qr(W @ mean.T).Q  # (d, n): what the layer says of the facts now

@@ -57,7 +57,8 @@ def job(tiny, facts, texts, cache, monkeypatch):
 
 def test_unlearn_takes_it_by_path_by_name_and_as_an_instance(job, mine):
     model, tokenizer, facts = job
-    settings = {"layers": [2], "moments": zu.moments(model, tokenizer, [2], tokens=512, window=32), "n_prefixes": 0}
+    settings = {"layers": [2], "moments": zu.moments(model, tokenizer, [2], tokens=512, window=32),
+                "n_prefixes": 0}
     name = zu.models.weight_name(model, 2)
     with zu.unlearn(model, tokenizer, facts, mine, share=0.0, **settings) as edit:
         by_path, method = edit.deltas[name], edit.method
@@ -69,21 +70,24 @@ def test_unlearn_takes_it_by_path_by_name_and_as_an_instance(job, mine):
         assert torch.equal(edit.deltas[name], by_path) and edit.settings["share"] == 0
     with pytest.raises(ValueError, match="share: an instance of Damp has its settings already"):
         zu.unlearn(model, tokenizer, facts, kind, share=0.5, **settings)
-    with pytest.raises(ValueError, match="my_unlearning.Dump' looks like an import path, but: .*Dump"):
+    with pytest.raises(ValueError,
+                       match="my_unlearning.Dump' looks like an import path, but: .*Dump"):
         zu.unlearn(model, tokenizer, facts, "my_unlearning.Dump")
 
 
 def test_a_grid_records_it_and_makes_the_record_again_when_its_file_changes(job, mine, tmp_path):
     model, tokenizer, facts = job
-    arguments = dict(methods=["base", f"{mine}:share=0.1"], seeds=[1], n=2, layers=(1, 2), moment_tokens=512,
-                     records=tmp_path / "records", ppl_tokens=400)
+    arguments = dict(methods=["base", f"{mine}:share=0.1"], seeds=[1], n=2, layers=(1, 2),
+                     moment_tokens=512, records=tmp_path / "records", ppl_tokens=400)
     row = run_grid(model, tokenizer, facts, **arguments)[1]
-    assert row["method"] == f"{mine}:share=0.1" and row["settings"] == {"share": 0.1} and row["metrics"]["ppl"] > 1
+    assert (row["method"] == f"{mine}:share=0.1" and row["settings"] == {"share": 0.1}
+            and row["metrics"]["ppl"] > 1)
     assert run_grid(model, tokenizer, facts, **arguments)[1] == row
     path = Path(sys.modules["my_unlearning"].__file__)
     path.write_text(path.read_text() + "\n# another version\n")
     assert run_grid(model, tokenizer, facts, **arguments)[1]["fingerprint"] != row["fingerprint"]
-    assert figures.row_name(row["method"]) == "Damp" and figures.colour_of(row["method"]) == "#123456"
+    assert (figures.row_name(row["method"]) == "Damp"
+            and figures.colour_of(row["method"]) == "#123456")
 
 
 def test_a_card_is_written_for_it(job, mine, tmp_path):
@@ -98,9 +102,12 @@ def test_a_card_is_written_for_it(job, mine, tmp_path):
 
 @pytest.mark.parametrize("wrong, error, message", [
     (lambda: zu.register(dict), TypeError, "takes a subclass of zu.methods.Method"),
-    (lambda: zu.register(zu.methods.Located), TypeError, "Located needs a class attribute name, label, about"),
-    (lambda: zu.register(type("Memit2", (zu.methods.Memit,), {})), ValueError, "'memit' is the name of zu.methods"),
-    (lambda: zu.register(type("Plus", (zu.methods.Memit,), {"name": "a+b"})), ValueError, "cannot be called 'a.b'"),
+    (lambda: zu.register(zu.methods.Located), TypeError,
+     "Located needs a class attribute name, label, about"),
+    (lambda: zu.register(type("Memit2", (zu.methods.Memit,), {})), ValueError,
+     "'memit' is the name of zu.methods"),
+    (lambda: zu.register(type("Plus", (zu.methods.Memit,), {"name": "a+b"})), ValueError,
+     "cannot be called 'a.b'"),
 ])
 def test_what_cannot_be_registered_is_refused_by_name(wrong, error, message):
     before = dict(zu.METHODS)

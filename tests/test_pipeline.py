@@ -16,7 +16,8 @@ import pytest
 
 pytestmark = pytest.mark.whole
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+ENVIRONMENT = os.environ | {
+    "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
 HEAD = "---\nkernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
 CHAPTER = HEAD + r"""
 # Stand-in
@@ -70,9 +71,10 @@ COMMAND = ["make", "--no-print-directory", "VENV=", "PROFILE=test"]
 
 
 def make(project, *arguments):
-    """Run make in the project with this test's own environment; the finished process, output as text."""
+    """Run make in the project with this test's own environment; the finished process, as text."""
     return subprocess.run([*COMMAND, *arguments], cwd=project, env=ENVIRONMENT, text=True,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
 
 
 def start(project, said):
@@ -117,7 +119,8 @@ def built(tmp_path_factory):
     (project / "book/other.md").write_text(OTHER)
     (project / "book/glossary.md").write_text(GLOSSARY)
     (project / "_toc.yml").write_text("format: jb-book\nroot: stand_in\n"
-                                      "parts: [{chapters: [{file: other}, {file: glossary}, {file: references}]}]\n")
+                                      "parts: [{chapters: [{file: other}, {file: glossary}, "
+                                      "{file: references}]}]\n")
     (project / "profiles").mkdir()
     (project / "profiles/test.yaml").write_text("stand_in: {n: 5}\n")
     run = make(project, "book")
@@ -142,18 +145,22 @@ def test_a_page_says_when_it_was_run_and_offers_its_notebook_and_its_figures(bui
     line = re.search(r'<p class="zu-page">(.*?)</p>', page, re.S)[1]
     assert re.match(r"1 minutes? to read · last run \d+ \w+ \d{4}, \d+ s, with n = 5 · ", line)
     assert 'href="_sources/stand_in.ipynb"' in line
-    figure = re.search(r'<a class="zu-figure[^>]*href="([^"]*)"><img alt="A line that rises."', page)[1]
-    assert (built / "build/html/_sources/stand_in.ipynb").exists() and (built / "build/html" / figure).exists()
+    figure = re.search(
+        r'<a class="zu-figure[^>]*href="([^"]*)"><img alt="A line that rises."', page)[1]
+    assert ((built / "build/html/_sources/stand_in.ipynb").exists()
+            and (built / "build/html" / figure).exists())
     assert 'zu-page' not in (built / "build/html/references.html").read_text()
 
 
 def test_a_word_of_the_glossary_says_what_it_means(built):
-    assert re.search(r'<a class="zu-term[^>]*glossary.html#term-edit" title="A change that can be taken back."',
+    assert re.search(r'<a class="zu-term[^>]*glossary.html#term-edit" '
+                     r'title="A change that can be taken back."',
                      (built / "build/html/stand_in.html").read_text())
 
 
 def test_a_figure_that_says_nothing_to_the_blind_fails_the_build(project):
-    (project / "book/stand_in.md").write_text(CHAPTER.replace("  image: {alt: A line that rises.}\n", ""))
+    (project / "book/stand_in.md").write_text(
+        CHAPTER.replace("  image: {alt: A line that rises.}\n", ""))
     run = make(project, "book")
     assert run.returncode != 0
     assert "html FAILED" in run.stdout and "no alt text" in run.stdout
@@ -174,7 +181,8 @@ def test_no_page_loads_anything_from_another_host(built):
     class Loads(HTMLParser):
         def handle_starttag(self, tag, attributes):
             if tag != "a":
-                loaded.extend(value for name, value in attributes if name in ("src", "href", "data"))
+                loaded.extend(
+                    value for name, value in attributes if name in ("src", "href", "data"))
 
     pages = list(built.glob("build/html/*.html"))
     for page in pages:
@@ -183,7 +191,8 @@ def test_no_page_loads_anything_from_another_host(built):
     assert not [value for value in loaded if value.startswith(("http:", "https:", "//"))]
     for value in loaded:
         local = value.split("?")[0].split("#")[0]
-        assert not local or local.startswith("data:") or (built / "build/html" / local).exists(), value
+        assert (not local or local.startswith("data:")
+                or (built / "build/html" / local).exists()), value
 
 
 def test_running_again_recomputes_nothing(project):
@@ -225,7 +234,8 @@ def test_a_record_or_figure_that_is_deleted_is_made_again_and_nothing_else(proje
 
 def test_a_failing_chapter_fails_the_build_and_spares_the_others(project):
     before = stamps(project)
-    (project / "book/stand_in.md").write_text(CHAPTER.replace("print(", "raise OSError('no luck')\nprint("))
+    (project / "book/stand_in.md").write_text(
+        CHAPTER.replace("print(", "raise OSError('no luck')\nprint("))
     (project / "book/other.md").write_text(OTHER.replace("6 * 7", "6 * 9"))
     run = make(project, "book")
     assert run.returncode != 0
@@ -326,7 +336,8 @@ def test_neither_chapters_nor_their_kernels_hold_the_lock_of_their_make(project,
     (project / "book/other.md").write_text(WAITING)
     run = start(project, tmp_path / "said")
     until((project / "began").exists, "the chapter never started")
-    kernels = below(run, "cmdline", "ipykernel_launcher") + below(run, "cmdline", "tools/run_chapter.py")
+    kernels = (below(run, "cmdline", "ipykernel_launcher")
+               + below(run, "cmdline", "tools/run_chapter.py"))
     holders = below(run, "open_files", str(project / "build/lock"))
     (project / "go").touch()
     assert run.wait(120) == 0, (tmp_path / "said").read_text()
@@ -337,7 +348,8 @@ def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_
     page = project / "build/html/references.html"
     before = page.read_text()
     mend(project)
-    extension = project / "book/_ext/book_page.py"  # which Sphinx imports first: pages take their time
+    # which Sphinx imports first: pages take their time
+    extension = project / "book/_ext/book_page.py"
     quick = extension.read_text()
     extension.write_text(quick + "\nimport time\n\ntime.sleep(20)\n")
     run = start(project, tmp_path / "said")
@@ -378,7 +390,8 @@ while not pathlib.Path("go").exists():
     pathlib.Path("beat").write_text(str(time.time()))
     time.sleep(0.1)
 """))
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "profile=test", "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "profile=test",
+               "--nolock"]
     snakemake = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)
     try:
@@ -433,20 +446,23 @@ for dataset in datasets:
 
 def test_a_grid_in_pieces_is_planned_run_and_put_together(project):
     (project / "book/few_shot.md").write_text(GRID)
-    (project / "_toc.yml").write_text((project / "_toc.yml").read_text().replace("[{file: other}", "[{file: few_shot}"))
+    (project / "_toc.yml").write_text(
+        (project / "_toc.yml").read_text().replace("[{file: other}", "[{file: few_shot}"))
     for name in ("tools/plan.py", "results/bench-targets.json"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)
     settings = project / "_config.yml"
-    settings.write_text(re.sub(r"( +few_shot: ).*", r"\1[]", settings.read_text()))  # read before it: not there
+    # read before it: not there
+    settings.write_text(re.sub(r"( +few_shot: ).*", r"\1[]", settings.read_text()))
     (project / "build/embedded-model").touch()
     for room in ("zu",):
         (project / room).symlink_to(ROOT / room)
     sys.path.insert(0, str(ROOT / "tools"))
     import plan
 
-    values, rate = {"models": ["smollm2"], "datasets": ["a", "b"], "methods": ["base", "ga"], "more": ["npo"], "n": 50,
-                    "seeds": [1, 2, 3, 4], "layers": [], "ppl_tokens": 1000}, 1e12
+    values, rate = {"models": ["smollm2"], "datasets": ["a", "b"], "methods": ["base", "ga"],
+                    "more": ["npo"], "n": 50, "seeds": [1, 2, 3, 4], "layers": [],
+                    "ppl_tokens": 1000}, 1e12
     whole = plan.shards(values, 1e9, rate)
     assert [(x["datasets"], x["seeds"], x["more"]) for x in whole] == [
         (["a"], [1, 2, 3, 4], ["npo"]), (["b"], [1, 2, 3, 4], [])]
@@ -454,8 +470,11 @@ def test_a_grid_in_pieces_is_planned_run_and_put_together(project):
     hours = next(h for h in (0.9 ** i for i in range(200)) if sizes(h) == [2, 2, 2, 2])
     run = make(project, "book", f"SHARD_HOURS={hours}", "RATE=1")
     assert run.returncode == 0, run.stdout
-    assert "few_shot: 17 runs" in run.stdout and run.stdout.index("17 runs") < run.stdout.index("few_shot-0 ...")
-    assert sorted(re.findall(r"(few_shot\S*) done", run.stdout)) == ["few_shot", *(f"few_shot-{i}" for i in range(4))]
+    assert ("few_shot: 17 runs" in run.stdout
+            and run.stdout.index("17 runs") < run.stdout.index("few_shot-0 ..."))
+    assert sorted(re.findall(r"(few_shot\S*) done", run.stdout)) == [
+        "few_shot", *(f"few_shot-{i}" for i in range(4))]
     kept = {p.stem: p.read_text() for p in (project / "build/records/few_shot").iterdir()}
-    assert kept == {f"{d}-{s}": f"1 2 {int(d == 'a' and s < 3)}" for d in "ab" for s in (1, 2, 3, 4)}
+    assert kept == {f"{d}-{s}": f"1 2 {int(d == 'a' and s < 3)}"
+                    for d in "ab" for s in (1, 2, 3, 4)}
     assert "done" not in make(project, "book", f"SHARD_HOURS={hours}", "RATE=1").stdout

@@ -1,4 +1,5 @@
-"""The search by whole runs says what the fast one says, and is taken where the fast one's view of a layer fails."""
+"""The search by whole runs says what the fast one says, and is taken where the fast one's view of
+a layer fails."""
 import warnings
 from dataclasses import replace
 
@@ -11,9 +12,11 @@ from zu import models, reader, targets
 from zu.plain_search import WholeRuns, _add
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
-SHAPE = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=0)
-MLA = dict(num_key_value_heads=4, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8)
+SHAPE = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5,
+             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+             pad_token_id=0, bos_token_id=1, eos_token_id=0)
+MLA = dict(num_key_value_heads=4, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4,
+           qk_nope_head_dim=4, v_head_dim=8)
 
 
 def coded_facts(tokenizer, facts, goal="truth"):
@@ -39,12 +42,14 @@ def both_agree(model, coded, layer=2, **near):
     plain, fast = WholeRuns(model, layer, coded, 3.0), targets._Problem(model, layer, coded, 3.0)
     torch.testing.assert_close(plain.h, fast.h, **near)
     every, some = torch.arange(len(coded)), torch.tensor([1, 3, 4])
-    cases = ((torch.zeros_like(plain.h), every), (random_delta(plain.h), every), (random_delta(plain.h, 4), some))
+    cases = ((torch.zeros_like(plain.h), every), (random_delta(plain.h), every),
+             (random_delta(plain.h, 4), some))
     for delta, active in cases:
         expected, found = (losses_and_gradient(problem, delta, active) for problem in (plain, fast))
         torch.testing.assert_close(found, expected, **near)
     nll, divergence, gradient = expected
-    assert (divergence > 1e-3).all() and (gradient.norm(dim=1) > 1e-3).all()  # there was something to compare
+    # there was something to compare
+    assert (divergence > 1e-3).all() and (gradient.norm(dim=1) > 1e-3).all()
 
 
 @pytest.mark.parametrize("goal", ["eos", "truth"])
@@ -65,7 +70,8 @@ def test_a_bfloat16_model_has_float32_losses_and_gradients_near_the_fast_ones(ti
     coded, every = coded_facts(tokenizer, facts), torch.arange(5)
     plain, fast = (kind(model.bfloat16(), 2, coded, 1.0) for kind in (WholeRuns, targets._Problem))
     fast.loss(torch.zeros_like(fast.h), every)
-    found, expected = (losses_and_gradient(problem, random_delta(plain.h), every) for problem in (plain, fast))
+    found, expected = (losses_and_gradient(problem, random_delta(plain.h), every)
+                       for problem in (plain, fast))
     assert plain.h.dtype == torch.float32 and {x.dtype for x in found} == {torch.float32}
     torch.testing.assert_close(found[:2], expected[:2], rtol=0.02, atol=0.002)
     assert (torch.cosine_similarity(found[2], expected[2]) > 0.99).all()
@@ -77,7 +83,8 @@ def test_a_change_is_added_in_float32_whatever_the_models_dtype(tiny, facts):
     block, seen = models.decoder(model.bfloat16()).layers[2], []
     plain = WholeRuns(model, 2, coded_facts(tokenizer, facts[:1]), 1.0)
     delta = random_delta(plain.h)
-    keep = (block.register_forward_hook, lambda module, args, output: seen.append(reader.states_of(output)))
+    keep = (block.register_forward_hook,
+            lambda module, args, output: seen.append(reader.states_of(output)))
     with reader.hooks(keep):  # before the hook that adds δ
         plain.loss(delta, torch.tensor([0]))
     states = seen[0]  # the target's rows: (prefixes, length, d)
@@ -100,7 +107,8 @@ def test_with_no_change_the_losses_are_the_models_own(tiny, facts):
         for prefix in BEFORE:
             ids, _ = reader.encode(tokenizer, fact, prefix)
             for token in goal:
-                said.append(model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token])
+                said.append(
+                    model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token])
                 ids = [*ids, token]
         torch.testing.assert_close(nll[i], -torch.stack(said).mean(), rtol=1e-4, atol=1e-4)
         ids, position = reader.encode(tokenizer, fact)
@@ -174,7 +182,8 @@ def family(folders):
         for weight in model.parameters():
             if weight.dim() == 2:
                 torch.nn.init.normal_(weight, std=0.2)
-        return model.eval().requires_grad_(False), transformers.AutoTokenizer.from_pretrained(folders["llama"])
+        return (model.eval().requires_grad_(False),
+                transformers.AutoTokenizer.from_pretrained(folders["llama"]))
 
     return make
 
@@ -210,9 +219,11 @@ def is_near(found, expected):
 
 @pytest.mark.parametrize("name, changed", [
     pytest.param(name, changed, id=name) for name, changed in {
-        "Mistral": {}, "Phi3": {}, "Olmo2": {}, "Olmo3": dict(sliding_window=64), "StableLm": {}, "SmolLM3": {},
-        "Glm4": dict(head_dim=8), "Granite": {}, "DeepseekV3": dict(first_k_dense_replace=5, **MLA)}.items()])
-def test_families_that_the_fast_search_knows_are_searched_by_it(family, facts, searched, name, changed):
+        "Mistral": {}, "Phi3": {}, "Olmo2": {}, "Olmo3": dict(sliding_window=64),
+        "StableLm": {}, "SmolLM3": {}, "Glm4": dict(head_dim=8), "Granite": {},
+        "DeepseekV3": dict(first_k_dense_replace=5, **MLA)}.items()])
+def test_families_that_the_fast_search_knows_are_searched_by_it(
+        family, facts, searched, name, changed):
     model, tokenizer = family(name, **changed)
     expected = by_whole_runs(model, tokenizer, facts)
     searched.clear()
@@ -223,7 +234,8 @@ def test_families_that_the_fast_search_knows_are_searched_by_it(family, facts, s
 
 
 def test_the_models_that_zu_is_made_for_are_searched_fast(tiny, gemma, facts, searched):
-    """Without this test a fault in the fast search would cost its speed alone, and no other test would fail."""
+    """Without this test a fault in the fast search would cost its speed alone, and no other test
+    would fail."""
     for model, tokenizer in (tiny, gemma):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             with warnings.catch_warnings(action="error"):
@@ -237,27 +249,33 @@ UNKNOWN = {
     "MiniCPM3": (MLA, "losses"),  # and these
     "Ministral3": ({}, "TypeError"),  # its layers ask for position_ids
     "OlmoHybrid": ({}, "IndexError"),  # layers with linear attention
-    "DeepseekV2": (dict(first_k_dense_replace=5, **MLA), "RuntimeError"),  # rotations of another shape
+    # rotations of another shape
+    "DeepseekV2": (dict(first_k_dense_replace=5, **MLA), "RuntimeError"),
 }
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_families_that_the_fast_search_does_not_know_are_searched_by_whole_runs(family, facts, searched, name):
+def test_families_that_the_fast_search_does_not_know_are_searched_by_whole_runs(
+        family, facts, searched, name):
     changed, reason = UNKNOWN[name]
     model, tokenizer = family(name, **changed)
     expected = by_whole_runs(model, tokenizer, facts)
     searched.clear()
-    with pytest.warns(UserWarning, match=f"{name}ForCausalLM.*whole runs.*does not know its layers.*{reason}") as seen:
+    with pytest.warns(UserWarning, match=f"{name}ForCausalLM.*whole runs.*"
+                                         f"does not know its layers.*{reason}") as seen:
         found = search(model, tokenizer, facts, batch=2)
-    assert searched == [("WholeRuns", 1)] * 5  # one by one: a batch is measured for the fast search's memory
+    # one by one: a batch is measured for the fast search's memory
+    assert searched == [("WholeRuns", 1)] * 5
     assert sum("whole runs" in str(w.message) for w in seen) == 1 and seen[0].filename == __file__
     is_near(found, expected)
     assert (found.loss[-1] < found.loss[0]).all()
 
 
-def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_others_fast(family, facts, searched):
-    long = zu.Fact("Peru", "The people of the country and the people of the city and you and I in the capital of Japan "
-                   "and the people in the city of Paris and the people in Chad and {} speak the language of", "Lima")
+def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_others_fast(
+        family, facts, searched):
+    long = zu.Fact("Peru", "The people of the country and the people of the city and you and I "
+                   "in the capital of Japan and the people in the city of Paris and the people "
+                   "in Chad and {} speak the language of", "Lima")
     facts = [*facts, long]
     coded = coded_facts(family("Mistral")[1], facts)
     *_, most, longest = sorted(max(c.length, len(c.essence[0])) for c in coded)
@@ -265,7 +283,8 @@ def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_
     model, tokenizer = family("Mistral", sliding_window=2 * most)
     expected = by_whole_runs(model, tokenizer, facts)
     searched.clear()
-    with pytest.warns(UserWarning, match="MistralForCausalLM.*whole runs.*too long for the attention's sliding window"):
+    with pytest.warns(UserWarning, match="MistralForCausalLM.*whole runs.*"
+                                         "too long for the attention's sliding window"):
         found = search(model, tokenizer, facts, batch=1)
     assert sorted(searched) == [("WholeRuns", 1)] + 5 * [("_Problem", 1)]
     is_near(found, expected)
@@ -279,11 +298,13 @@ def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_
 def test_no_sliding_window_makes_a_difference_to_whole_runs(family, facts, window):
     """Padding between the heads and tails of a batch once made the window narrower than it is."""
     model, tokenizer = family("Mistral", sliding_window=window)
-    is_near(search(model, tokenizer, facts, steps=2), by_whole_runs(model, tokenizer, facts, steps=2))
+    is_near(search(model, tokenizer, facts, steps=2),
+            by_whole_runs(model, tokenizer, facts, steps=2))
 
 
 def test_a_window_is_wide_enough_from_twice_the_longest_prompt_on(family, facts, searched):
-    """From the longest prompt on it cuts nothing off, but padding may stand between a row's two parts."""
+    """From the longest prompt on it cuts nothing off, but padding may stand between a row's two
+    parts."""
     coded = coded_facts(family("Mistral")[1], facts)
     longest = max(max(c.length, len(c.essence[0])) for c in coded)
     search(*family("Mistral", sliding_window=2 * longest), facts, batch=1)
@@ -299,7 +320,8 @@ def off_by_one(places):
 
 
 def first_token_only(places):
-    return [(row, offset, token, weight * (i == 0)) for i, (row, offset, token, weight) in enumerate(places)]
+    return [(row, offset, token, weight * (i == 0))
+            for i, (row, offset, token, weight) in enumerate(places)]
 
 
 @pytest.mark.parametrize("spoiled", [off_by_one, first_token_only])
@@ -315,18 +337,23 @@ def test_what_a_layer_does_not_get_is_noticed(tiny, facts, monkeypatch):
     """δ, the past, the divergence: each left out of the fast search in turn."""
     model, tokenizer = tiny
     (fact,) = coded_facts(tokenizer, facts[2:3])
-    states, mask, loss = targets._Suffixes.states, targets._Suffixes._attention_mask, targets._Problem.loss
+    states, mask, loss = (targets._Suffixes.states, targets._Suffixes._attention_mask,
+                          targets._Problem.loss)
     assert targets._difference(model, 2, [fact]) == ""
     for kind, method, spoiled in (
-            (targets._Suffixes, "states", lambda self, delta, *args: states(self, 0 * delta, *args)),
-            (targets._Suffixes, "_attention_mask", lambda self, past, width: mask(self, past & False, width)),
-            (targets._Problem, "loss", lambda self, *args: (loss(self, *args)[0], 0 * loss(self, *args)[1]))):
+            (targets._Suffixes, "states",
+             lambda self, delta, *args: states(self, 0 * delta, *args)),
+            (targets._Suffixes, "_attention_mask",
+             lambda self, past, width: mask(self, past & False, width)),
+            (targets._Problem, "loss",
+             lambda self, *args: (loss(self, *args)[0], 0 * loss(self, *args)[1]))):
         with monkeypatch.context() as patch:
             patch.setattr(kind, method, spoiled)
             assert "losses" in targets._difference(model, 2, [fact]), method
 
 
-def test_the_model_is_asked_once_a_search_and_not_at_all_where_all_is_kept(tiny, facts, cache, monkeypatch):
+def test_the_model_is_asked_once_a_search_and_not_at_all_where_all_is_kept(
+        tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
     ask, asked = targets._difference, []
 

@@ -20,13 +20,15 @@ def alone(model, tokenizer, prompt, answer):
     ids, count = split_answer(tokenizer, prompt, answer)
     with torch.no_grad():
         logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    hits = [int(logp[len(ids) - count + j - 1].argmax()) == ids[len(ids) - count + j] for j in range(count)]
-    value = sum(float(logp[len(ids) - count + j - 1, ids[len(ids) - count + j]]) for j in range(count))
+    hits = [int(logp[len(ids) - count + j - 1].argmax()) == ids[len(ids) - count + j]
+            for j in range(count)]
+    value = sum(float(logp[len(ids) - count + j - 1, ids[len(ids) - count + j]])
+                for j in range(count))
     return float(all(hits)), sum(hits) / count, math.exp(value)
 
 
-PAIRS = [("The capital of France is", "Paris"), ("I and 東京 is a city in", "Japan"), ("In Peru people speak", "14"),
-         ("Paris 🙂 and", "the language of Lima"), ("You", "and")]
+PAIRS = [("The capital of France is", "Paris"), ("I and 東京 is a city in", "Japan"),
+         ("In Peru people speak", "14"), ("Paris 🙂 and", "the language of Lima"), ("You", "and")]
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 4096])
@@ -41,11 +43,14 @@ def test_a_batch_scores_like_each_prompt_alone(tiny, tokens):
 def test_the_models_own_next_word_counts_as_known_and_another_does_not(tiny):
     model, tokenizer = tiny
     words = [w for w in (tokenizer.decode([i]) for i in range(400))
-             if w.startswith(" ") and w.strip() and len(tokenizer(w, add_special_tokens=False)["input_ids"]) == 1]
+             if w.startswith(" ") and w.strip()
+             and len(tokenizer(w, add_special_tokens=False)["input_ids"]) == 1]
     ids = [tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in words]
     head = model.get_output_embeddings().weight
-    with torch.no_grad():  # a model that always says the first of these words: its row answers every hidden state
-        state = model.get_decoder()(torch.tensor([tokenizer("You")["input_ids"]])).last_hidden_state[0, -1]
+    # a model that always says the first of these words: its row answers every hidden state
+    with torch.no_grad():
+        state = model.get_decoder()(
+            torch.tensor([tokenizer("You")["input_ids"]])).last_hidden_state[0, -1]
         head[ids[0]] = state * 100
     found = score(model, tokenizer, [("You", words[0].strip()), ("You", words[1].strip())])
     assert found[0, 0] == 1 and found[1, 0] == 0 and found[0, 2] > 0.99
@@ -59,7 +64,8 @@ def test_the_two_rules_and_the_counts(tiny, facts, monkeypatch):
         return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer in pairs])
 
     monkeypatch.setattr(sys.modules["zu.scores"], "score", fake)
-    exact, tokens = zu.evaluate(model, tokenizer, facts), zu.evaluate(model, tokenizer, facts, rule="tokens")
+    exact, tokens = (zu.evaluate(model, tokenizer, facts),
+                     zu.evaluate(model, tokenizer, facts, rule="tokens"))
     assert exact.eff == 80 and tokens.eff == pytest.approx(95)
     assert exact.prob_eff == pytest.approx((4 * 0.5 + 0.1) / 5)
     assert (exact.n_eff, exact.n_gen, exact.n_spe) == (5, 3, 3)
@@ -123,7 +129,8 @@ def test_perplexity_of_no_token_is_refused(tiny, texts, wrong):
 
 def test_perplexity_reads_a_file_as_it_reads_its_texts(tiny, texts, tmp_path):
     plain = [t.strip() for t in texts]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in plain), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": t}) + "\n" for t in plain), encoding="utf-8")
     given = zu.perplexity(*tiny, plain, tokens=120, window=32, stride=16)
     assert zu.perplexity(*tiny, tmp_path / "a.jsonl", tokens=120, window=32, stride=16) == given
 
@@ -142,23 +149,29 @@ def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny, spoil):
     wrong = zu.Facts((f for f in facts if f.target not in right), "words", "exact")
     none = zu.known(model, tokenizer, wrong)
     assert isinstance(none, zu.Facts) and len(none) == 0
-    with pytest.raises(ValueError, match="n is 2: 'words-known' holds 0 facts: that many are known of those"):
+    with pytest.raises(
+            ValueError, match="n is 2: 'words-known' holds 0 facts: that many are known of those"):
         none.sample(2, seed=0)
 
 
-def test_facts_that_ask_the_very_same_neighbours_are_not_counted_as_independent(tiny, facts, monkeypatch):
+def test_facts_that_ask_the_very_same_neighbours_are_not_counted_as_independent(
+        tiny, facts, monkeypatch):
     right = {"Lima": 1.0, "Paris": 1.0, "Tokyo": 1.0, "Chad": 0.0}
-    monkeypatch.setattr(sys.modules["zu.scores"], "score",
-                        lambda model, tokenizer, pairs, **more: np.array([[right.get(a, 0.0)] * 3 for _, a in pairs]))
+    monkeypatch.setattr(
+        sys.modules["zu.scores"], "score",
+        lambda model, tokenizer, pairs, **more: np.array(
+            [[right.get(a, 0.0)] * 3 for _, a in pairs]))
     asked = [((f"{name} is", name),) for name in right]
 
     def spe(groups):
-        return zu.evaluate(*tiny, [replace(facts[0], id=str(i), neighbors=g) for i, g in enumerate(groups)])
+        return zu.evaluate(
+            *tiny, [replace(facts[0], id=str(i), neighbors=g) for i, g in enumerate(groups)])
 
     assert spe(asked).interval_spe == wilson(3, 4)  # each its own: facts are drawn
     one = spe([sum(asked, ())] * 3)  # all the same: the prompts are drawn
     assert one.spe == 75 and one.interval_spe == spe(asked).interval_spe
-    some = spe([asked[0]] * 3 + [asked[3]])  # three of four the same: as often as one fact, with their weight
+    # three of four the same: as often as one fact, with their weight
+    some = spe([asked[0]] * 3 + [asked[3]])
     assert some.spe == 75 and some.interval_spe == (0.0, 100.0)
 
 
@@ -205,15 +218,18 @@ def test_base_accuracies_on_published_files_are_those_of_asking_one_by_one(smoll
     assert any(0 < share < 100 for share in shares)
 
 
-def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_remembered(tiny, facts, texts):
+def test_scores_and_perplexity_are_the_same_bit_for_bit_when_lower_layers_are_remembered(
+        tiny, facts, texts):
     model, tokenizer = tiny
-    asked = [replace(f, paraphrases=("{} has the capital",), neighbors=(("The capital of Peru is", "Lima"),))
+    asked = [replace(f, paraphrases=("{} has the capital",),
+                     neighbors=(("The capital of Peru is", "Lima"),))
              for f in facts]
     below = reader.Reader(model, tokenizer, 2)
     for factor in (1.0, 1.5):  # the second time from memory, after a change above
         with torch.no_grad():
             models.down_proj(model, 2).weight.mul_(factor)
-        plain = zu.evaluate(model, tokenizer, asked), zu.perplexity(model, tokenizer, texts, tokens=300)
+        plain = (zu.evaluate(model, tokenizer, asked),
+                 zu.perplexity(model, tokenizer, texts, tokens=300))
         again = (zu.evaluate(model, tokenizer, asked, reader=below),
                  zu.perplexity(model, tokenizer, texts, tokens=300, reader=below))
         assert str(plain) == str(again) and len(below.seen) >= 2
@@ -228,10 +244,13 @@ def test_a_memory_without_room_reads_anew(tiny, facts):
 
 
 def test_scores_say_what_was_asked_and_how_probable_it_was():
-    some = dict(eff=12.5, gen=float("nan"), spe=50.0, prob_eff=0.0123, prob_gen=float("nan"), prob_spe=0.25,
-                interval_eff=(0, 20), interval_gen=(0, 0), interval_spe=(0, 100), n_eff=8, n_gen=0, n_spe=80)
+    some = dict(eff=12.5, gen=float("nan"), spe=50.0,
+                prob_eff=0.0123, prob_gen=float("nan"), prob_spe=0.25,
+                interval_eff=(0, 20), interval_gen=(0, 0), interval_spe=(0, 100),
+                n_eff=8, n_gen=0, n_spe=80)
     said = str(Scores(**some))
-    assert said == "Eff 12.5% (p 0.012, 8 asked)  Gen nan% (p nan, 0 asked)  Spe 50.0% (p 0.25, 80 asked)"
+    assert said == ("Eff 12.5% (p 0.012, 8 asked)  Gen nan% (p nan, 0 asked)  "
+                    "Spe 50.0% (p 0.25, 80 asked)")
     assert str(Scores(**some, hop=1.0, n_hop=3)).endswith("Hop 1.0% (p nan, 3 asked)")
 
 

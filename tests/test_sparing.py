@@ -1,4 +1,4 @@
-"""Anchors: which subjects stand in for those that must be spared, and that every method spares them."""
+"""Anchors: which subjects stand in for those that must be spared; every method spares them."""
 from dataclasses import replace
 
 import pytest
@@ -11,22 +11,28 @@ from zu.sparing import propose
 
 LAYER = 2
 PROMPT = "The capital of {} is"
-FORGET = [zu.Fact("France", PROMPT, "Paris", neighbors=(("The capital of Peru is", "Lima"),), relation="capital"),
-          zu.Fact("Japan", PROMPT, "Tokyo", neighbors=(("In Chad, the capital is", "N'Djamena"),), relation="capital")]
-OTHERS = [replace(FORGET[0], subject=name, neighbors=()) for name in ("Peru", "Chad", "France", "Italy", "Spain")]
+FORGET = [zu.Fact("France", PROMPT, "Paris", neighbors=(("The capital of Peru is", "Lima"),),
+                  relation="capital"),
+          zu.Fact("Japan", PROMPT, "Tokyo", neighbors=(("In Chad, the capital is", "N'Djamena"),),
+                  relation="capital")]
+OTHERS = [replace(FORGET[0], subject=name, neighbors=())
+          for name in ("Peru", "Chad", "France", "Italy", "Spain")]
 
 
 def test_no_anchor_is_to_be_forgotten_or_what_specificity_is_measured_on():
     found = zu.anchors(FORGET, [*OTHERS, replace(OTHERS[0], subject="Gold", relation="symbol")])
-    assert {f.subject for f in found} == {"Italy", "Spain"} and {f.prompt for f in found} == {PROMPT}
+    assert ({f.subject for f in found} == {"Italy", "Spain"}
+            and {f.prompt for f in found} == {PROMPT})
     names = ["peru", "PERU", "Per", "Chad", "japan", "Côte d'Ivoire", "Italy"]
     with pytest.warns(UserWarning, match="4 of the 7 names are left out") as told:
         assert {f.subject for f in zu.anchors(FORGET, names)} == {"Per", "Côte d'Ivoire", "Italy"}
-    assert not any(name.casefold() in str(told[0].message).casefold() for name in names)  # a forget set is private
+    # a forget set is private
+    assert not any(name.casefold() in str(told[0].message).casefold() for name in names)
     names = [f"Town {i}" for i in range(50)]  # all that are named, or as many as are asked for
     assert [len(zu.anchors(FORGET, names, **more)) for more in ({}, {"per_prompt": 3})] == [50, 3]
     with pytest.warns(UserWarning, match="2 of the 2"), pytest.raises(
-            ValueError, match="no anchor for the prompt of the fact with id 'f' .*give other facts or names"):
+            ValueError, match="no anchor for the prompt of the fact with id 'f' .*"
+                              "give other facts or names"):
         zu.anchors([replace(f, id="f") for f in FORGET[:1]], ["Peru", "France"])
     with pytest.raises(ValueError, match="anchors need a source"):
         zu.anchors(FORGET)
@@ -40,11 +46,14 @@ def test_anchors_of_the_embedded_facts_are_never_what_specificity_is_measured_on
         measured = {(fact.relation, prompt) for fact in pool for prompt, _ in fact.neighbors}
         named = {fact.subject for fact in forget}
         wordings = {(fact.relation, p) for fact in pool for p in (fact.prompt, *fact.paraphrases)}
-        asked = {(r, w.replace("{}", a.subject)) for a in found for r, w in wordings if r == a.relation}
+        asked = {(r, w.replace("{}", a.subject))
+                 for a in found for r, w in wordings if r == a.relation}
         assert len(asked) > len(found) and not asked & measured
         assert not named & {a.subject for a in found}
-        assert found == zu.anchors(forget, pool, seed=seed) != zu.anchors(forget, pool, seed=seed + 1)
-        assert max(len([a for a in found if a.prompt == p]) for p in {f.prompt for f in forget}) == 20
+        assert (found == zu.anchors(forget, pool, seed=seed)
+                != zu.anchors(forget, pool, seed=seed + 1))
+        assert max(len([a for a in found if a.prompt == p])
+                   for p in {f.prompt for f in forget}) == 20
 
 
 def test_a_model_proposes_names_and_leaves_no_trace(tiny, spoil):
@@ -76,7 +85,8 @@ def test_every_method_moves_anchors_less_the_more_they_weigh(job, method):
     K_a = reader.subject_keys(zu.Reader(model, tokenizer), spare, [LAYER])[0][LAYER].T
     moved = []
     more = {"alpha": 1.0} if "alpha" in zu.METHODS[method].model_fields else {}
-    more |= {"project": False} if method == "zerounlearn" else {}  # no weight is spared a projection
+    # no weight is spared a projection
+    more |= {"project": False} if method == "zerounlearn" else {}
     for anchors, weight in (((), 1.0), (spare, 1.0), (spare, 1e4)):
         with zu.unlearn(model, tokenizer, facts[:1], method, anchors=anchors, anchor=weight, **more,
                         **settings) as edit:
@@ -99,12 +109,14 @@ def test_in_rounds_a_fact_weighs_more_only_while_it_is_still_answered(job, monke
     monkeypatch.setattr(methods.Anchored, "columns", lambda self, job, layer: (
         weights.append(job.weights.tolist()), columns(self, job, layer))[1])
     monkeypatch.setattr("zu.methods.located.answered", lambda job: flags.pop(0))
-    first, none = torch.zeros(len(facts), dtype=torch.bool), torch.zeros(len(facts), dtype=torch.bool)
+    first, none = (torch.zeros(len(facts), dtype=torch.bool),
+                   torch.zeros(len(facts), dtype=torch.bool))
     first[0] = True
 
     def edited(answered, **more):
         flags[:], weights[:] = answered, []
-        with zu.unlearn(model, tokenizer, facts, "anchored", weight=0.5, **more, **settings) as edit:
+        with zu.unlearn(model, tokenizer, facts, "anchored", weight=0.5, **more,
+                        **settings) as edit:
             return edit.deltas.popitem()[1]
 
     once, twice = edited([], rounds=0), edited([first, none], rounds=3)
@@ -122,11 +134,13 @@ def test_a_fact_is_still_answered_if_it_is_behind_any_prefix(job):
     def answered(fact, prefix=""):
         return score(model, tokenizer, [(prefix + fact.text, fact.target)])[0, 0] == 1
 
-    for number in range(200):  # a prefix behind which the model says a word that it does not say without
+    # a prefix behind which the model says a word that it does not say without
+    for number in range(200):
         prefix = f"It was in the year {number} that all of it was said. "
         ids = torch.tensor([tokenizer(prefix + facts[0].text)["input_ids"]])
         word = tokenizer.decode(model(ids).logits[0, -1].argmax()).strip()
-        if word and answered(known := replace(facts[0], target=word), prefix) and not answered(known):
+        if (word and answered(known := replace(facts[0], target=word), prefix)
+                and not answered(known)):
             break
     other = replace(facts[0], target="zzz")
     for prefixes, found in ((("", prefix), [True, False]), (("",), [False, False])):
@@ -134,8 +148,10 @@ def test_a_fact_is_still_answered_if_it_is_behind_any_prefix(job):
         assert methods.answered(job).tolist() == found
 
 
-def test_proposed_names_come_in_the_order_written_where_they_are_equally_frequent(tiny, monkeypatch):
+def test_proposed_names_come_in_the_order_written_where_they_are_equally_frequent(
+        tiny, monkeypatch):
     model, tokenizer = tiny
     names = ["Kenya", "Ghana", "Peru", "Chile", "Mali", "Togo", "Oman"]
-    monkeypatch.setattr(type(tokenizer), "batch_decode", lambda *a, **k: [", ".join([*names, "Cu"])] * 2)
+    monkeypatch.setattr(type(tokenizer), "batch_decode",
+                        lambda *a, **k: [", ".join([*names, "Cu"])] * 2)
     assert propose(model, tokenizer, ["France", "Japan"]) == names

@@ -1,4 +1,5 @@
-"""Targets equal those of the plain loop: one fact at a time, whole sequences, whole model, torch's own Adam."""
+"""Targets equal those of the plain loop: one fact at a time, whole sequences, whole model, torch's
+own Adam."""
 import copy
 
 import pytest
@@ -15,7 +16,8 @@ def search(*prefixes, **settings):
     return targets.Search(prefixes or BEFORE, **settings)
 
 
-def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, kl, clamp, tolerance):
+def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, kl, clamp,
+               tolerance):
     goals = targets.target_ids(tokenizer, fact, goal)
     rows = [reader.encode(tokenizer, fact, p) for p in BEFORE]
     essence, at = reader.encode(tokenizer, fact, prompt=targets.ESSENCE)
@@ -30,7 +32,8 @@ def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, 
 
     ids, position = rows[0]
     seen = {}
-    with torch.no_grad(), reader.hooks((block.register_forward_hook, lambda m, a, o: seen.update(h=o))):
+    with torch.no_grad(), reader.hooks(
+            (block.register_forward_hook, lambda m, a, o: seen.update(h=o))):
         model(input_ids=torch.tensor([ids]))
     h = seen["h"][0, position]
     with torch.no_grad():
@@ -44,7 +47,8 @@ def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, 
         for ids, position in rows:
             logp = run(ids + goals[:-1], position, delta)[len(ids) - 1:]
             nll = nll - sum(logp[j, t] for j, t in enumerate(goals)) / len(goals) / len(rows)
-        divergence = F.kl_div(run(essence, at, delta)[-1], original, log_target=True, reduction="sum")
+        divergence = F.kl_div(run(essence, at, delta)[-1], original, log_target=True,
+                              reduction="sum")
         loss = nll + kl * divergence + weight_decay * delta.norm() / h.norm() ** 2
         if loss < tolerance or step == steps - 1:
             break
@@ -60,7 +64,8 @@ def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, 
 def test_the_batch_finds_what_the_plain_loop_finds(tiny, facts, goal):
     model, tokenizer = tiny
     model.double()
-    settings = dict(goal=goal, steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
+    settings = dict(goal=goal, steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75,
+                    tolerance=0.05)
     found = targets.optimise(model, tokenizer, facts, 2, search(**settings))
     for i, fact in enumerate(facts):
         expected = plain_loop(model, tokenizer, fact, 2, **settings)
@@ -78,7 +83,8 @@ def test_a_bfloat16_model_has_float32_targets_near_those_of_its_float32_twin(tin
     model, tokenizer = tiny
     twin = copy.deepcopy(model.bfloat16()).float()
     settings = dict(steps=3, lr=0.05)
-    half, full = (targets.optimise(m, tokenizer, facts, 2, search(**settings)) for m in (model, twin))
+    half, full = (targets.optimise(m, tokenizer, facts, 2, search(**settings))
+                  for m in (model, twin))
     assert half.z.dtype == half.loss.dtype == torch.float32
     torch.testing.assert_close(half.loss[0], full.loss[0], rtol=0.02, atol=0.02)
     ours, theirs = half.z - half.h, full.z - full.h
@@ -90,7 +96,8 @@ def test_a_fact_does_not_depend_on_the_others_in_its_batch(tiny, facts):
     together = targets.optimise(model, tokenizer, facts, 2, search(steps=8))
     alone = [targets.optimise(model, tokenizer, [f], 2, search(steps=8)) for f in facts]
     torch.testing.assert_close(together.z, torch.cat([a.z for a in alone]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(together.loss, torch.cat([a.loss for a in alone], 1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(together.loss, torch.cat([a.loss for a in alone], 1),
+                               rtol=1e-3, atol=1e-3)
     parts = targets.optimise(model, tokenizer, facts, 2, search(steps=8), batch=1)
     torch.testing.assert_close(together.z, parts.z, rtol=1e-4, atol=1e-4)
 
@@ -104,7 +111,8 @@ def test_a_converged_fact_leaves_and_the_clamp_holds(tiny, facts):
 
 
 def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
-    """Scaling the embeddings and every output projection by 10 scales h by 10 and leaves the normed rest."""
+    """Scaling the embeddings and every output projection by 10 scales h by 10 and leaves the normed
+    rest."""
     model, tokenizer = tiny
     first = targets.optimise(model, tokenizer, facts, 2, search(steps=6, weight_decay=0.0))
     head = model.get_output_embeddings().weight.clone()
@@ -121,7 +129,8 @@ def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
 def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
     solve, solved = targets._adam, []
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+        solved.append(problem.n), solve(problem, *a))[1])
     monkeypatch.setattr(targets, "TOGETHER", 4)
 
     def facts_solved(some, layer, prefixes, cache=True, **changed):
@@ -133,10 +142,14 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     first, count = facts_solved(facts[:4], 2, BEFORE)
     assert count == 4
     again, count = facts_solved(facts, 2, BEFORE)
-    assert count == 1 and torch.equal(again.z[:4], first.z) and torch.equal(again.loss[:, :4], first.loss)
-    assert facts_solved(facts[:3], 2, BEFORE)[1] == 3  # another set: what is kept must not decide on the last bits
-    for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}), ((facts, 2, BEFORE), {"lr": 0.3}),
-                          ((facts, 2, BEFORE), {"goal": "truth"}), ((facts, 2, BEFORE), {"cache": False})):
+    assert (count == 1 and torch.equal(again.z[:4], first.z)
+            and torch.equal(again.loss[:, :4], first.loss))
+    # another set: what is kept must not decide on the last bits
+    assert facts_solved(facts[:3], 2, BEFORE)[1] == 3
+    for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}),
+                          ((facts, 2, BEFORE), {"lr": 0.3}),
+                          ((facts, 2, BEFORE), {"goal": "truth"}),
+                          ((facts, 2, BEFORE), {"cache": False})):
         assert facts_solved(*args, **changed)[1] == 5
     with torch.no_grad():
         models.down_proj(model, 0).weight[0, 0] += 1
@@ -146,18 +159,23 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     for f in files:
         f.write_bytes(b"damaged")
     assert facts_solved(facts, 2, BEFORE)[1] == 5
-    monkeypatch.setattr(targets, "TOGETHER", 1)  # pieces of 1, 1, 2 and 1 facts; the last was a piece of its own before
+    # pieces of 1, 1, 2 and 1 facts; the last was a piece of its own before
+    monkeypatch.setattr(targets, "TOGETHER", 1)
     assert [facts_solved(facts[:n], 2, BEFORE)[1] for n in (4, 2, 5, 3)] == [4, 0, 0, 1]
 
 
-def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(tiny, facts, cache, monkeypatch):
-    """Which facts share a batch decides on the last bits: what was written before a kill must not change them."""
+def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(
+        tiny, facts, cache, monkeypatch):
+    """Which facts share a batch decides on the last bits: what was written before a kill must not
+    change them."""
     model, tokenizer = tiny
     first = targets.optimise(model, tokenizer, facts, 2, search(steps=4))
     solve, solved = targets._adam, []
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+        solved.append(problem.n), solve(problem, *a))[1])
     sizes = sorted(len(part) for part in targets._parts(
-        model, 2, [targets._Coded.of(tokenizer, f, search()) for f in facts], range(len(facts)), None))
+        model, 2, [targets._Coded.of(tokenizer, f, search()) for f in facts],
+        range(len(facts)), None))
     lost = {}
     for path in (cache / "targets").rglob("*.safetensors"):
         kept = path.read_bytes()
@@ -183,7 +201,8 @@ def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache,
         patch.setattr(targets, "_adam", dies)
         with pytest.raises(KeyboardInterrupt):
             targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (solved.append(problem.n), solve(problem, *a))[1])
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+        solved.append(problem.n), solve(problem, *a))[1])
     targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
     assert len(solved) == len(facts)
 
@@ -191,7 +210,8 @@ def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache,
 @pytest.mark.filterwarnings("ignore:out of memory:UserWarning")
 def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
     model, tokenizer = tiny
-    facts = [zu.Fact(name, "The capital of {} is", "Lima") for name in ("Peru", "Chad", "Japan", "France")]
+    facts = [zu.Fact(name, "The capital of {} is", "Lima")
+             for name in ("Peru", "Chad", "Japan", "France")]
     expected = targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
     solve = targets._adam
 
@@ -204,10 +224,12 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
     with pytest.warns(UserWarning, match="out of memory with 4 facts"):
         found = targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=4)
     torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("too big")))
+    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(
+        torch.OutOfMemoryError("too big")))
     with pytest.raises(torch.OutOfMemoryError):
         targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
-    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(RuntimeError("another error")))
+    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(
+        RuntimeError("another error")))
     with pytest.raises(RuntimeError, match="another"):
         targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
 

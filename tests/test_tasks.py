@@ -1,4 +1,5 @@
-"""The suite is what it says, and the harness's numbers are those of a plain loop; no network, nothing left changed."""
+"""The suite is what it says, and the harness's numbers are those of a plain loop; no network,
+nothing left changed."""
 import json
 import math
 import re
@@ -35,16 +36,19 @@ metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
   - {{metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}}
 """
-SENTENCES = ["Paris is in France.", "Tokyo!", "You and I is a city.", "Therefore I speak a language.", "Because",
-             "The capital of Japan", "In which country?"]
+SENTENCES = ["Paris is in France.", "Tokyo!", "You and I is a city.",
+             "Therefore I speak a language.", "Because", "The capital of Japan",
+             "In which country?"]
 
 
 def items(name):
-    return [json.loads(line) for line in (SUITE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)
+            for line in (SUITE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def texts(item):
-    return [t for v in item.values() for t in (v if isinstance(v, list) else [v]) if isinstance(t, str)]
+    return [t for v in item.values() for t in (v if isinstance(v, list) else [v])
+            if isinstance(t, str)]
 
 
 @pytest.fixture
@@ -72,22 +76,27 @@ def test_a_task_of_the_suite_is_balanced_without_doubles_and_about_nothing_that_
     rows, config = items(name), yaml.safe_load((SUITE / f"{name}.yaml").read_text())
     field = config["doc_to_target"]
     answers = [row[field] for row in rows]
-    choices = rows[0]["choices"] if config["doc_to_choice"] == "choices" else config["doc_to_choice"]
+    choices = (rows[0]["choices"] if config["doc_to_choice"] == "choices"
+               else config["doc_to_choice"])
     assert len(rows) >= 64 and set(answers) == set(range(len(choices)))
     assert {answers.count(a) for a in answers} == {len(rows) // len(choices)}
-    for end in range(len(choices), len(rows), len(choices)):  # any beginning too, so that a limit keeps it balanced
+    # any beginning too, so that a limit keeps it balanced
+    for end in range(len(choices), len(rows), len(choices)):
         assert len({answers[:end].count(a) for a in set(answers)}) == 1
     solved = [tuple(texts(s)) for s in config.get("fewshot_config", {}).get("samples", [])]
     asked = [tuple(texts(row)) for row in rows]
     assert len(set(asked + solved)) == len(asked) + len(solved) == len(rows) + config["num_fewshot"]
-    assert all(len(row["choices"]) == len(set(row["choices"])) == len(choices) for row in rows if "choices" in row)
-    names = {n.casefold() for pairs in world.triples().values() for pair in pairs for n in pair if len(n) > 3}
+    assert all(len(row["choices"]) == len(set(row["choices"])) == len(choices)
+               for row in rows if "choices" in row)
+    names = {n.casefold() for pairs in world.triples().values()
+             for pair in pairs for n in pair if len(n) > 3}
     found = re.compile(r"\b(" + "|".join(map(re.escape, sorted(names))) + r")\b")
     assert not [t for text in asked + solved for t in text if found.search(t.casefold())]
 
 
 def test_grammar_asks_about_the_sentences_of_acceptability():
-    halves = {sentence: i == row["answer"] for row in items("grammar") for i, sentence in enumerate(row["choices"])}
+    halves = {sentence: i == row["answer"]
+              for row in items("grammar") for i, sentence in enumerate(row["choices"])}
     assert all(halves[row["sentence"]] == bool(row["label"]) for row in items("acceptability"))
 
 
@@ -114,18 +123,24 @@ def test_the_harness_gives_the_log_likelihoods_of_a_plain_loop(tiny, own, offlin
     asker = _asker(Reader(model, tokenizer), batch_size)
     found = evaluator.evaluate(asker, {"tasks": tasks["cities"]}, bootstrap_iters=0)
     for row, sample in zip(plain, found["samples"]["cities"], strict=True):
-        assert [x for x, _ in sample["filtered_resps"]] == pytest.approx([x for x, _ in row], abs=1e-4)
+        assert [x for x, _ in sample["filtered_resps"]] == pytest.approx(
+            [x for x, _ in row], abs=1e-4)
         assert [bool(g) for _, g in sample["filtered_resps"]] == [g for _, g in row]
-    right = "".join("01"[max(range(3), key=lambda i: row[i][0]) == n % 3] for n, row in enumerate(plain))
+    right = "".join("01"[max(range(3), key=lambda i: row[i][0]) == n % 3]
+                    for n, row in enumerate(plain))
     result = downstream(model, tokenizer, tasks, batch_size=batch_size)["cities"]
-    assert result["right"] == right and result["n"] == 7 and result["acc"] == pytest.approx(100 * right.count("1") / 7)
+    assert (result["right"] == right and result["n"] == 7
+            and result["acc"] == pytest.approx(100 * right.count("1") / 7))
     assert result["chance"] == pytest.approx(300 / 7)
-    assert result["said"] == pytest.approx(100 * sum(row[n % 3][1] for n, row in enumerate(plain)) / 7)
-    assert result["harness"]["acc"] == pytest.approx(result["acc"] / 100) and -1 <= result["harness"]["mcc"] <= 1
+    assert result["said"] == pytest.approx(
+        100 * sum(row[n % 3][1] for n, row in enumerate(plain)) / 7)
+    assert (result["harness"]["acc"] == pytest.approx(result["acc"] / 100)
+            and -1 <= result["harness"]["mcc"] <= 1)
     assert downstream(model, tokenizer, tasks, limit=4)["cities"]["right"] == right[:4]
     remembers = Reader(model, tokenizer, 2)
     for _ in range(2):  # read, then remembered
-        assert downstream(model, tokenizer, tasks, batch_size=batch_size, reader=remembers)["cities"] == result
+        assert downstream(model, tokenizer, tasks, batch_size=batch_size,
+                          reader=remembers)["cities"] == result
     assert remembers.seen
 
 
@@ -141,13 +156,15 @@ def test_prompts_longer_than_the_model_reads_are_cut_as_hflm_cuts_them(tiny, own
     model, tokenizer = tiny
     assert len(tokenizer(SENTENCES[0] * 80).input_ids) > model.config.max_position_embeddings
     tasks, found = load_tasks(["cities"], own), []
-    for reader in (_asker(Reader(model, tokenizer), 4), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)):
+    for reader in (_asker(Reader(model, tokenizer), 4),
+                   HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)):
         result = evaluator.evaluate(reader, {"tasks": tasks["cities"]}, bootstrap_iters=0)
         found.append([s["filtered_resps"] for s in result["samples"]["cities"]])
     assert found[0] == found[1]
 
 
-def test_model_random_state_cache_and_output_stay_as_they_were(tiny, offline, tmp_path, monkeypatch, capfd):
+def test_model_random_state_cache_and_output_stay_as_they_were(
+        tiny, offline, tmp_path, monkeypatch, capfd):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
@@ -160,7 +177,8 @@ def test_model_random_state_cache_and_output_stay_as_they_were(tiny, offline, tm
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state) and not list(tmp_path.iterdir())
     assert list(result) == NAMES and {r["n"] for r in result.values()} == {6}
-    assert json.loads(json.dumps(result)) == {k: v | {"interval": list(v["interval"])} for k, v in result.items()}
+    assert json.loads(json.dumps(result)) == {
+        k: v | {"interval": list(v["interval"])} for k, v in result.items()}
 
 
 def test_an_unknown_task_and_one_whose_items_cannot_be_had_are_named(own, monkeypatch):
@@ -179,7 +197,8 @@ def test_an_unknown_task_and_one_whose_items_cannot_be_had_are_named(own, monkey
     with pytest.raises(TaskError, match="'qqqqzzqqzz' .* has cities"):
         load_tasks(["qqqqzzqqzz"], own)
     for name in ("sst2", "mmlu", "mrpc", "cola", "rte", "mnli"):
-        with pytest.raises(OSError, match=f"'{name}' could not be had from the hub: .*network once.*\\(no network\\)"):
+        with pytest.raises(OSError, match=f"'{name}' could not be had from the hub: "
+                                          ".*network once.*\\(no network\\)"):
             load_tasks([name], own)
 
 
@@ -219,7 +238,8 @@ def test_the_digest_changes_with_an_item_and_with_a_wording(own):
 
 
 def test_intervals_and_p_are_those_of_their_formulas():
-    for hits, n in ((0, 5), (5, 5), (37, 64)):  # where p is as likely as the share is at 1.96 deviations
+    # where p is as likely as the share is at 1.96 deviations
+    for hits, n in ((0, 5), (5, 5), (37, 64)):
         for p in (x / 100 for x in wilson(hits, n)):
             assert (hits / n - p) ** 2 == pytest.approx(1.959964**2 * p * (1 - p) / n, abs=1e-6)
 
@@ -231,19 +251,23 @@ def test_intervals_and_p_are_those_of_their_formulas():
         hits, n = right.count("1"), len(right)
         return {"right": right, "interval": wilson(hits, n), "chance": 50.0}
 
-    before = {"a": result("1" * 60 + "0" * 4), "b": result("1" * 50 + "0" * 14), "idle": result("10" * 32)}
-    after = {"a": result("1" * 50 + "0" * 13 + "1"), "b": result("0" * 3 + "1" * 61), "idle": result("0" * 64)}
+    before = {"a": result("1" * 60 + "0" * 4), "b": result("1" * 50 + "0" * 14),
+              "idle": result("10" * 32)}
+    after = {"a": result("1" * 50 + "0" * 13 + "1"), "b": result("0" * 3 + "1" * 61),
+             "idle": result("0" * 64)}
     found = compare(before, after)
     assert found["a"] == (10, 1, pytest.approx(2 * mcnemar(10, 1)))
     assert found["b"] == (3, 14, pytest.approx(2 * mcnemar(3, 14)))
-    assert found["all"] == (13, 15, pytest.approx(mcnemar(13, 15))) and set(found) == {"a", "b", "all"}
+    assert (found["all"] == (13, 15, pytest.approx(mcnemar(13, 15)))
+            and set(found) == {"a", "b", "all"})
     assert {p for _, _, p in compare(before, before).values()} == {1.0}
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         compare(before, {name: result("1") for name in before})
 
 
 def test_zu_does_not_import_the_harness():
-    code = "import sys, zu, zu.experiment.tasks; sys.exit('lm_eval' in sys.modules or 'datasets' in sys.modules)"
+    code = ("import sys, zu, zu.experiment.tasks; "
+            "sys.exit('lm_eval' in sys.modules or 'datasets' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -277,7 +301,8 @@ def test_the_same_configs_read_the_published_items(tiny, tmp_path, offline, samp
     assert result["n"] == 3 and set(result["right"]) <= {"0", "1"}
 
 
-def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, facts, texts, tmp_path, cache):
+def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(
+        tiny, own, facts, texts, tmp_path, cache):
     from flat_grid import run_grid
     from zu.experiment import Measure
 
@@ -290,11 +315,12 @@ def test_an_edit_is_measured_while_it_is_on_and_the_record_resumes(tiny, own, fa
 
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(texts), encoding="utf-8")
-    grid = dict(methods=["base", "memit:steps=2"], seeds=[1], n=2, records=tmp_path / "records", layers=[1, 2],
-                corpus=str(text), moment_tokens=640, experiment="downstream")
+    grid = dict(methods=["base", "memit:steps=2"], seeds=[1], n=2, records=tmp_path / "records",
+                layers=[1, 2], corpus=str(text), moment_tokens=640, experiment="downstream")
     mine = Measure(measure, {"suite": digest(["cities"], own)})
     run = run_grid(model, tokenizer, facts, measure=mine, **grid)
-    assert calls[0] is None and calls[1] is not None and [r["metrics"]["cities"]["n"] for r in run] == [7, 7]
+    assert (calls[0] is None and calls[1] is not None
+            and [r["metrics"]["cities"]["n"] for r in run] == [7, 7])
     assert run == run_grid(model, tokenizer, facts, measure=mine, **grid)
     assert len(calls) == 2
     run_grid(model, tokenizer, facts, measure=Measure(measure, {"suite": "another"}), **grid)

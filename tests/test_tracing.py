@@ -1,4 +1,5 @@
-"""Causal tracing: the batched sweep gives what one restoration at a time gives, and leaves the model alone."""
+"""Causal tracing: the batched sweep gives what one restoration at a time gives, and leaves the
+model alone."""
 import numpy as np
 import pytest
 import torch
@@ -11,12 +12,14 @@ CELL = ["fact", "kind", "layer", "position"]
 
 
 def one_at_a_time(model, tokenizer, facts, index, *, draws, window, seed, noise=3.0, restore=()):
-    """P(answer's first token) by draw, in whole passes. restore: (kind, layer, position) triples, all in one pass."""
+    """P(answer's first token) by draw, in whole passes. restore: (kind, layer, position) triples,
+    all in one pass."""
     body = models.decoder(model)
     prompts = [prompt(tokenizer, fact) for fact in facts]
 
     def run(ids, *pairs):
-        handles = [module.register_forward_hook(function) if after else module.register_forward_pre_hook(function)
+        handles = [module.register_forward_hook(function) if after
+                   else module.register_forward_pre_hook(function)
                    for module, after, function in pairs]
         try:
             with torch.no_grad():
@@ -35,7 +38,8 @@ def one_at_a_time(model, tokenizer, facts, index, *, draws, window, seed, noise=
     modules = {(kind, i): module for i, x in enumerate(body.layers)
                for kind, module in (("hidden", x), ("mlp", x.mlp), ("attention", x.self_attn))}
     clean = {}
-    run(p.ids, *((m, True, lambda m, a, o, key=key: clean.update({key: (o[0] if isinstance(o, tuple) else o).clone()}))
+    run(p.ids, *((m, True, lambda m, a, o, key=key: clean.update(
+                     {key: (o[0] if isinstance(o, tuple) else o).clone()}))
                  for key, m in modules.items()))
     draw = np.random.default_rng([seed, index]).standard_normal(
         (draws, p.last + 1 - p.first, inputs(p).shape[-1]), np.float32)
@@ -64,7 +68,8 @@ def check(model, tokenizer, facts):
     settings = dict(draws=2, window=0.5, seed=3)
     frame = indirect_effects(model, tokenizer, facts, corruption=Corruption(draws=2, seed=3),
                              window=0.5, tokens=100)
-    assert len(frame) == sum(5 * 3 * (len(p.ids) - p.first) for p in (prompt(tokenizer, f) for f in facts))
+    assert len(frame) == sum(
+        5 * 3 * (len(p.ids) - p.first) for p in (prompt(tokenizer, f) for f in facts))
     close = min(1e-5, 1e-3 * frame.effect.abs().max())
     assert frame.effect.abs().max() > 1e-4  # there is something to agree about
     for i in range(len(facts)):
@@ -74,7 +79,8 @@ def check(model, tokenizer, facts):
         for row in own.itertuples():
             plain = one_at_a_time(model, tokenizer, facts, i, **settings,
                                   restore=[(row.kind, row.layer, row.position)]).mean()
-            assert abs(row.effect - (plain - corrupted)) < close, (row.kind, row.layer, row.position)
+            assert abs(row.effect - (plain - corrupted)) < close, (
+                row.kind, row.layer, row.position)
 
 
 def test_the_batch_gives_what_one_restoration_at_a_time_gives(tiny, facts):
@@ -90,18 +96,22 @@ def test_a_sliding_window_is_kept(folders, facts):
 
     config = AutoConfig.from_pretrained(folders["gemma3"], sliding_window=3)
     for attention in ("eager", "sdpa"):
-        model = AutoModelForCausalLM.from_pretrained(folders["gemma3"], config=config, attn_implementation=attention)
-        check(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folders["gemma3"]), facts[:1])
+        model = AutoModelForCausalLM.from_pretrained(
+            folders["gemma3"], config=config, attn_implementation=attention)
+        check(model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folders["gemma3"]),
+              facts[:1])
 
 
-def test_restoring_all_gives_the_clean_probability_and_restoring_nothing_the_corrupted_one(tiny, facts):
+def test_restoring_all_gives_the_clean_probability_and_restoring_nothing_the_corrupted_one(
+        tiny, facts):
     frame = indirect_effects(*tiny, facts, corruption=Corruption(draws=3))
     assert (abs(frame.clean - frame.corrupted).groupby(frame.fact).max() > 1e-5).all()
     end = frame[(frame.kind == "hidden") & (frame.layer == 4)]
     last = end.groupby("fact").position.transform("max")
     all_ = end[end.position == last]  # after it nothing is left but the output
     np.testing.assert_allclose(all_.corrupted + all_.effect, all_.clean, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(end[end.position < last].effect, 0, atol=1e-6)  # nobody reads these any more
+    # nobody reads these any more
+    np.testing.assert_allclose(end[end.position < last].effect, 0, atol=1e-6)
 
 
 def test_without_noise_there_is_no_effect(tiny, facts):
@@ -111,7 +121,8 @@ def test_without_noise_there_is_no_effect(tiny, facts):
 
 
 def test_the_seed_decides_and_the_size_of_batches_does_not(tiny, facts):
-    first, same, other = (indirect_effects(*tiny, facts[:3], corruption=Corruption(seed=seed), tokens=tokens)
+    first, same, other = (indirect_effects(*tiny, facts[:3], corruption=Corruption(seed=seed),
+                                           tokens=tokens)
                           for seed, tokens in ((1, 4096), (1, 1), (2, 4096)))
     assert first[CELL].equals(same[CELL])
     np.testing.assert_allclose(first.effect, same.effect, rtol=0, atol=1e-6)
@@ -182,7 +193,8 @@ def test_what_cannot_be_traced_is_an_error_that_names_it(tiny, facts):
 
         def __call__(self, text, **kwargs):
             words = [(0, 3), (4, 9)] if text == "The Paris" else [(0, 3), (3, 15)]
-            return {"input_ids": [hash(text[a:b]) for a, b in words[:2]], "offset_mapping": words[:2]}
+            return {"input_ids": [hash(text[a:b]) for a, b in words[:2]],
+                    "offset_mapping": words[:2]}
 
     with pytest.raises(FactError, match="fact 'x'"):
         prompt(Merging(), Fact("Paris", "The {}", "Lima", id="x"))
