@@ -11,13 +11,16 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, "tools")
 from parameters import defaults
 
-# Who times what is to be compared gets every core to itself; the others run two at a time, which takes less time in all.
-# It goes first: at the end it would wait until nothing else runs, and the ledger for it.
+# Who times what is to be compared gets every core to itself; the others run two at a time, which
+# takes less time in all. It goes first: at the end it would wait until nothing else runs, and the
+# ledger for it.
 ALONE = ["cost"]
-# Then few_shot, which is long, and whose records others read, beside one that needs no moments, which it computes for all.
+# Then few_shot, which is long, and whose records others read, beside one that needs no moments,
+# which it computes for all.
 FIRST = ["few_shot", "tracing"]
 # Then the longest, so that none of them is left over at the end.
-LONG = ["anchors", "gone", "many_facts", "ablation", "downstream", "own_samples", "what_to_keep", "where_to_aim", "one_by_one"]
+LONG = ["anchors", "gone", "many_facts", "ablation", "downstream", "own_samples", "what_to_keep",
+        "where_to_aim", "one_by_one"]
 LONG += ["representations", "own_method", "baselines", "data"]
 
 def end_with(parent):
@@ -26,14 +29,16 @@ def end_with(parent):
     os._exit(1)
 
 
-# Where make is ended, so is what it started Snakemake with; the chapters see to it that they end with Snakemake.
+# Where make is ended, so is what it started Snakemake with; the chapters see to it that they end
+# with Snakemake.
 if parent := os.environ.pop("END_WITH_PARENT", None):
     threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
 
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
-# glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep them.
+# glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep
+# them.
 os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
@@ -46,9 +51,12 @@ for page, path in SOURCE.items():
         raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
 COUNT = len(CHAPTERS)
-# A chapter that reads another chapter's records runs after it, and one that finds its targets in the cache.
-RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing", "cost"]
-AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED, "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
+# A chapter that reads another chapter's records runs after it, and one that finds its targets in
+# the cache.
+RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing",
+            "cost"]
+AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED,
+         "exhibits": [page for page in CHAPTERS if page != "exhibits"]}
 # A chapter that reads files of its own runs again when one of them changes.
 READS = {page: ["build/results"] for page in CHAPTERS if "\"results" in SOURCE[page].read_text()}
 READS["downstream"] = sorted(map(str, Path("book/tasks").glob("*.*")))
@@ -59,25 +67,28 @@ def lost(made):
     return made.exists() and not all(map(os.path.exists, made.read_text().splitlines()))
 
 
-# Records are the chapters' own affair: one that is gone makes its chapter run again, which redoes that record alone.
+# Records are the chapters' own affair: one that is gone makes its chapter run again, which redoes
+# that record alone.
 for page in CHAPTERS:
     if lost(Path("build/executed", f"{page}.records")):
         Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
-# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows nothing of the pages behind
-# their list. The pages themselves stay until there are new ones.
-if lost(Path("build/html.files")) or not all(Path("build/executed", f"{p}.ipynb").exists() for p in CHAPTERS):
+# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows
+# nothing of the pages behind their list. The pages themselves stay until there are new ones.
+if lost(Path("build/html.files")) or not all(
+        Path("build/executed", f"{p}.ipynb").exists() for p in CHAPTERS):
     Path("build/html.files").unlink(missing_ok=True)
 
 
 def near(name, known):
     """What a misspelt name was meant to be, and what there is."""
-    from zu.data.names import did_you_mean  # with zu comes torch, which takes seconds: only to say what is wrong
+    # with zu comes torch, which takes seconds: only to say what is wrong
+    from zu.data.names import did_you_mean
 
     return f"{did_you_mean(name, known)}there are: {', '.join(sorted(known)) or 'none'}"
 
 
 def check_profile():
-    """Read the profile and hold it against the chapters: papermill only warns of unknown parameters."""
+    """Read the profile, checked by the chapters: papermill only warns of unknown parameters."""
     path = Path("profiles", f"{PROFILE}.yaml")
     if not path.exists():
         there = [p.stem for p in Path("profiles").glob("*.yaml")]
@@ -85,11 +96,14 @@ def check_profile():
     profile = yaml.safe_load(path.read_text()) or {}
     for page, values in profile.items():
         if page not in CHAPTERS:
-            raise WorkflowError(f"{path} has parameters for {page}, which is no chapter; {near(page, CHAPTERS)}")
+            raise WorkflowError(
+                f"{path} has parameters for {page}, which is no chapter; {near(page, CHAPTERS)}")
         known = defaults(page)
         for name in values:
             if name not in known:
-                raise WorkflowError(f"{path} sets {name} for {page}, which has no such parameter; {near(name, known)}")
+                raise WorkflowError(
+                    f"{path} sets {name} for {page}, which has no such parameter; "
+                    f"{near(name, known)}")
     return profile
 
 
@@ -99,13 +113,17 @@ for page in {"exhibits"} & set(CHAPTERS):  # which says where everything comes f
 
 
 def shards():
-    """The grids' chapters cut into pieces of about so many hours; each piece is the chapter on a part of its parameters."""
+    """The grids' chapters cut into pieces of about so many hours.
+
+    Each piece is the chapter on a part of its parameters.
+    """
     if not config.get("shard_hours"):
         return {}
     import plan
 
     rate = float(config.get("rate", 40)) * 1e12
-    return {page: plan.shards(defaults(page) | PARAMETERS.get(page, {}), float(config["shard_hours"]), rate)
+    return {page: plan.shards(
+                defaults(page) | PARAMETERS.get(page, {}), float(config["shard_hours"]), rate)
             for page in plan.GRIDS if page in CHAPTERS}
 
 
@@ -113,9 +131,13 @@ SHARDS = shards()
 
 
 def before(page):
-    """What has to be there before a chapter: others whose records it reads, and its own pieces, whose records are its own."""
-    return [f"build/executed/{other}.ipynb" for other in AFTER.get(page, []) if other in CHAPTERS] + [
-        f"build/shards/{page}-{i}.ipynb" for i in range(len(SHARDS.get(page, [])))]
+    """What has to be there before a chapter.
+
+    Others whose records it reads, and its own pieces, whose records are its own.
+    """
+    return [
+        f"build/executed/{other}.ipynb" for other in AFTER.get(page, []) if other in CHAPTERS
+    ] + [f"build/shards/{page}-{i}.ipynb" for i in range(len(SHARDS.get(page, [])))]
 
 
 # Where work goes to a cluster, these stay on the machine where make runs: they take seconds.
@@ -133,7 +155,7 @@ rule notebooks:
 rule notebook:
     input: "book/{page}.md"
     output: "build/notebooks/{page}.ipynb"
-    priority: 4  # before any chapter: one without its notebook is not among those of which the first in line is taken
+    priority: 4  # before any chapter: the first in line is taken of those with a notebook
     shell: "python tools/quick.py jupytext --quiet --to ipynb --output {output} {input} 2>&1"
 
 
@@ -148,7 +170,8 @@ rule embedded_model:
         """
 
 
-# One file stands for many: Snakemake looks at every input of every chapter that waits, again and again while others run.
+# One file stands for many: Snakemake looks at every input of every chapter that waits, again and
+# again while others run.
 rule module:
     input: sorted(str(path) for part in ("*.py", "*.json") for path in Path("zu").rglob(part))
     output: touch("build/module")
@@ -160,7 +183,7 @@ rule results:
 
 
 def leader(page, number):
-    """The piece that goes before another one: the first with its model, which sums the moments that all of them need."""
+    """The piece before another one: the first with its model, which sums the moments all need."""
     models = [piece["models"] for piece in SHARDS[page]]
     first = models.index(models[number])
     return [] if first == number else f"build/shards/{page}-{first}.ipynb"
@@ -187,8 +210,9 @@ rule execute:
     threads: lambda wc: workflow.cores if wc.page in ALONE else max(workflow.cores // 2, 1)
     resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
     shell:
-        "OMP_NUM_THREADS={threads} exec python tools/run_chapter.py {input.notebook} {output} --log {log} "
-        "--page {wildcards.page} --count {COUNT} --often {params.often} --parameters {params.values:q} 2>&1"
+        "OMP_NUM_THREADS={threads} exec python tools/run_chapter.py {input.notebook} {output} "
+        "--log {log} --page {wildcards.page} --count {COUNT} --often {params.often} "
+        "--parameters {params.values:q} 2>&1"
 
 
 use rule execute as execute_alone with:
@@ -206,7 +230,8 @@ use rule execute as execute_long with:
     priority: 1
 
 
-# A piece of a grid. Nobody reads its notebook; its records are those of the chapter, which finds them all and only shows them.
+# A piece of a grid. Nobody reads its notebook; its records are those of the chapter, which finds
+# them all and only shows them.
 use rule execute as shard with:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
@@ -224,14 +249,16 @@ use rule execute as shard with:
 ruleorder: execute_alone > execute_first > execute_long > execute
 
 
-# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so -W would pass. In a folder
-# of its own: build/html stays what it was until all is there. If Snakemake is killed, this stops as a chapter does.
+# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so
+# -W would pass. In a folder of its own: build/html stays what it was until all is there. If
+# Snakemake is killed, this stops as a chapter does.
 rule html:
     input:
         chapters=expand("build/executed/{page}.ipynb", page=CHAPTERS),
         pages=[str(SOURCE[page]) for page in PAGES if page not in CHAPTERS],
         rest=["_config.yml", "_toc.yml", "references.bib"],
-        static=sorted(str(p) for room in ("_static", "_ext") for p in Path("book", room).glob("*.*")),
+        static=sorted(
+            str(p) for room in ("_static", "_ext") for p in Path("book", room).glob("*.*")),
     output: "build/html.files"
     log: "build/logs/html.log"
     shell:

@@ -1,8 +1,9 @@
 """How long the solves of `zu.solve` take at the shape of a model of three billion parameters.
 
-`python bench/solve.py` measures the exact Lemma 5.1 against the paper's 500 gradient steps, and Lemma 4.1, in
-one process, prints the ratios and writes build/bench/solve.json. `--small` does the same in seconds, at a
-shape that proves nothing. A few gradient steps are measured and multiplied: 500 would take an hour.
+`python bench/solve.py` measures the exact Lemma 5.1 against the paper's 500 gradient steps, and
+Lemma 4.1, in one process, prints the ratios and writes build/bench/solve.json. `--small` does the
+same in seconds, at a shape that proves nothing. A few gradient steps are measured and multiplied:
+500 would take an hour.
 """
 
 from __future__ import annotations
@@ -62,13 +63,16 @@ def adam_steps(W, K_f, V_star, V_f, basis, count: int) -> torch.Tensor:
 
 
 def published_steps(W, K_f, V_star, V_f, projector, count: int) -> torch.Tensor:
-    """Eq. 12 as it stands, by automatic differentiation, with P_0 as an m × m matrix, in the arguments' dtype."""
+    """Eq. 12 as it stands, by automatic differentiation, in the arguments' dtype; P_0 is m × m."""
     delta = torch.zeros_like(W, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=1e-3)
     for _ in range(count):
         change = delta @ projector
         out = (W + change) @ K_f
-        loss = WEIGHTS["zero"] * (V_f.T @ out).square().sum() + WEIGHTS["forget"] * (out - V_star).square().sum()
+        loss = (
+            WEIGHTS["zero"] * (V_f.T @ out).square().sum()
+            + WEIGHTS["forget"] * (out - V_star).square().sum()
+        )
         loss = loss + WEIGHTS["lam"] * change.square().sum()
         adam.zero_grad()
         loss.backward()
@@ -134,7 +138,9 @@ def main(argv: list[str] | None = None) -> dict:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     measure(d=24, m=64, n=8, few=2)  # libraries load and start their threads at the first call
-    result = measure(**SHAPES["small" if options.small else "full"], further=50 if options.small else 2)
+    result = measure(
+        **SHAPES["small" if options.small else "full"], further=50 if options.small else 2
+    )
     result |= {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -147,20 +153,30 @@ def main(argv: list[str] | None = None) -> dict:
 
     timings = ("seconds", "cpu_seconds")
     exact, few, shapes = result["lemma_5_1"], result["lemma_4_1"], result["shapes"]
-    print(f"{shapes}, {result['threads']} threads, torch {result['torch']}, inputs {result['input_dtype']}")
-    print(f"Lemma 5.1, exact: {exact['seconds']:.1f} s, processor {exact['cpu_seconds']:.1f} s", end="; ")
+    print(
+        f"{shapes}, {result['threads']} threads, torch {result['torch']}, "
+        f"inputs {result['input_dtype']}"
+    )
+    print(
+        f"Lemma 5.1, exact: {exact['seconds']:.1f} s, processor {exact['cpu_seconds']:.1f} s",
+        end="; ",
+    )
     print(f"float64 inside, peak {exact['peak_gb']:.2f} GB")
     for name in ("published", "float64", "float32"):
         step, ratio = result[f"adam_step_{name}"], {k: result[f"ratio_{name}_{k}"] for k in timings}
         print(
-            f"Adam, {NAMES[name]}: {step['seconds']:.3f} s a step, processor {step['cpu_seconds']:.3f} s", end="; "
+            f"Adam, {NAMES[name]}: {step['seconds']:.3f} s a step, "
+            f"processor {step['cpu_seconds']:.3f} s",
+            end="; ",
         )
         print(f"{STEPS} steps, extrapolated: {STEPS * step['seconds']:.0f} s", end=", ")
         print(
-            f"{ratio['seconds']:.0f} times the exact solution ({ratio['cpu_seconds']:.0f} in processor time)"
+            f"{ratio['seconds']:.0f} times the exact solution "
+            f"({ratio['cpu_seconds']:.0f} in processor time)"
         )
     print(
-        f"Lemma 4.1, n {shapes['n_lemma_4_1']}: {few['seconds']:.1f} s, processor {few['cpu_seconds']:.1f} s"
+        f"Lemma 4.1, n {shapes['n_lemma_4_1']}: {few['seconds']:.1f} s, "
+        f"processor {few['cpu_seconds']:.1f} s"
     )
     print(f"written to {path}")
     return result

@@ -1,9 +1,10 @@
-"""How long targets and moments take: the plain loop of the chapter `where_to_aim` against `zu`, in one process.
+"""How long targets and moments take: `zu` against the plain loop of the chapter `where_to_aim`.
 
-`python bench/targets.py` runs the chapter's own cells (those tagged `plain`: one fact at a time, whole sequences,
-whole model) on a few facts and `zu.targets` on many, with the same prefixes, seeds and steps; it sets the rate of
-`zu.moments` against that of bare matrix products of the forward pass's own shapes, and says how far results agree.
-`--small` takes seconds and proves nothing. `--random-shape`: random weights, on which speed does not depend.
+`python bench/targets.py` runs, in one process, the chapter's own cells (those tagged `plain`: one
+fact at a time, whole sequences, whole model) on a few facts and `zu.targets` on many, with the same
+prefixes, seeds and steps; it sets the rate of `zu.moments` against that of bare matrix products of
+the forward pass's own shapes, and says how far results agree. `--small` takes seconds and proves
+nothing. `--random-shape`: random weights, on which speed does not depend.
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ from zu.targets import Targets
 
 CHAPTER = Path(__file__).parents[1] / "book" / "where_to_aim.md"
 WINDOW = 512
-LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128_256, "rope_theta": 5e5}
+LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128_256,
+         "rope_theta": 5e5}
 SHAPES = {
-    "llama-3.2-3b": LLAMA | {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-                             "num_attention_heads": 24, "tie_word_embeddings": True},
-    "llama-3.1-8b": LLAMA | {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-                             "num_attention_heads": 32, "tie_word_embeddings": False},
-    "qwen3-4b": LLAMA | {"model_type": "qwen3", "vocab_size": 151_936, "hidden_size": 2560, "rope_theta": 1e6,
-                         "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-                         "tie_word_embeddings": True},
+    "llama-3.2-3b": LLAMA | {
+        "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+        "num_attention_heads": 24, "tie_word_embeddings": True},
+    "llama-3.1-8b": LLAMA | {
+        "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "tie_word_embeddings": False},
+    "qwen3-4b": LLAMA | {
+        "model_type": "qwen3", "vocab_size": 151_936, "hidden_size": 2560, "rope_theta": 1e6,
+        "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "tie_word_embeddings": True},
 }
 
 
@@ -51,7 +56,10 @@ def plain_cells() -> dict:
 
 
 def load(options) -> tuple[nn.Module, object, tuple[str, ...]]:
-    """The model asked for, a tokenizer, the prefixes; a random model takes the embedded one's tokens and texts."""
+    """The model asked for, a tokenizer, the prefixes.
+
+    A random model takes the embedded one's tokens and texts.
+    """
     dtype = getattr(torch, options.dtype)
     if not options.random_shape:
         model, tokenizer = zu.load_model(options.model, device=options.device, dtype=dtype)
@@ -70,7 +78,8 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory held so far: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if platform.system() == "Darwin" else 1024)
 
 
 def timed(device: torch.device, call):
@@ -91,7 +100,7 @@ def difference(ours: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def plain_keys(model, tokenizer, facts, layer: int, before) -> torch.Tensor:
-    """Mean keys by one whole pass a prompt: half the weight on the bare prompt, half on the others."""
+    """Mean keys by one whole pass a prompt: half the weight on the bare one, half on the others."""
     def key(fact, prefix):
         seen, (ids, position) = [], encode(tokenizer, fact, prefix)
         keep = lambda module, args: seen.append(args[0][0, position].double())  # noqa: E731
@@ -119,7 +128,10 @@ def plain_moments(model, ids: torch.Tensor, layer: int) -> torch.Tensor:
 
 
 def linear_shapes(model, layers) -> list[tuple[int, int]]:
-    """(in, out) of the matrices a pass for the keys of `layers` multiplies by; the last down_proj isn't needed."""
+    """(in, out) of the matrices that a pass for the keys of `layers` multiplies by.
+
+    The last down_proj isn't needed.
+    """
     return [(x.in_features, x.out_features) for i in range(max(layers) + 1)
             for name, x in decoder(model).layers[i].named_modules()
             if isinstance(x, nn.Linear) and not (i == max(layers) and "down_proj" in name)]
@@ -127,7 +139,7 @@ def linear_shapes(model, layers) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def gemm_rate(model, shapes, tokens: int) -> float:
-    """Operations a second of bare products of these shapes, each with a matrix of its own as in the model."""
+    """Operations a second of bare products of these shapes, each matrix its own as in the model."""
     like = dict(device=model.device, dtype=model.dtype)
     states = {a: torch.randn(tokens, a, **like) for a, _ in shapes}
     weights = [torch.randn(b, a, **like) for a, b in shapes]
@@ -141,7 +153,10 @@ def gemm_rate(model, shapes, tokens: int) -> float:
 
 
 def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]:
-    """zu.moments against bare products and the plain forward pass, without attention's own products; and C_0."""
+    """zu.moments against bare products and the plain forward pass; and C_0.
+
+    Attention's own products don't count.
+    """
     device, tokens = model.device, windows * WINDOW
     rows = 2 if device.type == "cpu" else 8  # what zu.moments puts through at once
     shapes = linear_shapes(model, layers)
@@ -152,19 +167,23 @@ def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]
 
     def forward_pass():
         for part in ids.to(device).split(rows):
-            forward_until(model, max(layers), Batch(part, torch.ones_like(part), part[:, 0]), keys_only=True)
+            forward_until(
+                model, max(layers), Batch(part, torch.ones_like(part), part[:, 0]), keys_only=True)
 
     zu.moments(model, tokenizer, layers, texts, tokens=2 * WINDOW, cache=False)
     gemm = gemm_rate(model, shapes, rows * WINDOW)
     with torch.no_grad():
         _, bare = timed(device, forward_pass)
-    C0, seconds = timed(device, lambda: zu.moments(model, tokenizer, layers, texts, tokens=tokens, cache=False))
-    gemm = (gemm + gemm_rate(model, shapes, rows * WINDOW)) / 2  # before and after: other work comes and goes
+    C0, seconds = timed(device, lambda: zu.moments(
+        model, tokenizer, layers, texts, tokens=tokens, cache=False))
+    # before and after: other work comes and goes
+    gemm = (gemm + gemm_rate(model, shapes, rows * WINDOW)) / 2
     few = ids[:4]
     ours = zu.moments(model, tokenizer, layers, texts, tokens=few.numel(), cache=False)
     plain = plain_moments(model, few, max(layers))
     return {
-        "tokens": ids.numel(), "seconds": seconds, "flops": ids.numel() * (forward + outer) / seconds,
+        "tokens": ids.numel(), "seconds": seconds,
+        "flops": ids.numel() * (forward + outer) / seconds,
         "gemm_flops": gemm, "share_of_gemm": ids.numel() * (forward + outer) / seconds / gemm,
         "forward_flops": ids.numel() * forward / bare,
         "difference": float((ours[max(layers)] - plain.cpu()).norm() / plain.norm().cpu()),
@@ -172,8 +191,13 @@ def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]
     }, C0
 
 
-def measure_targets(model, tokenizer, facts, count: int, layer: int, before, steps: int) -> tuple[dict, Targets]:
-    """zu on all facts, then the plain loop on the first `count`; nobody stops early. Also zu's targets."""
+def measure_targets(
+    model, tokenizer, facts, count: int, layer: int, before, steps: int
+) -> tuple[dict, Targets]:
+    """zu on all facts, then the plain loop on the first `count`; nobody stops early.
+
+    Also zu's targets.
+    """
     same = dict(steps=steps, tolerance=0.0)
     plain_targets, device = plain_cells()["plain_targets"], model.device
 
@@ -185,15 +209,19 @@ def measure_targets(model, tokenizer, facts, count: int, layer: int, before, ste
     found, seconds = timed(device, lambda: ours(facts, **same))
     peak = peak_bytes(device)
     plain_targets(model, tokenizer, facts[:1], layer, before, steps=1)
-    (z, _), plain = timed(device, lambda: plain_targets(model, tokenizer, facts[:count], layer, before, **same))
+    (z, _), plain = timed(device, lambda: plain_targets(
+        model, tokenizer, facts[:count], layer, before, **same))
     keys, _ = subject_keys(zu.Reader(model, tokenizer), facts[:count], [layer], before)
     return {
         "facts": len(facts), "prompts": len(before), "steps": steps, "seconds": seconds,
         "peak_bytes": peak, "peak_bytes_before": held,
-        "plain_facts": count, "plain_seconds": plain, "ratio": plain / count / (seconds / len(facts)),
+        "plain_facts": count, "plain_seconds": plain,
+        "ratio": plain / count / (seconds / len(facts)),
         "difference": difference(found.z[:count], z),
-        "keys_difference": difference(keys[layer], plain_keys(model, tokenizer, facts[:count], layer, before)),
-        "longest_prompt": collate([encode(tokenizer, f, p) for f in facts for p in before]).ids.shape[1],
+        "keys_difference": difference(
+            keys[layer], plain_keys(model, tokenizer, facts[:count], layer, before)),
+        "longest_prompt": collate(
+            [encode(tokenizer, f, p) for f in facts for p in before]).ids.shape[1],
     }, found
 
 
@@ -201,11 +229,14 @@ def main(argv: list[str] | None = None) -> dict:
     """Measure, print, write; returns what was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--facts", type=int, default=50, help="facts for zu (50)")
-    parser.add_argument("--plain", type=int, default=3, help="facts for the plain loop, the first of them (3)")
+    parser.add_argument("--plain", type=int, default=3,
+                        help="facts for the plain loop, the first of them (3)")
     parser.add_argument("--steps", type=int, default=25, help="optimisation steps (25)")
-    parser.add_argument("--windows", type=int, default=32, help=f"windows of {WINDOW} tokens for the moments (32)")
+    parser.add_argument("--windows", type=int, default=32,
+                        help=f"windows of {WINDOW} tokens for the moments (32)")
     parser.add_argument("--model", default="smollm2", help="smollm2, a hub id or a folder")
-    parser.add_argument("--random-shape", choices=SHAPES, help="instead: random weights of this architecture")
+    parser.add_argument("--random-shape", choices=SHAPES,
+                        help="instead: random weights of this architecture")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
@@ -220,29 +251,35 @@ def main(argv: list[str] | None = None) -> dict:
     facts = zu.load_facts("world-cloze").sample(options.facts, 0)
     size = sum(w.numel() * w.element_size() for w in model.parameters())
     result = provenance(model) | {
-        "format": FORMAT, "experiment": "bench-targets", "model": model.name, "random": bool(options.random_shape),
-        "dtype": options.dtype, "model_bytes": size, "d": config.hidden_size, "m": config.intermediate_size,
+        "format": FORMAT, "experiment": "bench-targets", "model": model.name,
+        "random": bool(options.random_shape), "dtype": options.dtype, "model_bytes": size,
+        "d": config.hidden_size, "m": config.intermediate_size,
         "depth": config.num_hidden_layers, "vocabulary": config.vocab_size,
     }
     count = min(options.plain, len(facts))
     t, found = measure_targets(model, tokenizer, facts, count, layers[-1], before, options.steps)
     c, C0 = measure_moments(model, tokenizer, layers, options.windows)
-    edit, seconds = timed(model.device, lambda: zu.unlearn(model, tokenizer, facts, layers=layers, targets=found,
-                                                           moments=C0))
+    edit, seconds = timed(model.device, lambda: zu.unlearn(
+        model, tokenizer, facts, layers=layers, targets=found, moments=C0))
     edit.restore()
     e = {"seconds": seconds, "peak_bytes": peak_bytes(model.device), "layers": list(layers)}
     result |= {"targets": t, "moments": c, "edit": e}
     about = ("model", "depth", "d", "m", "vocabulary", "dtype", "device", "threads", "versions")
     print(", ".join(f"{name} {result[name]}" for name in about))
-    print(f"targets: {t['facts']} facts x {t['prompts']} prompts x {t['steps']} steps in {t['seconds']:.1f} s; the "
-          f"plain loop: {t['plain_facts']} in {t['plain_seconds']:.1f} s; a fact {t['ratio']:.1f} times faster")
-    print(f"  peak {t['peak_bytes'] / 1e9:.2f} GB, before {t['peak_bytes_before'] / 1e9:.2f}, weights {size / 1e9:.2f}")
-    print(f"  largest relative difference: targets {t['difference']:.1e}, keys {t['keys_difference']:.1e}")
-    print(f"moments: {c['tokens']} tokens in {c['seconds']:.1f} s, {c['flops'] / 1e9:.0f} GFLOP/s, bare products "
-          f"{c['gemm_flops'] / 1e9:.0f} ({100 * c['share_of_gemm']:.0f}%), forward alone "
+    print(f"targets: {t['facts']} facts x {t['prompts']} prompts x {t['steps']} steps "
+          f"in {t['seconds']:.1f} s; the plain loop: {t['plain_facts']} "
+          f"in {t['plain_seconds']:.1f} s; a fact {t['ratio']:.1f} times faster")
+    print(f"  peak {t['peak_bytes'] / 1e9:.2f} GB, before {t['peak_bytes_before'] / 1e9:.2f}, "
+          f"weights {size / 1e9:.2f}")
+    print(f"  largest relative difference: targets {t['difference']:.1e}, "
+          f"keys {t['keys_difference']:.1e}")
+    print(f"moments: {c['tokens']} tokens in {c['seconds']:.1f} s, "
+          f"{c['flops'] / 1e9:.0f} GFLOP/s, bare products {c['gemm_flops'] / 1e9:.0f} "
+          f"({100 * c['share_of_gemm']:.0f}%), forward alone "
           f"{c['forward_flops'] / 1e9:.0f}; relative difference {c['difference']:.1e}")
-    print(f"traces and solves of layers {layers}: {seconds:.1f} s; with the targets and moments above "
-          f"{seconds + t['seconds'] + c['seconds']:.1f} s, peak {e['peak_bytes'] / 1e9:.2f} GB")
+    print(f"traces and solves of layers {layers}: {seconds:.1f} s; with the targets and moments "
+          f"above {seconds + t['seconds'] + c['seconds']:.1f} s, "
+          f"peak {e['peak_bytes'] / 1e9:.2f} GB")
     return write_record(options.out, result)
 
 

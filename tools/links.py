@@ -1,4 +1,7 @@
-"""Does every link of a rendered book lead somewhere? `python tools/links.py build/html`; other hosts are not asked."""
+"""Does every link of a rendered book lead somewhere? `python tools/links.py build/html`.
+
+Other hosts are not asked.
+"""
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +33,9 @@ def broken(folder: Path) -> list[str]:
                 continue
             target = path.parent / unquote(parts.path) if parts.path else path
             anchors = pages[target].anchors if target in pages else None
-            if not target.exists() or parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors:
+            if not target.exists() or (
+                parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors
+            ):
                 lost.append(f"{path.name}: {link}")
     return lost
 

@@ -1,7 +1,8 @@
-"""Start a notebook tool (`python tools/quick.py jupytext ...`) without a grammar that takes it two seconds to compile.
+"""Start a notebook tool (`python tools/quick.py jupytext ...`) without a slow grammar.
 
-jsonschema imports rfc3987_syntax where it is installed, to check international web addresses; no notebook's schema asks
-for that, and jsonschema does without it where it is absent. The tool ends with the process that started it.
+jsonschema imports rfc3987_syntax where it is installed, which takes two seconds to compile, to
+check international web addresses; no notebook's schema asks for that, and jsonschema does without
+it where it is absent. The tool ends with the process that started it.
 """
 import os
 import runpy

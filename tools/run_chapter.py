@@ -1,7 +1,8 @@
-"""Execute a chapter by papermill, with a word now and then, and a result that is whole or not there.
+"""Execute a chapter by papermill, with a word now and then; the result is whole or not there.
 
-The notebook gets its name only when it is complete, so a run that was killed leaves nothing that looks done. If the
-process that started it is gone, it stops within a second: it must not write beside the next run.
+The notebook gets its name only when it is complete, so a run that was killed leaves nothing that
+looks done. If the process that started it is gone, it stops within a second: it must not write
+beside the next run.
 """
 from __future__ import annotations
 
@@ -15,13 +16,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What papermill says where a kernel never answered: two that start in the same moment can pick the same port.
+#: What papermill says where a kernel never answered: two that start at once can pick the same port.
 SILENT = "Kernel died before replying to kernel_info"
 
 
 @dataclass
 class Chapter:
-    """A notebook, where it goes, and what is said of it; out is `build/executed/NAME.ipynb` or a piece of a grid."""
+    """A notebook, where it goes, and what is said of it.
+
+    out is `build/executed/NAME.ipynb` or a piece of a grid.
+    """
 
     notebook: Path
     out: Path
@@ -35,7 +39,7 @@ class Chapter:
 
     @property
     def partial(self) -> Path:
-        """Where it is written while it runs; the process's number tells it from that of a run that was killed."""
+        """Where it is written while it runs; the process's number tells it from a killed run's."""
         return self.out.with_name(f".{self.name}.{os.getpid()}.ipynb")
 
     @property
@@ -66,18 +70,21 @@ def main() -> int:
         say(f"  {chapter.name} FAILED after {time.monotonic() - start:.0f} s; from {chapter.log}:")
         say(_reason(chapter.log))
         return 130 if isinstance(error, KeyboardInterrupt) else 1
-    chapter.out.with_suffix(".records").write_text("".join(f"{path}\n" for path in chapter.records()))
+    chapter.out.with_suffix(".records").write_text(
+        "".join(f"{path}\n" for path in chapter.records()))
     chapter.failed.unlink(missing_ok=True)
     os.replace(chapter.partial, chapter.out)
     there = len(list(Path("build/executed").glob("*.ipynb")))
-    say(f"  {chapter.name} done in {time.monotonic() - start:.0f} s; {there} of {count} chapters are there")
+    say(f"  {chapter.name} done in {time.monotonic() - start:.0f} s; "
+        f"{there} of {count} chapters are there")
     return 0
 
 
 def _arguments() -> tuple[Chapter, float, int]:
     import yaml
 
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("notebook", type=Path)
     ask.add_argument("out", type=Path)
     ask.add_argument("--log", type=Path, required=True)
@@ -91,7 +98,7 @@ def _arguments() -> tuple[Chapter, float, int]:
 
 
 def _say_here_and_log_the_rest(log: Path):
-    """From now on all output goes to the log, a kernel's too; returns what still speaks to the user."""
+    """From now on all output, a kernel's too, goes to the log; returns what speaks to the user."""
     log.parent.mkdir(parents=True, exist_ok=True)
     heard = os.fdopen(os.dup(1), "w", buffering=1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -113,20 +120,23 @@ def _end_with(parent: int, partial: Path) -> None:
 def _speak(chapter: Chapter, often: float, start: float, say) -> None:
     while True:
         time.sleep(often)
-        say(f"  {chapter.name}: {len(chapter.records())} records after {time.monotonic() - start:.0f} s")
+        say(f"  {chapter.name}: {len(chapter.records())} records "
+            f"after {time.monotonic() - start:.0f} s")
 
 
 def _execute(chapter: Chapter) -> None:
-    # jsonschema imports a grammar that takes two seconds to compile, where it is installed, to check international
-    # web addresses; papermill imports pyarrow for files in Hadoop. No notebook here asks for either.
+    # jsonschema imports a grammar that takes two seconds to compile, where it is installed, to
+    # check international web addresses; papermill imports pyarrow for files in Hadoop. No notebook
+    # here asks for either.
     sys.modules["rfc3987_syntax"] = sys.modules["pyarrow"] = None
     import papermill
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for again in (True, False):
         try:
-            papermill.execute_notebook(str(chapter.notebook), str(chapter.partial), chapter.parameters,
-                                       kernel_name="python3", progress_bar=False)
+            papermill.execute_notebook(
+                str(chapter.notebook), str(chapter.partial), chapter.parameters,
+                kernel_name="python3", progress_bar=False)
             return
         except Exception as error:
             import traceback
