@@ -118,7 +118,7 @@ RIGHT = [
     ("MEMIT's layers", "profiles/paper.yaml", r"MEMIT takes 9 to 11 on Qwen \(6 to 8\)"),
     ("sink", "zu/batches.py", r"The released code puts nothing in front"),
     ("sink", "book/reading_memory.md", r"released code puts nothing in front"),
-    ("prefixes", "zu/batches.py", r"released code's have ten tokens in all, their opening included"),
+    ("prefixes", "zu/reader.py", r"released code's have ten tokens in all, their opening included"),
     ("goal", "zu/targets.py", r"aims at the text \"<\|endoftext\|>\" on zsRE"),
     ("goal", "book/where_to_aim.md", r"For MCF the goal is read from a file that was not released"),
     ("perplexity", "zu/scores.py",
