@@ -20,7 +20,7 @@ from zu.audit.erasure import (
     relearning,
     robustness,
 )
-from zu.descent import Objective, answer_rows, descend
+from zu.descent import Objective, Schedule, answer_rows, descend
 
 
 def weights_of(model):
@@ -42,7 +42,7 @@ def said(tiny, facts):
     rows = answer_rows(tokenizer, known, "truth")
     with zu.Edit(model, method="taught") as edit:
         new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3, 4],
-                         steps=40, lr=0.02)
+                         Schedule(40, 0.02))
         for layer, weight in new.items():
             edit.set(models.weight_name(model, layer), weight.double())
         assert zu.evaluate(model, tokenizer, known).eff == 100
@@ -148,7 +148,7 @@ def test_relearning_teaches_step_by_step_on_top_of_an_edit_and_changes_nothing(
         for count, right in zip((1, 10), found):  # the same as so many steps and then an edit
             rows = answer_rows(tokenizer, facts, "truth")
             new, _ = descend(model, Objective(rows, [-1 / len(rows)] * len(rows)), [2, 3],
-                             steps=count, lr=0.02)
+                             Schedule(count, 0.02))
             with zu.Edit(model, method="taught") as taught:
                 for layer, weight in new.items():
                     taught.set(models.weight_name(model, layer), weight.double())

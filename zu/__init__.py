@@ -6,8 +6,10 @@ from . import solve
 from .audit import card, robustness
 from .data import Fact, FactError, Facts, cache_dir, load_facts
 from .edit import Edit, EditError
+from .layouts import Layout, LayoutError
 from .methods import METHODS, RECOMMENDED, find_targets, register, unlearn
 from .models import load_model
+from .probes import layout
 from .reader import Reader
 from .scores import Scores, evaluate, known, perplexity
 from .second_moments import moments
@@ -22,6 +24,8 @@ __all__ = [
     "Fact",
     "FactError",
     "Facts",
+    "Layout",
+    "LayoutError",
     "Reader",
     "Scores",
     "anchors",
@@ -30,6 +34,7 @@ __all__ = [
     "evaluate",
     "find_targets",
     "known",
+    "layout",
     "load_facts",
     "load_model",
     "moments",

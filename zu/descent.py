@@ -14,8 +14,10 @@ from torch import nn
 from .batches import Batch, answers, collate, split_answer
 from .data.facts import Fact
 from .edit import EditError
-from .models import decoder, down_proj, logits
-from .passes import entering, hooks, run_from
+from .layouts import LayoutError, known
+from .models import logits
+from .passes import entering, hooks, run_from, whole_logits
+from .probes import layout
 from .targets import target_ids
 
 if TYPE_CHECKING:
@@ -151,17 +153,41 @@ class Objective:
 Watch = Callable[[int], object]
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How a descent goes on.
+
+    Parameters
+    ----------
+    steps : int
+        How often each row is seen.
+    lr : float
+        Size of a step.
+    batch : int, optional
+        Most rows in a step, in the order in which they come; by default all of them.
+    stop : float
+        The mean loss, a token, of the rows that are pulled up, under which it ends once all were
+        seen; 0: never.
+    tokens : int
+        Rows go through in parts of about so many tokens, whose gradients add up.
+    """
+
+    steps: int
+    lr: float
+    batch: int | None = None
+    stop: float = 0.0
+    tokens: int = 4096
+
+
 def descend(
     model: PreTrainedModel,
     objective: Objective,
     layers: Sequence[int],
+    schedule: Schedule,
     *,
-    steps: int,
-    lr: float,
-    tokens: int = 4096,
     watch: Watch | None = None,
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """Adam on an objective over the `layers`' down_proj.
+    """Adam on an objective over the `layers`' output projections.
 
     The model's own weights, gradients and flags are never touched: new ones stand in by hooks.
 
@@ -171,17 +197,16 @@ def descend(
         A causal language model, and what becomes small.
     layers : sequence of int
         Whose weights change.
-    steps, lr : int, float
-        How many steps to take, and their size.
-    tokens : int
-        Rows go through in parts of about so many tokens, whose gradients add up.
+    schedule : Schedule
+        How often, how far, and how many rows at once.
     watch : Watch, optional
         Called after each step.
 
     Returns
     -------
     new, losses : dict, (steps,)
-        By layer, the new weights (d, m); the loss before each step; float32.
+        By layer, the new weights (d, m); the objective before each step, over the rows that the
+        step sees, scaled to all of them; float32.
 
     Raises
     ------
@@ -190,48 +215,97 @@ def descend(
     EditError
         When the loss or a gradient is not finite.
     """
-    parts = _read_below(model, objective.rows, min(layers), tokens)
+    batches = _read_below(model, objective.rows, min(layers), schedule)
     new = {layer: _free_copy(model, layer) for layer in layers}
-    adam = torch.optim.Adam(new.values(), lr=lr, fused=True)
+    adam = torch.optim.Adam(new.values(), lr=schedule.lr, fused=True)
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
     start = torch.zeros_like(weight)
-    losses = torch.zeros(steps, dtype=torch.float32)
+    if objective.beta is not None:
+        start = _said(model, batches, len(weight))
+    losses: list[torch.Tensor] = []
     with hooks(*_stand_ins(model, new)), torch.enable_grad():
-        for step in range(steps):
-            adam.zero_grad()
-            for index, part, seen in parts:
-                logp = _answers(model, part, seen, check=step == 0)  # later it is the steps' fault
-                if step == 0:
-                    start[index] = logp.detach()
-                loss = objective.loss(logp, start[index], part.position, weight[index])
-                _add_gradients(new.values(), loss)
-                losses[step] += loss.detach().cpu()
-            _check_finite(step, losses, new.values())
-            adam.step()
-            if watch:
-                watch(step + 1)
-    return {layer: w.detach() for layer, w in new.items()}, losses
+        for _ in range(schedule.steps):
+            now = torch.zeros_like(weight)
+            for batch in batches:
+                adam.zero_grad()
+                loss = torch.zeros(())
+                for index, part, seen in batch.parts:
+                    # in later steps it would be the steps' fault
+                    logp = _answers(model, part, seen, check=not losses)
+                    now[index] = logp.detach() / part.position
+                    value = objective.loss(logp, start[index], part.position, weight[index])
+                    value = value / batch.share
+                    _add_gradients(new.values(), value)
+                    loss += value.detach().cpu()
+                losses.append(loss)
+                _check_finite(losses, new.values())
+                adam.step()
+                if watch:
+                    watch(len(losses))
+            if bool((weight < 0).any()) and float(-now[weight < 0].mean()) < schedule.stop:
+                break
+    return {layer: w.detach() for layer, w in new.items()}, torch.stack(losses)
+
+
+@torch.no_grad()
+def _said(model: PreTrainedModel, batches: Sequence[_Rows], n: int) -> torch.Tensor:
+    """The log-probability of each row's answer before the first step, (n,) float32."""
+    start = torch.zeros(n, device=model.device)
+    for batch in batches:
+        for index, part, seen in batch.parts:
+            start[index] = _answers(model, part, seen)
+    return start
 
 
 def _free_copy(model: PreTrainedModel, layer: int) -> torch.Tensor:
     """A layer's weight (d, m), float32, to be trained in its place."""
-    return down_proj(model, layer).weight.detach().float().clone().requires_grad_()
+    W = known(model).matrix(layer).detach().float()
+    return W.clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-#: Row numbers of a part, the part, and the states and calls that `entering` found.
-_Part = tuple[torch.Tensor, Batch, tuple[torch.Tensor, dict[int, dict]]]
+#: The states and calls that `entering` found; None where the model is run as a whole.
+_Seen = tuple[torch.Tensor, dict[int, dict]] | None
+#: Row numbers of a part, the part, and what was seen below the layers that are trained.
+_Part = tuple[torch.Tensor, Batch, _Seen]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a step, in parts; share: how many of all rows they are."""
+
+    parts: list[_Part]
+    share: float
 
 
 def _read_below(
-    model: PreTrainedModel, rows: Sequence[Row], layer: int, tokens: int
-) -> list[_Part]:
-    """The rows in parts of about `tokens` tokens, each with what enters a layer."""
-    batch = collate(rows, model.device)  # the "position" of a row is the length of its answer here
-    parts = []
-    for index, part in batch.split(tokens):
-        seen = entering(model, part, layer)[:2]  # states and calls; what leaves the last is unused
-        parts.append((index, part, seen))
-    return parts
+    model: PreTrainedModel, rows: Sequence[Row], layer: int, schedule: Schedule
+) -> list[_Rows]:
+    """The rows step by step, in parts of about `schedule.tokens` tokens, with what enters a layer.
+
+    Nothing is read of a model whose layers cannot be run one by one: it is run as a whole.
+    """
+    in_layers = _runs_in_layers(model)
+    size = schedule.batch or len(rows)
+    batches = []
+    for first in range(0, len(rows), size):
+        some = rows[first:first + size]
+        batch = collate(some, model.device)  # a row's "position" is the length of its answer here
+        parts: list[_Part] = []
+        for index, part in batch.split(schedule.tokens):
+            # states and calls; what leaves the last is unused
+            seen = entering(model, part, layer)[:2] if in_layers else None
+            parts.append((first + index, part, seen))
+        batches.append(_Rows(parts, len(some) / len(rows)))
+    return batches
+
+
+def _runs_in_layers(model: PreTrainedModel) -> bool:
+    """Whether a model's upper layers can be run alone, and say what the model says."""
+    try:
+        layout(model)
+    except LayoutError:
+        return False
+    return True
 
 
 def _stand_ins(
@@ -242,11 +316,13 @@ def _stand_ins(
     def project(
         w: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor
     ) -> torch.Tensor:
-        return F.linear(args[0], w.to(output.dtype))  # (rows, length, m) -> (rows, length, d)
+        # (rows, length, m) -> (rows, length, d)
+        return F.linear(args[0], w.to(output.dtype), module._parameters.get("bias"))
 
     pairs: list[tuple[Callable, Callable]] = []
     for layer, w in new.items():
-        pairs.append((down_proj(model, layer).register_forward_hook, partial(project, w)))
+        linear = known(model).projection(layer)
+        pairs.append((linear.register_forward_hook, partial(project, w)))
     return pairs
 
 
@@ -257,32 +333,35 @@ def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:
         w.grad = slope if w.grad is None else w.grad + slope
 
 
-def _check_finite(step: int, losses: torch.Tensor, weights: Iterable[torch.Tensor]) -> None:
-    """Raise `EditError` where a loss or a gradient is NaN or infinite."""
-    numbers = (losses, *(w.grad for w in weights if w.grad is not None))
+def _check_finite(losses: Sequence[torch.Tensor], weights: Iterable[torch.Tensor]) -> None:
+    """Raise `EditError` where the last loss or a gradient is NaN or infinite."""
+    numbers = (losses[-1], *(w.grad for w in weights if w.grad is not None))
     if not all(torch.isfinite(x).all() for x in numbers):
         raise EditError(
-            f"step {step}: the loss or its gradient is not finite; nothing was applied. Use a "
-            "smaller lr or fewer steps"
+            f"step {len(losses) - 1}: the loss or its gradient is not finite; nothing was applied. "
+            "Use a smaller lr or fewer steps"
         )
 
 
 def _answers(
     model: PreTrainedModel,
     part: Batch,
-    seen: tuple[torch.Tensor, dict[int, dict]],
+    seen: _Seen,
     check: bool = True,
 ) -> torch.Tensor:
     """Each row's log-probability of its answer, summed over its tokens: (rows,).
 
     Logits are taken only where the answer stands. seen: the states and calls that `entering` found.
     """
-    states, calls = seen
-    x = run_from(model, states, calls)  # (rows, length, d)
     reads, tokens, row = answers(part)  # (rows, length − 1), (answer tokens,) twice
-    saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the state that says each token
-    logp = logits(model, decoder(model).norm(saying), check).log_softmax(-1)
-    tokens = tokens.to(x.device)
+    if seen is None:
+        said = whole_logits(model, part, F.pad(reads, (0, 1)), check)
+    else:
+        x = run_from(model, *seen)  # (rows, length, d)
+        saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the states that say them
+        said = logits(model, known(model).finish(saying), check)
+    logp = said.log_softmax(-1)  # (answer tokens, vocabulary)
+    tokens = tokens.to(logp.device)
     # (answer tokens, vocabulary) -> (answer tokens,): each token's own log-probability
     logp = logp.gather(1, tokens[:, None])[:, 0].to(part.ids.device)
     # (answer tokens,) -> (rows,): summed over each row's

@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from .data.embedded import embedded_model
 from .data.foreign import own_code
 from .data.names import closest
+from .layouts import known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,27 +131,8 @@ def _on_hub(name: str) -> None:
         raise OSError(f"no such folder, and the hub says: {error}") from error
 
 
-class Decoder(Protocol):
-    """What zu uses of a stack of decoder layers.
-
-    Attributes
-    ----------
-    layers : nn.ModuleList
-        Each of them has an ``mlp``.
-    norm : nn.Module
-        The final one.
-    """
-
-    layers: nn.ModuleList
-    norm: nn.Module
-
-    def __call__(self, **inputs: Any) -> Any: ...
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
-
-
-def decoder(model: PreTrainedModel) -> Decoder:
-    """The stack of decoder layers inside a causal language model (Llama, Qwen3, Gemma, their like).
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """The decoder inside a causal language model: what its layers stand in, without the head.
 
     Parameters
     ----------
@@ -158,23 +141,19 @@ def decoder(model: PreTrainedModel) -> Decoder:
 
     Returns
     -------
-    Decoder
-        With ``layers``, each of which has an ``mlp``, and the final ``norm``.
+    nn.Module
+        For example a ``LlamaModel``.
 
     Raises
     ------
-    TypeError
-        For a model of another layout.
+    LayoutError
+        For a model of a layout that zu does not know, see `zu.layouts.known`.
     """
-    body = model.get_decoder()
-    if not hasattr(body, "layers") or not hasattr(body.layers[0], "mlp"):
-        raise TypeError(f"{type(model).__name__} has no decoder layers with an 'mlp': zu knows the "
-                        "Llama family (Llama, Qwen3, Gemma, SmolLM2, Mistral)")
-    return cast(Decoder, body)
+    return known(model).body
 
 
-def down_proj(model: PreTrainedModel, layer: int) -> nn.Linear:
-    """The MLP output projection of one layer, the paper's W.
+def down_proj(model: PreTrainedModel, layer: int) -> nn.Module:
+    """The MLP output projection of one layer, which holds the paper's W.
 
     Parameters
     ----------
@@ -185,28 +164,22 @@ def down_proj(model: PreTrainedModel, layer: int) -> nn.Linear:
 
     Returns
     -------
-    nn.Linear
-        weight : (d, m), no bias.
+    nn.Module
+        Its weight is (d, m), or (m, d) in families that store it transposed (GPT-2): see
+        `zu.layouts.Layout.matrix`. Some have a bias.
 
     Raises
     ------
     IndexError
         For a layer that is not there.
-    TypeError
-        For another layout.
+    LayoutError
+        For one that cannot be edited.
 
     References
     ----------
     The paper's Section 3.2.
     """
-    layers = decoder(model).layers
-    if not 0 <= layer < len(layers):
-        raise IndexError(f"layer {layer}: the model has layers 0 to {len(layers) - 1}")
-    linear = getattr(layers[layer].mlp, "down_proj", None)
-    if not isinstance(linear, nn.Linear) or linear.bias is not None:
-        raise TypeError(f"layer {layer} of {type(model).__name__} has no bias-free linear "
-                        "'mlp.down_proj'")
-    return linear
+    return known(model).projection(layer)
 
 
 def weight_name(model: PreTrainedModel, layer: int) -> str:
@@ -227,9 +200,13 @@ def weight_name(model: PreTrainedModel, layer: int) -> str:
     IndexError, TypeError
         As `down_proj` does.
     """
-    weight = down_proj(model, layer).weight
+    weight = down_proj(model, layer).get_parameter("weight")
     names = (name for name, parameter in model.named_parameters() if parameter is weight)
     return next(names)
+
+
+class NonFiniteError(ValueError):
+    """A model whose numbers are NaN or infinite: nothing is computed from them."""
 
 
 def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
@@ -251,27 +228,30 @@ def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -
 
     Raises
     ------
-    ValueError
+    NonFiniteError
         Where a row has NaN or +∞, or is −∞ all over.
     """
     largest = values.detach().amax(-1)  # (..., d) -> (...); NaN where a row has one
     if not bool(largest.isfinite().all()):
         name = getattr(model, "name", type(model).__name__)
-        raise ValueError(f"the {what} of model '{name}' are NaN or infinite: nothing was computed "
-                         "from them. Load it with another dtype (dtype=torch.float32), or take off "
-                         "the edit that is on it")
+        raise NonFiniteError(
+            f"the {what} of model '{name}' are NaN or infinite: nothing was computed from them. "
+            "Load it with another dtype (dtype=torch.float32), or take off the edit that is on it")
     return values
 
 
 def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> torch.Tensor:
-    """Logits of final hidden states, with the soft cap of models that have one (Gemma 2).
+    """Logits of final hidden states, finished by the model's own code.
+
+    What a family does around its head (a scale, a soft cap, a bias) is done by the model's own
+    forward pass, in which the states stand in for what its decoder would put out.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     states : Tensor
-        (..., d): hidden states after the final norm.
+        (..., d): hidden states after the final norm (`zu.layouts.Layout.finish`).
     check : bool
         Whether to look at them with `finite`.
 
@@ -285,11 +265,46 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
     ValueError
         Where they are not finite (see `finite`), unless `check` is off.
     """
-    out = model.get_output_embeddings()(states).float()  # (..., d) -> (..., vocabulary)
-    if check:  # before the cap, which would make of +∞ a number
-        out = finite(model, out)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return torch.tanh(out / cap) * cap if cap else out
+    head = model.get_output_embeddings()
+    flat = states.reshape(1, -1, states.shape[-1])  # (..., d) -> (1, places, d)
+
+    def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        if check:  # before the cap, which would make of +∞ a number
+            finite(model, output)
+
+    handle = head.register_forward_hook(look)
+    try:
+        with _standing_in(known(model).body, flat):
+            out = model(inputs_embeds=flat, use_cache=False).logits
+    finally:
+        handle.remove()
+    return out.float().view(*states.shape[:-1], -1)  # (1, places, vocabulary) -> (..., vocabulary)
+
+
+@contextmanager
+def _standing_in(body: nn.Module, states: torch.Tensor) -> Iterator[None]:
+    """For a block, let a decoder put out these states (1, places, d), whatever it is given."""
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Output(BaseModelOutputWithPast):
+        """The states, and None for whatever else a family's head asks a decoder for."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+    def put_out(*args: object, **kwargs: object) -> Output:
+        return Output(last_hidden_state=states)
+
+    own = body.__dict__.get("forward")  # accelerate puts one there
+    body.forward = put_out
+    try:
+        yield
+    finally:
+        if own is None:
+            del body.forward
+        else:
+            body.forward = own
 
 
 def default_layers(depth: int, width: int) -> tuple[int, ...]:
@@ -338,7 +353,7 @@ def resolve_layers(
     IndexError
         For a layer that is not there.
     """
-    depth = len(decoder(model).layers)
+    depth = len(known(model).layers)
     if isinstance(layers, int | float):
         raise ValueError(f"layers is {layers}: give a list, [{layers}]")
     if layers is None:
@@ -347,11 +362,6 @@ def resolve_layers(
     chosen = tuple(sorted(set(indices)))
     for layer in chosen:
         down_proj(model, layer)  # for its errors
-        if hasattr(decoder(model).layers[layer], "post_feedforward_layernorm"):
-            raise TypeError(
-                f"{type(model).__name__} normalises what down_proj puts out before it enters the "
-                "residual stream (as Gemma 2 and 3 do): no change of the weight can send it where "
-                "it shall go")
     if not chosen:
         raise ValueError("layers is empty: name at least one layer to edit")
     return chosen

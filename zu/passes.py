@@ -1,8 +1,9 @@
 """Passes through a model: up to a layer, from a layer on, or token by token to write text."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from torch import nn
 from transformers import DynamicCache
 
 from .batches import Batch
-from .models import decoder, down_proj, finite
+from .layouts import Layout, known
+from .models import finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,20 +85,18 @@ def forward_until(
     def stop(*seen: object) -> None:
         raise _Enough
 
-    body = decoder(model)
-    last: Callable = body.layers[layer].register_forward_hook
+    layout = known(model)
+    last: Callable = layout.layers[layer].register_forward_hook
     if keys_only:
-        last = down_proj(model, layer).register_forward_pre_hook
-    with hooks((last, stop)):
-        try:
-            body(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                past_key_values=past,
-                use_cache=past is not None,
-            )
-        except _Enough:
-            pass
+        last = layout.projection(layer).register_forward_pre_hook
+    cache = {} if past is None else {"past_key_values": past}
+    with hooks((last, stop)), suppress(_Enough):
+        layout.body(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            use_cache=past is not None,
+            **cache,
+        )
 
 
 @torch.no_grad()
@@ -132,27 +132,120 @@ def entering(
     out : (rows, length, d)
         The states that leave `last`.
     """
-    body = decoder(model)
-    last %= len(body.layers)
+    layers = known(model).layers
+    last %= len(layers)
     states: list[torch.Tensor] = []  # what enters `layer`, then what leaves `last`
     calls: dict[int, dict] = {}
 
     def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
-        calls[i] = {name: x for name, x in kwargs.items() if name != "past_key_values"}
+        first, calls[i] = called_with(module, args, kwargs)
         if i == layer:
-            states.append(args[0])
+            states.append(first)
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         states.append(output)
 
     pairs: list[tuple[Callable, Callable]] = []
     for i in range(layer, last + 1):
-        register = partial(body.layers[i].register_forward_pre_hook, with_kwargs=True)
+        register = partial(layers[i].register_forward_pre_hook, with_kwargs=True)
         pairs.append((register, partial(keep, i=i)))
-    pairs.append((body.layers[last].register_forward_hook, leave))
+    pairs.append((layers[last].register_forward_hook, leave))
     with hooks(*pairs):
         forward_until(model, last, batch, past=past)
     return states[0], calls, states_of(states[1])
+
+
+@contextmanager
+def entering_first(layout: Layout, layer: int) -> Iterator[list[torch.Tensor]]:
+    """For a block, keep the states that enter a layer, or leave the last where there is none.
+
+    Parameters
+    ----------
+    layout : Layout
+        The model's.
+    layer : int
+        From 0 to the number of layers.
+
+    Yields
+    ------
+    list of (rows, length, d)
+        One for each pass.
+    """
+    found: list[torch.Tensor] = []
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        found.append(called_with(module, args, kwargs)[0])
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        found.append(states_of(output))
+
+    if layer < len(layout.layers):
+        register = partial(layout.layers[layer].register_forward_pre_hook, with_kwargs=True)
+        pair: tuple[Callable, Callable] = (register, enter)
+    else:
+        pair = (layout.layers[-1].register_forward_hook, leave)
+    with hooks(pair):
+        yield found
+
+
+#: How layers call the cache that they are given.
+CACHES = ("past_key_values", "layer_past", "past_key_value", "cache_params")
+
+
+def called_with(module: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, dict]:
+    """What a layer is called with, as a pre-hook sees it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer.
+    args, kwargs : tuple, dict
+        Its arguments.
+
+    Returns
+    -------
+    states : (rows, length, d)
+        The first of them.
+    call : dict
+        The others by name; the layer's own name for the cache is there, with None.
+    """
+    if not args:
+        kwargs = dict(kwargs)
+        return kwargs.pop("hidden_states"), _without_cache(kwargs)
+    names = [*inspect.signature(module.forward).parameters]
+    given = dict(zip(names[1:], args[1:], strict=False)) | kwargs
+    return args[0], _without_cache(given)
+
+
+def _without_cache(given: dict) -> dict:
+    """The arguments of a call with None in the cache's place."""
+    return {name: None if name in CACHES else x for name, x in given.items()}
+
+
+def call_layer(
+    block: nn.Module, states: torch.Tensor, call: dict, past: Any = None
+) -> torch.Tensor:
+    """What a layer makes of states.
+
+    Parameters
+    ----------
+    block : nn.Module
+        The layer.
+    states : (rows, length, d)
+        What enters it.
+    call : dict
+        The other arguments by name, as `entering` found them.
+    past : optional
+        A cache, in the place where the layer takes one.
+
+    Returns
+    -------
+    (rows, length, d)
+        What leaves it.
+    """
+    if past is not None:
+        call = {name: past if name in CACHES else x for name, x in call.items()}
+    return states_of(block(states, **call))
 
 
 def run_from(
@@ -182,11 +275,59 @@ def run_from(
     (rows, length, d)
         The states that leave it.
     """
-    layers = decoder(model).layers
+    layers = known(model).layers
     last %= len(layers)
     for i in range(min(calls), last + 1):
-        states = states_of(layers[i](states, past_key_values=past, **calls[i]))
+        states = call_layer(layers[i], states, calls[i], past)
     return states
+
+
+@contextmanager
+def _only(positions: torch.Tensor, head: nn.Module) -> Iterator[None]:
+    """For a block, have the output head see some positions' states alone, in one row."""
+
+    def cut(module: nn.Module, args: tuple) -> tuple:
+        return (args[0][positions.to(args[0].device)][None],)  # (rows, length, d) -> (1, places, d)
+
+    with hooks((head.register_forward_pre_hook, cut)):
+        yield
+
+
+def whole_logits(
+    model: PreTrainedModel, batch: Batch, positions: torch.Tensor, check: bool = True
+) -> torch.Tensor:
+    """What a model says at some positions, by a whole pass; for any causal language model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    batch : Batch
+        What it is run on, padded on the right.
+    positions : (rows, length)
+        True where logits are wanted.
+    check : bool
+        Whether to look at them with `zu.models.finite`.
+
+    Returns
+    -------
+    (places, vocabulary)
+        Row after row, float32, finished by the model itself.
+
+    Raises
+    ------
+    ValueError
+        For a model whose logits are not finite.
+    """
+    head = model.get_output_embeddings()
+
+    def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        if check:  # before a soft cap, which would make of +∞ a number
+            finite(model, output)
+
+    with _only(positions, head), hooks((head.register_forward_hook, look)):
+        output = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return output.logits[0].float()  # (1, places, vocabulary) -> (places, vocabulary)
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """The loss of the search for targets in its plainest form: whole sequences, the whole model.
 
 `WholeRuns` computes what `zu.targets.optimise` minimises as its text has it, fact by fact, and
-knows nothing of what a layer does inside: δ is added to what the layer puts out. It takes long. The
+knows nothing of what a layer does inside: δ is added to what the layer puts out, or to what its
+MLP's output projection does. It takes long. The
 fast search is held against it, and models whose layers that one does not know are searched with it.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,11 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .models import decoder, finite
+from .layouts import known
+from .models import finite
 from .reader import collate, hooks, states_of, trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from .targets import Place, Search
 
 
 class CodedFact(Protocol):
@@ -45,21 +49,21 @@ class WholeRuns:
     ----------
     model : PreTrainedModel
         A causal language model.
-    layer : int
-        After which δ is added to the residual stream.
+    place : Place
+        Where δ is added: k layers.
     coded : sequence of CodedFact
         The n facts.
-    kl : float
-        Weight of the divergence.
+    search : Search
+        Says how the divergence is taken, and its weight.
 
     Attributes
     ----------
     n : int
         How many facts.
-    h : (n, d)
-        Their hidden states after `layer` at the subject's last token, float32.
+    h : (n, k, d)
+        What δ is added to at the subject's last token, float32.
     original : (n, vocabulary)
-        Log-probabilities of what follows their essence prompts with no δ, float32.
+        Log-probabilities of what is said at the end of their essence prompts with no δ, float32.
 
     Raises
     ------
@@ -72,13 +76,18 @@ class WholeRuns:
     """
 
     def __init__(
-        self, model: PreTrainedModel, layer: int, coded: Sequence[CodedFact], kl: float
+        self, model: PreTrainedModel, place: Place, coded: Sequence[CodedFact], search: Search
     ) -> None:
-        self.model, self.layer, self.coded, self.kl = model, layer, coded, kl
+        self.model, self.place, self.coded, self.search = model, place, coded, search
         self.n = len(coded)
-        bare = collate([fact.rows[0] for fact in coded], model.device)
-        self.h = trace(model, bare, [layer]).hidden[layer].float()  # (n, d)
-        nothing = torch.zeros_like(self.h[0])  # (d,)
+        bare = [fact.rows[0] for fact in coded]
+        if place.aim == "value":
+            self.h = values_at(model, bare, place.layers)  # (n, k, d)
+        else:
+            (layer,) = place.layers
+            seen = trace(model, collate(bare, model.device), [layer])
+            self.h = seen.hidden[layer].float()[:, None]  # (n, d) -> (n, 1, d)
+        nothing = torch.zeros_like(self.h[0])  # (k, d)
         with torch.no_grad():
             said = [self._after_essence(fact, nothing) for fact in coded]
         self.original = torch.stack(said)  # n × (vocabulary,) -> (n, vocabulary)
@@ -90,7 +99,7 @@ class WholeRuns:
 
         Parameters
         ----------
-        delta : (active, d)
+        delta : (active, k, d)
             What is added for each of them, float32.
         active : (active,)
             Their numbers.
@@ -100,23 +109,23 @@ class WholeRuns:
         nll : (active,)
             Means over the prefixes and the target's tokens, float32.
         divergence : (active,)
-            kl · KL(original ‖ changed) after the essence prompt, float32.
+            kl · KL at the essence prompt's end, see `divergence`, float32.
 
         Raises
         ------
         ValueError
             For a model whose logits are not finite.
         """
-        nll, divergence = [], []
+        nll, apart = [], []
         for i, change in zip(active.tolist(), delta, strict=True):
             fact = self.coded[i]
             nll.append(self._target_nll(fact, change))
             changed = self._after_essence(fact, change)
-            divergence.append(self.kl * _divergence(self.original[i], changed))
-        return torch.stack(nll), torch.stack(divergence)  # both (active,)
+            apart.append(divergence(self.original[i], changed, self.search.kl_at))
+        return torch.stack(nll), self.search.kl * torch.stack(apart)  # both (active,)
 
     def _target_nll(self, fact: CodedFact, delta: torch.Tensor) -> torch.Tensor:
-        """The target's negative log-likelihood with δ (d,), a mean over its tokens and prefixes."""
+        """The target's negative log-likelihood with δ (k, d), a mean over tokens and prefixes."""
         goal = torch.tensor(fact.goal, device=delta.device)
         # The whole target is read at once: each of its tokens is said at the one before it.
         rows = [(ids + fact.goal[:-1], position) for ids, position in fact.rows]
@@ -129,29 +138,36 @@ class WholeRuns:
         return torch.stack(by_prefix).mean()
 
     def _after_essence(self, fact: CodedFact, delta: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the token after the essence prompt with δ (d,): (vocabulary,)."""
+        """Log-probabilities of the token after the essence prompt with δ (k, d): (vocabulary,)."""
         (logits,) = self._logits([fact.essence], delta)  # (1, length, vocabulary)
         return logits[-1].log_softmax(-1)
 
     def _logits(self, rows: Sequence[tuple[list[int], int]], delta: torch.Tensor) -> torch.Tensor:
-        """What the model says at every token of some rows with δ (d,) added at their positions.
+        """What the model says at every token of some rows with δ (k, d) added at their positions.
 
         rows: (ids, position). Returns (rows, length, vocabulary), float32.
         """
         batch = collate(rows, self.model.device)
-        block = decoder(self.model).layers[self.layer]
         head = self.model.get_output_embeddings()
 
         def check(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
             # before a soft cap, which would make of +∞ a number
             finite(self.model, output)
 
-        add = partial(_add, position=batch.position, delta=delta)
-        with hooks((block.register_forward_hook, add), (head.register_forward_hook, check)):
+        pairs: list[tuple[Callable, Callable]] = [(head.register_forward_hook, check)]
+        for layer, change in zip(self.place.layers, delta, strict=True):
+            add = partial(_add, position=batch.position, delta=change, shape=batch.ids.shape)
+            pairs.append((self._changed(layer).register_forward_hook, add))
+        with hooks(*pairs):
             output = self.model(
                 input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
             )
         return output.logits.float().to(delta.device)
+
+    def _changed(self, layer: int) -> nn.Module:
+        """The module to whose output δ is added: a layer, or its projection."""
+        layout = known(self.model)
+        return layout.layers[layer] if self.place.aim == "hidden" else layout.projection(layer)
 
 
 def _add(
@@ -161,19 +177,62 @@ def _add(
     *,
     position: torch.Tensor,
     delta: torch.Tensor,
+    shape: torch.Size,
 ) -> torch.Tensor | tuple:
-    """A layer's forward hook: its output with δ (d,) added at each row's position (rows,)."""
-    states = states_of(output)  # (rows, length, d)
-    rows = torch.arange(len(states), device=states.device)
-    at = position.to(states.device)
-    shifted = states[rows, at].float() + delta.to(states.device)  # (rows, d)
-    changed = states.clone()
-    changed[rows, at] = shifted.to(states.dtype)
+    """A forward hook: an output with δ (d,) added at each row's position (rows,).
+
+    shape: (rows, length), which some families flatten.
+    """
+    whole = states_of(output)
+    changed = whole.clone().view(*shape, -1)  # (rows, length, d)
+    rows = torch.arange(len(changed), device=changed.device)
+    at = position.to(changed.device)
+    shifted = changed[rows, at].float() + delta.to(changed.device)  # (rows, d)
+    changed[rows, at] = shifted.to(changed.dtype)
+    changed = changed.view_as(whole)
     return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
-def _divergence(original: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """KL(original ‖ changed) of two log-probabilities (vocabulary,)."""
+def values_at(
+    model: PreTrainedModel, rows: Sequence[tuple[list[int], int]], layers: Sequence[int]
+) -> torch.Tensor:
+    """What some layers' projections put out at a position of each row.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    rows : sequence of (ids, position)
+        The n rows.
+    layers : sequence of int
+        The k layers.
+
+    Returns
+    -------
+    (n, k, d)
+        The values, float32.
+    """
+    seen = trace(model, collate(rows, model.device), layers).values
+    return torch.stack([seen[layer].float().to(model.device) for layer in layers], 1)
+
+
+def divergence(original: torch.Tensor, changed: torch.Tensor, kl_at: str) -> torch.Tensor:
+    """The divergence of what is said with δ from what is said without.
+
+    Parameters
+    ----------
+    original, changed : (..., vocabulary)
+        Log-probabilities without and with δ.
+    kl_at : {"subject", "next"}
+        "subject" takes KL(changed ‖ original), as the released code does; "next" takes
+        KL(original ‖ changed).
+
+    Returns
+    -------
+    (...)
+        The divergence.
+    """
     least = torch.finfo(changed.dtype).min  # a token that is ruled out, at −∞, would make it NaN
     original, changed = original.clamp(min=least), changed.clamp(min=least)
-    return F.kl_div(changed, original, reduction="sum", log_target=True)
+    away, true = (original, changed) if kl_at == "subject" else (changed, original)
+    return F.kl_div(away, true, reduction="none", log_target=True).sum(-1)

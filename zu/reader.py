@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,11 @@ from transformers import DynamicCache
 from .batches import Batch, answers, collate, encode, split_answer
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .models import decoder, down_proj, fingerprint, hash_of
-from .passes import entering, forward_until, hooks, run_from, states_of, write
+from .layouts import LayoutError, known
+from .models import fingerprint, hash_of
+from .models import logits as finished
+from .passes import entering, forward_until, hooks, run_from, states_of, whole_logits, write
+from .probes import layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +61,7 @@ class Trace:
     Parameters
     ----------
     keys : by layer, (rows, m)
-        Inputs of down_proj.
+        Inputs of the MLP's output projection.
     values : by layer, (rows, d)
         Its outputs.
     hidden : by layer, (rows, d)
@@ -167,6 +170,7 @@ class Reader:
             The lowest one that is going to change.
         """
         if self.layer is None or layer < self.layer:
+            layout(self.model)  # refuses a model whose layers are not run one by one
             self.layer = layer
             self.seen.clear()  # read up to a layer that is going to change
             self._signs = None
@@ -290,7 +294,7 @@ class Reader:
         found = self.seen.get(key)
         if found:
             states, calls = found[0]
-            if last % len(decoder(self.model).layers) in calls:
+            if last % len(known(self.model).layers) in calls:
                 return run_from(self.model, states, calls, last, past)
         states, calls, out = entering(self.model, batch, self.layer, last, past)
         # where it was read up to a lower layer, the longer reading takes its place
@@ -338,7 +342,43 @@ class Reader:
             The normed states after the last layer.
         """
         states = self.run(batch, past=past, about=about)
-        return decoder(self.model).norm(states)
+        return known(self.model).finish(states)
+
+    @cached_property
+    def readable(self) -> bool:
+        """Whether the model's layers are known, and its states make its logits: see `layout`."""
+        try:
+            layout(self.model)
+        except LayoutError:
+            return False
+        return True
+
+    def logits_at(self, batch: Batch, positions: torch.Tensor) -> torch.Tensor:
+        """What the model says at some positions of a batch.
+
+        A model whose layers are not known or not run one by one runs as a whole.
+
+        Parameters
+        ----------
+        batch : Batch
+            What the model is run on, padded on the right.
+        positions : (rows, length)
+            True where logits are wanted.
+
+        Returns
+        -------
+        (places, vocabulary)
+            Row after row, float32.
+
+        Raises
+        ------
+        ValueError
+            For a model whose logits are not finite.
+        """
+        if not self.readable:
+            return whole_logits(self.model, batch, positions)
+        states = self.last_states(batch)  # (rows, length, d)
+        return finished(self.model, states[positions.to(states.device)])
 
     def trace(self, batch: Batch, layers: Sequence[int]) -> Trace:
         """As the function `trace`, with what lies below the reader's layer read once.
@@ -372,10 +412,10 @@ def _bytes(value: Any) -> int:
 
 def _below(model: PreTrainedModel, layer: int) -> list[tuple[str, nn.Module]]:
     """The modules of a decoder that decide on what enters a layer, by name."""
-    body = decoder(model)
-    upper = [*body.layers[layer:], body.norm]
-    left_out = {id(part) for block in upper for part in block.modules()}
-    return [(name, part) for name, part in body.named_modules() if id(part) not in left_out]
+    found = known(model)
+    left_out = {id(part) for block in found.layers[layer:] for part in block.modules()}
+    left_out |= found.above()
+    return [(name, part) for name, part in found.body.named_modules() if id(part) not in left_out]
 
 
 def _named_weights(
@@ -473,6 +513,7 @@ def _taps(
     """Hooks that put what `layers` show of a part into `found`, by kind and layer."""
 
     def keep(kind: str, layer: int, states: torch.Tensor) -> None:
+        states = states.view(*part.ids.shape, -1)  # some families flatten rows and length
         position = part.position.to(states.device)
         rows = torch.arange(len(position), device=states.device)
         at_position = states[rows, position]  # (rows, length, width) -> (rows, width)
@@ -488,9 +529,9 @@ def _taps(
         keep("hidden", layer, states_of(output))
 
     pairs: list[tuple[Callable, Callable]] = []
+    found_at = known(model)
     for layer in layers:
-        linear = down_proj(model, layer)
-        block = decoder(model).layers[layer]
+        linear, block = found_at.projection(layer), found_at.layers[layer]
         pairs.append((linear.register_forward_pre_hook, partial(key, layer)))
         pairs.append((linear.register_forward_hook, partial(value, layer)))
         pairs.append((block.register_forward_hook, partial(hidden, layer)))

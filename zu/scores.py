@@ -3,18 +3,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .batches import Batch, answers, collate, split_answer
 from .data.facts import Fact, Facts
 from .models import logits
+from .passes import whole_logits
 from .reader import Reader
 from .second_moments import corpus, pack
 
@@ -128,10 +130,9 @@ def score(
 
 def _score_part(reader: Reader, part: Batch) -> np.ndarray:
     """`score` for one batch padded on the right, of which `position` is the answers' length."""
-    states = reader.last_states(part)  # (rows, length, d)
     reads, gold, row = answers(part)  # (rows, length - 1), (answer tokens,) twice
-    # (answer tokens, vocabulary)
-    logp = logits(reader.model, states[:, :-1][reads]).log_softmax(-1)
+    says = F.pad(reads, (0, 1))  # -> (rows, length): nothing is read at a row's last token
+    logp = reader.logits_at(part, says).log_softmax(-1)  # (answer tokens, vocabulary)
     right = (logp.argmax(-1) == gold).double().cpu()
     value = logp.gather(1, gold[:, None])[:, 0].double().cpu()  # log p of each answer token
     # back from answer tokens to rows: (answer tokens,) -> (rows,)
@@ -452,12 +453,31 @@ def perplexity(
         stops = batch.tolist()
         rows = torch.stack([ids[stop - window:stop] for stop in stops])  # (8, window)
         rows = rows.to(model.device)  # nothing is padded, and no position is read
-        states = reader.last_states(Batch(rows, None, rows[:, 0]))  # (8, window, d)
-        for stop, row, state in zip(stops, rows, states, strict=True):
+        says = _speaker(reader, rows)
+        for i, stop in enumerate(stops):
             first = scored - (stop - window)  # the first token of this row not yet scored
             scored = stop
-            total -= _log_probability(model, row, state, first)
+            logp = says(i, first).log_softmax(-1)  # (scored tokens, vocabulary)
+            total -= logp.gather(1, rows[i, first:, None]).double().sum().item()
     return float(np.exp(total / (len(ids) - 1)))
+
+
+def _speaker(reader: Reader, rows: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
+    """What gives the logits of a row's tokens from number `first` on, of windows (rows, window).
+
+    They are made row by row: those of all rows together would take gigabytes.
+    """
+    if reader.readable:
+        states = reader.last_states(Batch(rows, None, rows[:, 0]))  # (rows, window, d)
+        return lambda i, first: logits(reader.model, states[i, first - 1:-1])
+
+    def whole(i: int, first: int) -> torch.Tensor:
+        row = rows[i:i + 1]
+        says = torch.zeros_like(row, dtype=torch.bool)  # (1, window)
+        says[:, first - 1:-1] = True
+        return whole_logits(reader.model, Batch(row, None, row[:, 0]), says)
+
+    return whole
 
 
 def _check_windows(tokens: int, window: int, stride: int) -> None:
@@ -478,11 +498,3 @@ def _heldout(texts: Sequence[str] | str | Path | None) -> Iterable[str]:
     if isinstance(texts, str | Path):
         return corpus(texts)[1]
     return texts
-
-
-def _log_probability(
-    model: PreTrainedModel, row: torch.Tensor, state: torch.Tensor, first: int
-) -> float:
-    """log p of a window's tokens from number `first` on; row is (window,), state (window, d)."""
-    logp = logits(model, state[first - 1:-1]).log_softmax(-1)  # (scored tokens, vocabulary)
-    return logp.gather(1, row[first:, None]).double().sum().item()

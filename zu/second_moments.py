@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from .batches import Batch
 from .data.cache import cache_file, read_tensors, write_tensors
-from .models import down_proj, fingerprint
+from .layouts import known
+from .models import fingerprint
 from .passes import forward_until, hooks, write
 
 if TYPE_CHECKING:
@@ -359,11 +360,13 @@ class _Sums:
     """Sums of outer products by layer: products in float32, then float64 at fixed places."""
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
-        self.projections = {layer: down_proj(model, layer) for layer in layers}
+        layout = known(model)
+        self.projections = {layer: layout.projection(layer) for layer in layers}
         self.total: dict[int, torch.Tensor] = {}  # (m, m) float64, on the CPU
         self.recent: dict[int, torch.Tensor] = {}  # (m, m) float32, where the layer is
-        for layer, linear in self.projections.items():
-            m, device = linear.weight.shape[1], linear.weight.device
+        for layer in layers:
+            W = layout.matrix(layer)  # (d, m)
+            m, device = W.shape[1], W.device
             self.total[layer] = torch.zeros(m, m, dtype=torch.float64)
             self.recent[layer] = torch.zeros(m, m, device=device, dtype=torch.float32)
 

@@ -1,6 +1,7 @@
-"""Where to aim: the hidden state after the last edited layer with which the model says otherwise.
+"""Where to aim: the state, or the layer's own output, with which the model says otherwise.
 
-`optimise` finds it: a search by gradient over a change δ of that state, for many facts at once.
+`optimise` finds it: a search by gradient over a change δ, for many facts at once. δ is a change of
+the hidden state after the last edited layer, or of what the MLPs' output projections put out.
 From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`,
 the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches. Where a model's
 layers are not what `_Problem` takes them for, `_knows` finds out, and `zu.plain_search` computes
@@ -16,11 +17,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from tqdm.auto import tqdm
@@ -29,64 +29,132 @@ from transformers import DynamicCache
 from .batches import Batch, collate, encode, split_answer
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .models import Decoder, decoder, down_proj, fingerprint, logits
-from .passes import hooks, states_of
-from .plain_search import WholeRuns
+from .layouts import known
+from .models import fingerprint, logits
+from .passes import CACHES, called_with, entering_first, hooks, states_of
+from .plain_search import WholeRuns, divergence, values_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: The prompt after which the next token's distribution should stay as it is: after ROME's "essence"
-#: term, but not the same one, see `optimise`.
+#: ROME's "essence" prompt, at which what the model says should stay as it is, see `Search`.
 ESSENCE = "{} is a"
 #: The search for the first so many facts is one piece of work, the next piece ends at twice as
 #: many, and so on: larger sets that begin alike share their first pieces.
 TOGETHER = 25
 
 
+#: What δ changes: the hidden state after a layer, or what projections put out.
+Aim = Literal["hidden", "value"]
+
+
 @dataclass(frozen=True)
-class Targets:
-    """What `optimise` found for n facts at one layer.
+class Place:
+    """Where δ goes in a model, at a fact's subject's last token.
 
     Parameters
     ----------
-    z : (n, d)
-        The hidden state wanted after the layer at the subject's last token, float32.
-    h : (n, d)
-        What it is, float32.
+    aim : {"hidden", "value"}
+        The hidden state after a layer, or the MLP's output projection's own output, before whatever
+        scale or norm it enters the residual stream by.
+    layers : tuple of int
+        The layer; for values there may be several, with a δ each.
+    """
+
+    aim: Aim
+    layers: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """The lowest layer that must be run anew for another δ."""
+        return self.layers[0] + (self.aim == "hidden")
+
+    @classmethod
+    def of(cls, aim: Aim, layers: int | Sequence[int]) -> Place:
+        """The place of an aim, or `ValueError` for hidden states after several layers."""
+        several = (layers,) if isinstance(layers, int) else tuple(sorted(set(layers)))
+        if not several or (aim == "hidden" and len(several) > 1):
+            raise ValueError(f"layers are {list(several)}: hidden states are aimed at after one "
+                             "layer, the last to be edited")
+        if aim not in ("hidden", "value"):
+            raise ValueError(f"aim is {aim!r}: use 'hidden' or 'value'")
+        return cls(aim, several)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What `optimise` found for n facts, at the subject's last token.
+
+    Parameters
+    ----------
+    z : (n, d), or (n, k, d) for values at k layers
+        What is wanted there, float32.
+    h : as z
+        What is there, float32.
     loss : (steps, n)
         Mean negative log-likelihood of the target before each step; a fact that has converged keeps
         its last value.
     layer : int, optional
-        After which layer these states are; None: not said.
+        After which layer these states are, or the last one whose values they are; None: not said.
+    aim : {"hidden", "value"}
+        Whether they are hidden states, or values: what the projection puts out.
+    layers : tuple of int
+        Whose values they are, where they are of several layers.
     """
 
     z: torch.Tensor
     h: torch.Tensor
     loss: torch.Tensor
     layer: int | None = None
+    aim: Aim = "hidden"
+    layers: tuple[int, ...] = ()
 
-    def check(self, n: int, layer: int) -> None:
-        """Raise `ValueError` unless these are targets of `n` facts after `layer`.
+    def wanted(self, layer: int) -> torch.Tensor:
+        """What is wanted of one layer.
+
+        Parameters
+        ----------
+        layer : int
+            One of those that the targets are of.
+
+        Returns
+        -------
+        (n, d)
+            The hidden states after it, or its values.
+        """
+        return self.z if self.z.dim() == 2 else self.z[:, self.layers.index(layer)]
+
+    def check(self, n: int, layers: int | Sequence[int], aim: Aim = "hidden") -> None:
+        """Raise `ValueError` unless these are targets of `n` facts for an edit of `layers`.
 
         Parameters
         ----------
         n : int
             How many facts there are.
-        layer : int
-            After which their states are wanted.
+        layers : int or sequence of int
+            Which are edited; hidden states are wanted after the last of them.
+        aim : {"hidden", "value"}
+            What the edit aims at.
 
         Raises
         ------
         ValueError
-            For another number of facts, or another layer.
+            For another number of facts, another layer or another aim.
         """
+        edited = (layers,) if isinstance(layers, int) else tuple(layers)
         if len(self.z) != n:
             raise ValueError(f"targets are of {len(self.z)} facts, but {n} are to be forgotten")
-        if self.layer not in (None, layer):
+        if self.aim != aim:
+            raise ValueError(f"targets have aim={self.aim!r}, but the edit has {aim!r}")
+        if self.layer not in (None, edited[-1]):
             raise ValueError(
-                f"targets are of layer {self.layer}, but layer {layer} is the last to be edited"
+                f"targets are of layer {self.layer}, but layer {edited[-1]} is the last to be "
+                "edited"
             )
+        own = self.layers or edited[-1:]
+        if aim == "value" and own != edited:
+            raise ValueError(f"targets are values of the layers {list(own)}, but {list(edited)} "
+                             "are to be edited")
 
 
 @dataclass(frozen=True)
@@ -113,6 +181,12 @@ class Search:
         Longest δ, in ‖h‖.
     tolerance : float
         The loss under which a fact is done.
+    aim : {"hidden", "value"}
+        What δ changes, and h is the length of: the hidden state, or what the projection puts out.
+    kl_at : {"subject", "next"}
+        The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
+        original) of what is said at the subject's last token in "{subject} is a". "next" is
+        KL(original ‖ changed) of what is said at that text's end.
     """
 
     prefixes: Sequence[str] = ("",)
@@ -123,6 +197,8 @@ class Search:
     kl: float = 0.0625
     clamp: float = 0.75
     tolerance: float = 0.1
+    aim: Aim = "hidden"
+    kl_at: Literal["subject", "next"] = "subject"
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> list[int]:
@@ -166,19 +242,18 @@ def optimise(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
-    layer: int,
+    layer: int | Sequence[int],
     search: Search = Search(),
     *,
     batch: int | None = None,
     cache: bool = True,
 ) -> Targets:
-    """Find, for every fact, the δ to add after `layer` at the subject's last token.
+    """Find, for every fact, the δ to add at the subject's last token.
 
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
-    + kl · KL(original ‖ changed) of the next token after "{subject} is a"
-    + weight_decay · ‖δ‖ / ‖h‖²; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the
-    loss is under the tolerance. MEMIT's code and the released one take KL(changed ‖ original), at
-    the subject's last token.
+    + kl · KL of what is said of the subject (see `Search.kl_at`) + weight_decay · ‖δ‖ / ‖h‖², where
+    h is what δ is added to; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the loss
+    is under the tolerance.
 
     Parameters
     ----------
@@ -186,8 +261,11 @@ def optimise(
         A causal language model and its tokenizer.
     facts : sequence of Fact
         The n facts.
-    layer, search : int, Search
-        After which δ is added; what the model should say, and how δ is found.
+    layer : int or sequence of int
+        After which δ is added, or whose projection's output it is added to (`Search.aim`): these
+        may be several, each with a δ of its own.
+    search : Search
+        What the model should say, and how δ is found.
     batch : int, optional
         Most facts in a batch; by default as many as 2 GiB or half of the free memory bear.
     cache : bool
@@ -208,39 +286,41 @@ def optimise(
     ----------
     Meng et al. 2022 (ROME), Eq. 4.
     """
+    place = Place.of(search.aim, layer)
     coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
-    about = _decisive(model, layer, search)
+    about = _decisive(model, place, search)
     files, parts = [], []
     for piece in _pieces(len(coded)):
         files += _files(about, [coded[i] for i in piece])
-        parts += _parts(model, layer, coded, piece, batch)
+        parts += _parts(model, place, coded, piece, batch)
     found = _read_kept(files) if cache else {}
     # whole batches anew: which facts share one decides on the last bits
     parts = [part for part in parts if not set(part) <= set(found)]
-    for i, found[i] in _solved(model, layer, coded, search, parts):
+    for i, found[i] in _solved(model, place, coded, search, parts):
         if cache:
             write_tensors(files[i], found[i])
-    return _stacked([found[i] for i in range(len(coded))], layer, model.device)
+    return _stacked([found[i] for i in range(len(coded))], place, model.device)
 
 
 def _solved(
     model: PreTrainedModel,
-    layer: int,
+    place: Place,
     coded: Sequence[_Coded],
     search: Search,
     parts: Sequence[list[int]],
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    """Search for the facts of some batches: each one's number, its z, h (d,) and loss (steps,).
+    """Search for the facts of some batches: each one's number, its z, h (k, d) and loss (steps,).
 
     Where memory runs out a batch is halved, with a warning.
     """
-    fast = bool(parts) and _knows(model, layer, coded)
+    fast = bool(parts) and _knows(model, place, coded, search)
     done = len(coded) - sum(map(len, parts))
-    todo, title = list(parts), f"targets after layer {layer}"
+    where = "after layer" if place.aim == "hidden" else "for the values of layer"
+    todo, title = list(parts), f"targets {where} {', '.join(map(str, place.layers))}"
     with tqdm(total=len(coded), initial=done, desc=title, leave=False) as bar:
         while todo:
             part = todo.pop(0)
-            solved = _attempt(model, layer, [coded[i] for i in part], search, fast)
+            solved = _attempt(model, place, [coded[i] for i in part], search, fast)
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
@@ -254,10 +334,11 @@ def _solved(
             bar.update(len(part))
 
 
-def _decisive(model: PreTrainedModel, layer: int, search: Search) -> list[str]:
+def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]:
     """What decides on a fact's result beside its tokens, for the names of files."""
     numbers = (search.steps, search.lr, search.weight_decay, search.kl, search.clamp)
-    about = (fingerprint(model), model.device.type, layer, *numbers, search.tolerance)
+    how = (search.tolerance, search.kl_at)
+    about = (fingerprint(model), model.device.type, place, *numbers, *how)
     return [str(x) for x in about]
 
 
@@ -280,17 +361,19 @@ def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
 
 
 def _stacked(
-    results: Sequence[dict[str, torch.Tensor]], layer: int, device: torch.device
+    results: Sequence[dict[str, torch.Tensor]], place: Place, device: torch.device
 ) -> Targets:
     """The facts' results as one, z and h on the model's device."""
-    z = torch.stack([x["z"] for x in results])  # n × (d,) -> (n, d)
+    z = torch.stack([x["z"] for x in results])  # n × (k, d) -> (n, k, d)
     h = torch.stack([x["h"] for x in results])
+    if len(place.layers) == 1:
+        z, h = z[:, 0], h[:, 0]  # -> (n, d)
     loss = torch.stack([x["loss"] for x in results])  # n × (steps,) -> (n, steps)
-    return Targets(z.to(device), h.to(device), loss.T, layer)
+    return Targets(z.to(device), h.to(device), loss.T, place.layers[-1], place.aim, place.layers)
 
 
 def _attempt(
-    model: PreTrainedModel, layer: int, coded: Sequence[_Coded], search: Search, fast: bool
+    model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search, fast: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
 
@@ -298,9 +381,9 @@ def _attempt(
     """
     try:
         if fast and all(_in_window(model, c) for c in coded):
-            return _adam(_Problem(model, layer, coded, search.kl), search)
+            return _adam(_Problem(model, place, coded, search), search)
         # Whole runs take more memory than a batch is measured for: one fact after another.
-        alone = [_adam(WholeRuns(model, layer, [c], search.kl), search) for c in coded]
+        alone = [_adam(WholeRuns(model, place, [c], search), search) for c in coded]
         z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
         return z, h, losses
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -309,7 +392,9 @@ def _attempt(
     return None
 
 
-def _knows(model: PreTrainedModel, layer: int, coded: Sequence[_Coded]) -> bool:
+def _knows(
+    model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search
+) -> bool:
     """Whether the fast search says of a model what whole runs of it say.
 
     The longest fact that is sure to fit into the attention's window is asked, together with the
@@ -319,12 +404,13 @@ def _knows(model: PreTrainedModel, layer: int, coded: Sequence[_Coded]) -> bool:
     inside = [c for c in coded if _in_window(model, c)]
     difference = ""
     if inside:
-        known = _layout_file(model, layer)
-        if read_tensors(known) is None:
+        kept = _layout_file(model, place)
+        if read_tensors(kept) is None:
             by_length = sorted(inside, key=lambda c: -c.length)
-            difference = _difference(model, layer, [*by_length[:1], *by_length[1:][-1:]])
+            two = [*by_length[:1], *by_length[1:][-1:]]
+            difference = _difference(model, place, two, replace(search, kl=1.0))
             if not difference:
-                write_tensors(known, {"known": torch.ones(1)})
+                write_tensors(kept, {"known": torch.ones(1)})
     if difference:
         reason = f"the fast search does not know its layers ({difference})"
     elif len(inside) < len(coded):
@@ -339,14 +425,16 @@ def _knows(model: PreTrainedModel, layer: int, coded: Sequence[_Coded]) -> bool:
     return not difference
 
 
-def _layout_file(model: PreTrainedModel, layer: int) -> Path:
+def _layout_file(model: PreTrainedModel, place: Place) -> Path:
     """Where it is kept that the fast search knows a model's layers, whatever its weights are."""
     attention = getattr(model.config, "_attn_implementation", "")
     about = (type(model).__name__, model.config.to_json_string(), attention, model.dtype)
-    return cache_file("layouts", f"{_code()} {about} {model.device.type} {layer} {_versions()}")
+    return cache_file("layouts", f"{_code()} {about} {model.device.type} {place} {_versions()}")
 
 
-def _difference(model: PreTrainedModel, layer: int, facts: Sequence[_Coded]) -> str:
+def _difference(
+    model: PreTrainedModel, place: Place, facts: Sequence[_Coded], search: Search
+) -> str:
     """How the fast search's losses of facts differ from those of whole runs; "" for not at all.
 
     Both are asked behind the longest prefix, for the target's negative log-likelihood and the
@@ -356,15 +444,15 @@ def _difference(model: PreTrainedModel, layer: int, facts: Sequence[_Coded]) -> 
     rows = facts[0].rows
     longest = max(range(len(rows)), key=lambda j: len(rows[j][0]))
     facts = [replace(fact, rows=[fact.rows[longest]]) for fact in facts]
-    plain = WholeRuns(model, layer, facts, 1.0)
+    plain = WholeRuns(model, place, facts, search)
     noise = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(plain.h.device)  # (n, d)
-    delta = 4 * noise * plain.h.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    noise = noise.to(plain.h.device)  # (n, k, d)
+    delta = 4 * noise * plain.h.norm(dim=2, keepdim=True) / noise.norm(dim=2, keepdim=True)
     every = torch.arange(len(facts), device=delta.device)
     with torch.no_grad():
         expected = torch.cat(plain.loss(delta, every))  # (2 n,)
         try:
-            fast = _Problem(model, layer, facts, 1.0)
+            fast = _Problem(model, place, facts, search)
             fast.loss(torch.zeros_like(delta), every)
             found = torch.cat(fast.loss(delta, every))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -406,7 +494,10 @@ class _Coded:
         """A fact behind each prefix, what it should say, and its essence prompt."""
         rows = [encode(tokenizer, fact, prefix) for prefix in search.prefixes]
         target = target_ids(tokenizer, fact, search.goal)
-        return cls(rows, target, encode(tokenizer, fact, prompt=ESSENCE))
+        ids, position = encode(tokenizer, fact, prompt=ESSENCE)
+        if search.kl_at == "subject":
+            ids = ids[:position + 1]  # what follows is not seen from there
+        return cls(rows, target, (ids, position))
 
     @property
     def width(self) -> int:
@@ -432,7 +523,7 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 def _code() -> str:
     """A hash of the code that decides on a result: another code, another result."""
     here = Path(__file__).parent
-    modules = ("targets", "plain_search", "batches", "passes", "models")
+    modules = ("targets", "plain_search", "batches", "passes", "models", "layouts")
     sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     return hashlib.sha256(sources).hexdigest()
 
@@ -448,7 +539,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def bytes_per_fact(
-    model: PreTrainedModel, layer: int, prompts: int, width: int, length: int
+    model: PreTrainedModel, start: int, prompts: int, width: int, length: int
 ) -> int:
     """What a fact adds to the memory of a batch, an upper estimate from the shapes.
 
@@ -458,8 +549,8 @@ def bytes_per_fact(
     ----------
     model : PreTrainedModel
         A causal language model.
-    layer : int
-        After which δ is added.
+    start : int
+        The lowest layer that δ reaches.
     prompts : int
         Prefixes and the essence prompt.
     width : int
@@ -474,12 +565,15 @@ def bytes_per_fact(
     """
     config = model.config.get_text_config()
     size = model.dtype.itemsize
-    d, m = config.hidden_size, down_proj(model, layer).in_features
-    depth = config.num_hidden_layers
-    head = getattr(config, "head_dim", None) or d // config.num_attention_heads
-    kv = 2 * config.num_key_value_heads * head  # numbers of a token's keys and values in a layer
+    layout = known(model)
+    depth = len(layout.layers)
+    d, m = layout.matrix(min(start, depth - 1)).shape
+    heads = getattr(config, "num_attention_heads", 1)
+    head = getattr(config, "head_dim", None) or d // heads
+    # numbers of a token's keys and values in a layer
+    kv = 2 * head * (getattr(config, "num_key_value_heads", None) or heads)
     per_token = (8 * size + 16) * d + 6 * m * size + 6 * kv * size
-    states = width * (depth - layer) * per_token
+    states = width * (depth - start + 1) * per_token
     past = length * (3 * depth * kv * size + 4 * m * size)
     scores = 5 * config.vocab_size * 4
     return prompts * (states + past + scores)
@@ -487,7 +581,7 @@ def bytes_per_fact(
 
 def _parts(
     model: PreTrainedModel,
-    layer: int,
+    place: Place,
     coded: Sequence[_Coded],
     todo: Sequence[int],
     batch: int | None,
@@ -507,7 +601,7 @@ def _parts(
     for i in sorted(todo, key=lambda i: (coded[i].width, coded[i].length)):
         c = coded[i]
         prompts = len(c.rows) + 1
-        size = batch or memory // bytes_per_fact(model, layer, prompts, c.width, c.length)
+        size = batch or memory // bytes_per_fact(model, place.start, prompts, c.width, c.length)
         fits = bool(parts) and coded[parts[-1][-1]].width == c.width and len(parts[-1]) < size
         if fits:
             parts[-1].append(i)
@@ -521,33 +615,34 @@ def _adam(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
 
-    Returns z (n, d), h (n, d) and the losses (n, steps).
+    Returns z (n, k, d), h (n, k, d) and the losses (n, steps): k places, each with its δ and h.
     """
     h = problem.h
-    n, d = h.shape
-    norm = h.norm(dim=1, keepdim=True)  # (n, 1)
+    n, _, d = h.shape
+    norm = h.norm(dim=2, keepdim=True)  # (n, k, 1)
     scale = norm / d ** 0.5
     u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
     losses = torch.zeros(search.steps, n, dtype=torch.float32)
     active = torch.arange(n, device=h.device)  # (a,): the facts that are not done yet
     for step in range(search.steps):
-        x = u[active].requires_grad_(True)  # (n, d) -> (a, d), a copy
+        x = u[active].requires_grad_(True)  # (n, k, d) -> (a, k, d), a copy
         delta = x * scale[active]
         nll, divergence = problem.loss(delta, active)  # both (a,)
-        size = search.weight_decay * (delta.norm(dim=1) / norm[active, 0] ** 2)
+        # (a, k): summed over the places
+        size = search.weight_decay * (delta.norm(dim=2) / norm[active, :, 0] ** 2).sum(1)
         loss = nll + divergence + size
         losses[step:, active.cpu()] = nll.detach().float().cpu()  # and of all later steps so far
         going = loss.detach() >= search.tolerance
         if step == search.steps - 1 or not bool(going.any()):
             break
-        (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, d)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, k, d)
         active, gradient = active[going], gradient[going]
         mean[active] = 0.9 * mean[active] + 0.1 * gradient
         square[active] = 0.999 * square[active] + 0.001 * gradient ** 2
         m = mean[active] / (1 - 0.9 ** (step + 1))
         v = square[active] / (1 - 0.999 ** (step + 1))
         u[active] -= search.lr * m / (v.sqrt() + 1e-8)
-        length = (u[active] * scale[active]).norm(dim=1, keepdim=True)  # ‖δ‖, (a, 1)
+        length = (u[active] * scale[active]).norm(dim=2, keepdim=True)  # ‖δ‖, (a, k, 1)
         u[active] *= (search.clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
     return h + u * scale, h, losses.T
 
@@ -574,7 +669,7 @@ class _Past:
 
 
 class _Suffixes:
-    """The part of the model that δ reaches: above `layer`, from the subject's last token on.
+    """The part of the model that δ reaches: from a layer on, from the subject's last token on.
 
     A row is one prompt of one fact. Rows come in groups that begin alike, one row a fact in each:
     row j · n + i is fact i's prompt in group j. The tokens of a row are read in two stretches,
@@ -585,7 +680,7 @@ class _Suffixes:
     and used in two others,
 
         past : all that stands left of the subject's last token. Its keys and values in the layers
-            above do not depend on δ and are kept;
+            that are run do not depend on δ and are kept;
         suffix : the subject's last token and what follows. It is run anew for each δ.
 
     Shapes below: r rows; a tokens of the longest head, t of the longest tail, s of the longest
@@ -598,13 +693,15 @@ class _Suffixes:
     def __init__(
         self,
         model: PreTrainedModel,
-        layer: int,
+        place: Place,
         groups: Sequence[Sequence[tuple[list[int], int]]],
     ) -> None:
-        body = decoder(model)
+        self.place, self.layout = place, known(model)
+        body = self.layout.body
         every = [row for rows in groups for row in rows]
-        self.layers = {i: block for i, block in enumerate(body.layers) if i > layer}
-        self.norm = body.norm
+        self.layers = {
+            i: block for i, block in enumerate(self.layout.layers) if i >= place.start
+        }
         n, device = len(groups[0]), model.device
         self.fact = torch.arange(n, device=device).repeat(len(groups))  # (r,): whose prompt it is
 
@@ -613,7 +710,7 @@ class _Suffixes:
         # (groups,) -> (r, 1): how long the head of each row is
         head = torch.tensor(shared, device=device).repeat_interleave(n)[:, None]
         tails = _tails(every, head, device)
-        states, rotations = self._read_tails(body, layer, tails, head, cache)
+        states, calls = self._read_tails(tails, head, cache)
 
         p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
         width = int((tails.real.sum(1) - p[:, 0]).max())  # w
@@ -621,32 +718,27 @@ class _Suffixes:
         # (r, s): which token of its row each column of the past holds. The pasts end together, at
         # the subject's last token: a column is negative where a shorter one has not begun yet.
         left = head + p - past + torch.arange(past, device=device)
-        self._keep_suffixes(states.to(device), rotations, p, width)
+        self._keep_suffixes(states.to(device), calls, p, width)
         self._keep_past(cache, left, head, max(shared))
         self.mask = self._attention_mask(left >= 0, width)
 
     def _read_tails(
-        self, body: Decoder, layer: int, tails: Batch, head: torch.Tensor, cache: DynamicCache
-    ) -> tuple[torch.Tensor, dict[int, tuple]]:
+        self, tails: Batch, head: torch.Tensor, cache: DynamicCache
+    ) -> tuple[torch.Tensor, dict[int, dict]]:
         """A pass over the tails with the heads in the cache, which holds both afterwards.
 
-        Returns the states after `layer`, (r, t, d), and each later layer's rotation of positions, a
-        cosine and a sine of (r, t, e).
+        Returns the states that enter the lowest layer to run, (r, t, d), or leave the last one
+        where none is run, and what each layer is called with.
         """
-        found: list[torch.Tensor] = []
-        rotations: dict[int, tuple] = {}
+        calls: dict[int, dict] = {}
 
-        def keep_states(module: nn.Module, args: tuple, output: Any) -> None:
-            found.append(states_of(output))
-
-        def keep_rotation(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
-            rotations[i] = kwargs["position_embeddings"]
+        def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
+            calls[i] = called_with(module, args, kwargs)[1]
 
         pairs: list[tuple[Callable, Callable]] = []
-        pairs.append((body.layers[layer].register_forward_hook, keep_states))
         for i, block in self.layers.items():
             register = partial(block.register_forward_pre_hook, with_kwargs=True)
-            pairs.append((register, partial(keep_rotation, i=i)))
+            pairs.append((register, partial(keep, i=i)))
         device, longest = head.device, int(head.max())
         # (a,) < (r, 1) -> (r, a): 1 where a row has a token in its head
         in_head = (torch.arange(longest, device=device) < head).long()
@@ -654,8 +746,8 @@ class _Suffixes:
         # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
         # head does
         positions = head + torch.arange(tails.ids.shape[1], device=device)
-        with hooks(*pairs):
-            body(
+        with hooks(*pairs), entering_first(self.layout, self.place.start) as found:
+            self.layout.body(
                 input_ids=tails.ids,
                 attention_mask=mask,
                 past_key_values=cache,
@@ -663,20 +755,18 @@ class _Suffixes:
                 position_ids=positions,
             )
         (states,) = found
-        return states, rotations
+        return states, calls
 
     def _keep_suffixes(
-        self, states: torch.Tensor, rotations: dict[int, tuple], p: torch.Tensor, width: int
+        self, states: torch.Tensor, calls: dict[int, dict], p: torch.Tensor, width: int
     ) -> None:
-        """Cut the suffixes out of the tails: their states after `layer`, and their rotations."""
+        """Cut the suffixes out of the tails: the states that enter them, and the layers' calls."""
         steps = torch.arange(width, device=p.device)
         # (r, 1) + (w,) -> (r, w, 1): where each token of a suffix stands in its tail. What comes
         # after a row's end repeats a column; no real token sees it.
         at = (p + steps).clamp(max=states.shape[1] - 1)[..., None]
         self.suffix = _columns(states, at)  # (r, t, d) -> (r, w, d)
-        self.rope = {}
-        for i in self.layers:
-            self.rope[i] = tuple(_columns(x, at) for x in rotations[i])  # (r, t, e) -> (r, w, e)
+        self.calls = {i: _cut_call(calls[i], at) for i in self.layers}
 
     def _keep_past(
         self, cache: DynamicCache, left: torch.Tensor, head: torch.Tensor, longest: int
@@ -719,35 +809,90 @@ class _Suffixes:
     def states(
         self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The final states at some places, with a δ at the subject's last token of some facts.
+        """What the head sees at some places, with the δ of some facts.
 
-        delta: (active, d). index: (n,), where each fact's δ stands in it, −1 for none. row, offset:
-        (places,), a row, and a column of its suffix. Returns which places belong to a fact with a
-        δ, (places,), and the normed states there, (such places, d).
+        delta: (active, k, d). index: (n,), where each fact's δ stands in it, −1 for none. row,
+        offset: (places,), a row, and a column of its suffix. Returns which places belong to a fact
+        with a δ, (places,), and the states there, (such places, d).
         """
         rows = (index[self.fact] >= 0).nonzero()[:, 0]  # (k,): the rows to run
-        x = self.suffix[rows].float()  # (k, w, d)
-        # (active, d) -> (k, d) -> (k, 1, d): each row's δ, for its first column
-        shift = delta[index[self.fact[rows]]][:, None]
-        x = torch.cat([x[:, :1] + shift, x[:, 1:]], 1).to(self.suffix.dtype)
-        for i, block in self.layers.items():
-            keys, values = self.past[i]
-            device = keys.device  # a model may be spread over several
-            pick = rows.to(device)
-            output = block(
-                x.to(device),
-                attention_mask=self.mask[rows].to(device),
-                past_key_values=_Past({i: keys[pick]}, {i: values[pick]}),
-                use_cache=True,
-                position_embeddings=tuple(part[pick] for part in self.rope[i]),
-            )
-            x = states_of(output)
-        # (r,): where each row stands among the k that were run, −1 for none
+        shift = delta[index[self.fact[rows]]]  # (active, k, d) -> (rows, k, d): each row's δ
+        x = self.suffix[rows]  # (rows, w, d)
+        if self.place.aim == "hidden":
+            x = _shifted(x, shift[:, 0])
+        with hooks(*self._shifts(shift)):
+            for i, block in self.layers.items():
+                keys, values = self.past[i]
+                device = keys.device  # a model may be spread over several
+                pick = rows.to(device)
+                past = _Past({i: keys[pick]}, {i: values[pick]})
+                call = _row_call(self.calls[i], pick, self.mask[rows].to(device), past)
+                x = states_of(block(x.to(device), **call))
+        # (r,): where each row stands among those that were run, −1 for none
         place = torch.full((len(self.fact),), -1, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
         kept = place[row] >= 0
         at_row, at_column = place[row[kept]].to(x.device), offset[kept].to(x.device)
-        return kept, self.norm(x[at_row, at_column])  # (k, w, d) -> (such places, d)
+        return kept, self.layout.finish(x[at_row, at_column])  # -> (such places, d)
+
+    def _shifts(self, shift: torch.Tensor) -> list[tuple[Callable, Callable]]:
+        """Hooks that add each row's δ (rows, k, d) to values, where values are aimed at."""
+        if self.place.aim == "hidden":
+            return []
+
+        def add(j: int, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            values = output.view(len(shift), -1, output.shape[-1])  # some flatten rows and length
+            return _shifted(values, shift[:, j]).view_as(output)
+
+        pairs: list[tuple[Callable, Callable]] = []
+        for j, layer in enumerate(self.place.layers):
+            linear = self.layout.projection(layer)
+            pairs.append((linear.register_forward_hook, partial(add, j)))
+        return pairs
+
+
+def _shifted(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """States (rows, w, d) with a δ (rows, d) added to each row's first column."""
+    first = x[:, :1].float() + shift.to(x.device)[:, None]  # (rows, d) -> (rows, 1, d)
+    return torch.cat([first.to(x.dtype), x[:, 1:]], 1)
+
+
+#: What layers are told of the positions of their tokens, by name.
+_BY_POSITION = ("position_embeddings", "position_ids")
+
+
+def _cut_call(call: dict, at: torch.Tensor) -> dict:
+    """A layer's call for some columns `at` (r, w, 1) of the tails; `LookupError` for other tensors.
+
+    Of the arguments only the rotations of positions (r, t, e) and their numbers (r, t) go by
+    column; the attention's mask and the cache are put in later.
+    """
+    cut: dict[str, Any] = {}
+    for name, given in call.items():
+        if name == "position_embeddings":
+            cut[name] = tuple(_columns(x, at) for x in given)  # (r, t, e) -> (r, w, e)
+        elif name == "position_ids" and given is not None:
+            cut[name] = _columns(given[..., None], at)[..., 0]  # (r, t) -> (r, w)
+        elif name == "attention_mask" or not isinstance(given, torch.Tensor | tuple | list):
+            cut[name] = given
+        else:
+            raise LookupError(f"its layers are called with '{name}'")
+    return cut
+
+
+def _row_call(call: dict, rows: torch.Tensor, mask: torch.Tensor, past: _Past) -> dict:
+    """A cut call for some rows alone, with their mask and past."""
+    own: dict[str, Any] = {}
+    for name, given in call.items():
+        if name == "position_embeddings":
+            own[name] = tuple(part[rows] for part in given)
+        elif name == "position_ids" and given is not None:
+            own[name] = given[rows]
+        elif name in CACHES:
+            own[name] = past
+        else:
+            own[name] = given
+    return own | {"attention_mask": mask, "use_cache": True}
 
 
 def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
@@ -760,7 +905,7 @@ def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
 
 
 def _read_heads(
-    body: Decoder,
+    body: nn.Module,
     groups: Sequence[Sequence[tuple[list[int], int]]],
     shared: Sequence[int],
     device: torch.device,
@@ -792,19 +937,20 @@ def _columns(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 class _Problem:
     """The targets of n facts: what the model says to their prompts with a δ each, and should say.
 
-    n: how many. h: their hidden states after `layer` at the subject's last token, (n, d) float32.
+    n: how many. h: what δ is added to at their subjects' last tokens, (n, k, d) float32, at k
+    places.
     """
 
     def __init__(
-        self, model: PreTrainedModel, layer: int, coded: Sequence[_Coded], kl: float
+        self, model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search
     ) -> None:
-        self.model, self.kl, self.n = model, kl, len(coded)
+        self.model, self.search, self.n = model, search, len(coded)
         prefixes = len(coded[0].rows)
         groups = []  # a group a prefix, then the essence prompts
         for j in range(prefixes):
             groups.append([(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded])
         groups.append([c.essence for c in coded])
-        self.prompts = _Suffixes(model, layer, groups)
+        self.prompts = _Suffixes(model, place, groups)
 
         # All (q,), one entry a token of a target behind a prefix.
         columns = zip(*_target_places(coded), strict=True)
@@ -815,7 +961,11 @@ class _Problem:
         last = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
         ends = torch.tensor(last, device=model.device)
         self.reads = torch.cat([row, essence]), torch.cat([offset, ends])  # both (q + n,)
-        self.h = self.prompts.suffix[:self.n, 0].float()  # (r, w, d) -> (n, d): bare prompts
+        if place.aim == "hidden":
+            # (r, w, d) -> (n, 1, d): the bare prompts' rows are the first
+            self.h = self.prompts.suffix[:self.n, :1].float()
+        else:
+            self.h = values_at(model, [c.rows[0] for c in coded], place.layers)
         #: What the essence prompts say with no δ, (n, vocabulary): set by the first loss.
         self.original: torch.Tensor | None = None
 
@@ -838,7 +988,7 @@ class _Problem:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean target negative log-likelihood and weighted divergence of each active fact.
 
-        delta: (active, d). active: their numbers, (active,). Returns two of (active,). To be called
+        delta: (active, k, d). active: their numbers, (active,). Returns two of (active,). Called
         with δ = 0 for every fact first: the divergence is counted from there.
         """
         used, logp, index = self._scores(delta, active)
@@ -852,11 +1002,8 @@ class _Problem:
         per_fact = per_fact.index_add(0, owner, nll)
         if self.original is None:
             self.original = logp[asked:].detach()
-        least = torch.finfo(logp.dtype).min  # a token that is ruled out, at −∞, would make it NaN
-        now = logp[asked:].clamp(min=least)  # (active, vocabulary)
-        original = self.original[active].clamp(min=least)
-        each = F.kl_div(now, original, reduction="none", log_target=True)
-        return per_fact, self.kl * each.sum(1)
+        each = divergence(self.original[active], logp[asked:], self.search.kl_at)
+        return per_fact, self.search.kl * each
 
 
 def _target_places(coded: Sequence[_Coded]) -> list[tuple[int, int, int, float]]:

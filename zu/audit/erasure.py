@@ -12,8 +12,9 @@ from torch import nn
 
 from ..batches import collate, split_answer
 from ..data.facts import Fact
-from ..descent import Objective, answer_rows, descend
-from ..models import decoder, finite, logits, resolve_layers
+from ..descent import Objective, Schedule, answer_rows, descend
+from ..layouts import known
+from ..models import finite, logits, resolve_layers
 from ..reader import Reader
 from ..scores import Pair, score
 
@@ -318,7 +319,7 @@ def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
         gold.append(ids[-count])
     model = reader.model
     batch = collate(rows, model.device)
-    every = range(len(decoder(model).layers))
+    every = range(len(known(model).layers))
     seen = reader.hidden(batch) | reader.trace(batch, every[reader.layer or 0:]).hidden
     states = torch.stack([seen[layer].to(model.device) for layer in every])  # (layers, facts, d)
     finite(model, states.abs(), "hidden states")  # a probe would read an answer even out of NaN
@@ -358,7 +359,7 @@ def lens(model: PreTrainedModel, states: States, count: int) -> np.ndarray:
     gold = gold[-count:, None]  # (count, 1)
     ranks = []
     for state in hidden[:, -count:]:  # (count, d), layer after layer
-        z = logits(model, decoder(model).norm(state)).cpu()  # (count, vocabulary)
+        z = logits(model, known(model).finish(state)).cpu()  # (count, vocabulary)
         ranks.append((z > z.gather(1, gold)).sum(1))
     return torch.stack(ranks).numpy()
 
@@ -509,7 +510,7 @@ def relearning(
 
     pull = Objective(rows, [-1 / len(rows)] * len(rows))  # negative: towards the answer
     layers = _learning(reader.model, how)
-    descend(reader.model, pull, layers, steps=max(how.steps), lr=how.lr, watch=watch)
+    descend(reader.model, pull, layers, Schedule(max(how.steps), how.lr), watch=watch)
     return np.array([found[step] for step in how.steps])
 
 
@@ -517,4 +518,4 @@ def _learning(model: PreTrainedModel, how: Relearning) -> Sequence[int]:
     """Whose down_proj may change."""
     if how.layers is not None:
         return how.layers
-    return range(min(resolve_layers(model)), len(decoder(model).layers))
+    return range(min(resolve_layers(model)), len(known(model).layers))

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..batches import encode, split_answer
 from ..data.facts import Fact, FactError
+from ..layouts import known
 from ..models import decoder, logits
 from ..passes import hooks
 
@@ -157,17 +158,17 @@ class _Branches(NamedTuple):
     tree: torch.Tensor
 
 
-def _parts(layer: nn.Module) -> dict[str, nn.Module]:
+def _parts(model: PreTrainedModel, layer: int) -> dict[str, nn.Module]:
     """The modules of a layer whose outputs can be restored, by kind."""
-    attention = layer.get_submodule("self_attn.o_proj")
-    return {"mlp": layer.get_submodule("mlp"), "attention": attention}
+    found = known(model)
+    return {"mlp": found.projection(layer), "attention": found.attention(layer)}
 
 
 def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
     """Run the prompt once, and keep how each layer was called and what it put out."""
     calls: list[dict[str, Any]] = []
     run: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-    layers = decoder(model).layers
+    layers = known(model).layers
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         calls.append(kwargs)
@@ -179,8 +180,8 @@ def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
     pairs: list[tuple[Callable, Callable]] = []
     for layer in layers:
         pairs.append((partial(layer.register_forward_pre_hook, with_kwargs=True), enter))
-    for layer in layers:
-        for kind, part in _parts(layer).items():
+    for i in range(len(layers)):
+        for kind, part in _parts(model, i).items():
             pairs.append((part.register_forward_hook, partial(keep, kind)))
     pairs.append((layers[-1].register_forward_hook, partial(keep, "hidden")))
     with hooks(*pairs):
@@ -190,7 +191,7 @@ def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
 
 def _probability(model: PreTrainedModel, states: torch.Tensor, gold: int) -> torch.Tensor:
     """Probability (...) of a token after states (..., d), before the final norm; float64, CPU."""
-    shares = logits(model, decoder(model).norm(states)).softmax(-1)  # (..., vocabulary)
+    shares = logits(model, known(model).finish(states)).softmax(-1)  # (..., vocabulary)
     return shares[..., gold].double().cpu()
 
 
@@ -281,13 +282,13 @@ def _sweep(
         # a branch begins at the token to restore: (draws, live, d) <- (live, d)
         output[:, first[live]] = clean.run[kind][i][begin[live]]
 
-    layers = decoder(model).layers
+    layers = known(model).layers
     for i, layer in enumerate(layers):
         states = _start(states, clean, jobs, i, length)
         call = _longer_call(clean.calls[i], branches, states, length)
         pairs = [
             (part.register_forward_hook, partial(restore, i, kind))
-            for kind, part in _parts(layer).items()
+            for kind, part in _parts(model, i).items()
         ]
         with hooks(*pairs):
             states = layer(states, **call)
@@ -404,7 +405,7 @@ def indirect_effects(
     if draws < 1 or not set(kinds) <= set(KINDS):
         raise ValueError(f"draws is {draws} and kinds {tuple(kinds)}: give 1 or more, of {KINDS}")
     prompts = [prompt(tokenizer, fact) for fact in facts]
-    depth, sigma = len(decoder(model).layers), noise * _spread(model, prompts)
+    depth, sigma = len(known(model).layers), noise * _spread(model, prompts)
     width = max(1, round(window * depth))
     rows = []
     for n, p in enumerate(tqdm(prompts, desc="causal tracing", leave=False)):

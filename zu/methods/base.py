@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 from .. import descent, solve
 from ..data.facts import Fact
 from ..edit import Edit
-from ..models import down_proj, weight_name
+from ..layouts import Layout, known
+from ..models import weight_name
 from ..reader import Reader, Trace, subject_keys
-from ..targets import Search, Targets, optimise
+from ..targets import Aim, Search, Targets, optimise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -159,6 +160,8 @@ class Job:
         Found by `unlearn` where a method needs them; the moments are C_0, (m, m), by layer.
     weights : torch.Tensor | None
         Of the facts, (n,) float64; all 1 unless a method weighs them.
+    aim : {"hidden", "value"}
+        What the targets are of: the state after the last layer, or each layer's own output.
     """
 
     reader: Reader
@@ -170,6 +173,29 @@ class Job:
     targets: Targets | None = None
     moments: dict[int, torch.Tensor] | None = None
     weights: torch.Tensor | None = None
+    aim: Aim = "hidden"
+    #: The model's layout, as probed where a method needs it (`zu.layout`).
+    probed: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """How the model is read and written."""
+        return self.probed or known(self.model)
+
+    def left(self, layer: int) -> int:
+        """Over how many layers what is missing is still to be shared.
+
+        Parameters
+        ----------
+        layer : int
+            The layer to edit.
+
+        Returns
+        -------
+        int
+            How many layers are not edited yet, this one too; 1 where each has targets of its own.
+        """
+        return 1 if self.aim == "value" else len(self.layers) - self.layers.index(layer)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -194,7 +220,7 @@ class Job:
         list[int]
             The layer itself and the one that targets are set after, ascending.
         """
-        return sorted({layer, self.layers[-1]})
+        return sorted({layer, self.layers[-1]}) if self.aim == "hidden" else [layer]
 
 
 @dataclass(frozen=True)
@@ -238,7 +264,7 @@ class Columns:
     K_f : (m, p)
         Keys, a column each; p is the number n of facts or a multiple of it.
     missing : (d, p)
-        What is missing at these keys, in the state after the last edited layer.
+        What is missing at these keys, in units of what the layer puts out.
     mean : (n, m)
         Each fact's mean key, a row each.
     """
@@ -252,7 +278,7 @@ class Settings(Method):
     """The settings of every method of the locate-and-edit kind: how its targets are found.
 
     The released code takes an absolute rate, 0.1 in the residual stream's own unit, and a tolerance
-    of 0.05; its KL term is another one too, see `zu.targets.optimise`.
+    of 0.05.
 
     Attributes
     ----------
@@ -267,7 +293,14 @@ class Settings(Method):
     weight_decay : float
         Weight of ‖δ‖ / ‖h‖² in the loss.
     kl : float
-        Weight of the divergence after "{subject} is a" in the loss.
+        Weight of the divergence of what is said of the subject, in the loss.
+    kl_at : {"subject", "next"}
+        Where and how that is taken: see `zu.targets.Search`. The first is the released one.
+    aim : {"hidden", "value"}
+        What δ changes, and h stands for: the hidden state after the last edited layer, which the
+        layers bring about together; or what the projection of each edited layer puts out. Where a
+        model normalises that output it is always "value", as no weight can bring about a given
+        state then.
     clamp : float
         Largest ‖δ‖ as a share of ‖h‖.
     targets : Targets, optional
@@ -283,10 +316,14 @@ class Settings(Method):
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
     kl: float = Field(0.0625, ge=0)
+    kl_at: Literal["subject", "next"] = "subject"
+    aim: Aim = "hidden"
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
     targets: InstanceOf[Targets] | None = Field(None, exclude=True, repr=False)
 
-    def search(self, prefixes: Sequence[str], goal: str = "eos") -> Search:
+    def search(
+        self, prefixes: Sequence[str], goal: str = "eos", aim: Aim | None = None
+    ) -> Search:
         """The search for targets that the settings ask for.
 
         Parameters
@@ -295,6 +332,8 @@ class Settings(Method):
             Texts put before a prompt, the empty one first.
         goal : {"eos", "truth"}
             What the model should say.
+        aim : {"hidden", "value"}, optional
+            Another aim than the settings'.
 
         Returns
         -------
@@ -310,6 +349,8 @@ class Settings(Method):
             kl=self.kl,
             clamp=self.clamp,
             tolerance=self.tolerance,
+            aim=aim or self.aim,
+            kl_at=self.kl_at,
         )
 
 
@@ -360,9 +401,8 @@ class Located(Settings):
         edit : Edit
             The edit to fill.
         """
-        for index, layer in enumerate(job.layers):
-            left = len(job.layers) - index
-            self.edit_layer(job, edit, layer, left)
+        for layer in job.layers:
+            self.edit_layer(job, edit, layer, job.left(layer))
 
     def edit_layer(self, job: Job, edit: Edit, layer: int, left: int) -> None:
         """Solve one layer, which takes its share of what is still missing.
@@ -376,7 +416,7 @@ class Located(Settings):
         layer : int
             The layer to edit.
         left : int
-            How many layers are not edited yet, this one too.
+            Over how many layers what is missing is shared, see `Job.left`.
 
         Raises
         ------
@@ -388,10 +428,9 @@ class Located(Settings):
             raise ValueError(
                 f"layer {layer} is to be edited, but moments or an earlier edit's keys lack it"
             )
-        weight = down_proj(job.model, layer).weight
-        W = weight.double()
+        W = job.layout.matrix(layer).double()  # (d, m)
         columns = self.columns(job, layer)
-        C0 = moments[layer].to(weight.device)
+        C0 = moments[layer].to(W.device)
         V_star = W @ columns.K_f + columns.missing / left  # (d, m) @ (m, p) + (d, p)
         V_f = self.old_values(job, layer, W @ columns.mean.T)  # (d, m) @ (m, n)
         problem = Problem(
@@ -403,7 +442,8 @@ class Located(Settings):
             K_p=self.keys_to_keep(job, layer),
             spectrum=partial(_spectrum, job, layer, C0),
         )
-        edit.set(weight_name(job.model, layer), self.solve(problem))
+        new = job.layout.stored(layer, self.solve(problem))
+        edit.set(weight_name(job.model, layer), new)
         edit.keys[layer] = columns.mean.float()
 
     def columns(self, job: Job, layer: int) -> Columns:
@@ -459,7 +499,7 @@ class Located(Settings):
         torch.Tensor or None
             (m, p), float64, each key times the square root of its weight; None for no keys.
         """
-        device = down_proj(job.model, layer).weight.device
+        device = job.layout.matrix(layer).device
         kept = [e.keys[layer].to(device).double() for e in job.earlier]  # (n of that edit, m) each
         if job.anchors and self.anchor_weight():
             kept.append(self.anchor_weight() ** 0.5 * self.anchor_keys(job, layer))  # (a, m)
@@ -526,7 +566,7 @@ class Located(Settings):
 
 
 def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
-    """What the state after the last layer still lacks of its target.
+    """What a layer's output lacks, at the facts' keys, for the targets to be met.
 
     Parameters
     ----------
@@ -540,7 +580,7 @@ def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        z − h, (d, n), float64.
+        (d, n), float64: z − h over the layer's scale, or what its own values lack.
 
     Raises
     ------
@@ -549,10 +589,14 @@ def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
     """
     if job.targets is None:
         raise ValueError("the job has no targets: zu.unlearn finds them, zu.find_targets too")
-    device = down_proj(job.model, layer).weight.device
-    z = job.targets.z.to(device)  # (n, d)
+    device = job.layout.matrix(layer).device
+    z = job.targets.wanted(layer).to(device)  # (n, d)
+    if job.aim == "value":
+        return (z - bare.values[layer].to(device)).double().T  # (n, d) -> (d, n)
     h = bare.hidden[job.layers[-1]].to(device)  # (n, d)
-    return (z - h).double().T  # (n, d) -> (d, n)
+    lack = (z - h).double().T  # (n, d) -> (d, n)
+    scale = job.layout.scale(layer)  # a state after this layer moves by so much of its output
+    return lack if scale == 1 else lack / scale
 
 
 def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
@@ -630,8 +674,8 @@ class Truthful(Located):
     ----------
     V_f : {"outputs", "optimised"}
         The knowledge to project away; a subclass has it as a field. "outputs" takes W K_f, as the
-        paper's text says. "optimised" takes W K_f + δ, with δ a change of the residual stream, up
-        to clamp · ‖h‖, from which the model says the true answer, behind every prefix.
+        paper's text says. "optimised" takes what the released code does: W k + δ with the bare
+        prompt's key k, where δ, up to clamp · ‖W k‖, makes the model say the true answer.
     """
 
     if TYPE_CHECKING:  # said to mypy alone: pydantic would make it a field of this class too
@@ -645,7 +689,7 @@ class Truthful(Located):
         job : Job
             The n facts to forget.
         layer : int
-            The layer to edit, after which δ is searched for.
+            The layer to edit, to whose output δ is added.
         V_f : (d, n)
             What the layer says about them now.
 
@@ -656,10 +700,13 @@ class Truthful(Located):
         """
         if self.V_f == "outputs":
             return V_f
-        search = self.search(job.prefixes, goal="truth")
+        search = self.search(("",), goal="truth", aim="value")
         truth = optimise(job.model, job.tokenizer, job.facts, layer, search)
-        delta = truth.z - truth.h  # (n, d)
-        return V_f + delta.to(V_f.device).double().T  # (n, d) -> (d, n)
+        said = truth.z.to(V_f.device).double()  # (n, d)
+        bias = job.layout.projection(layer)._parameters.get("bias")
+        if bias is not None:  # which is no output of W
+            said = said - bias.double()
+        return said.T  # (n, d) -> (d, n)
 
     def truth_searches(self, layers: Sequence[int]) -> int:
         """One search a layer where V_f is optimised, none otherwise."""
@@ -667,7 +714,7 @@ class Truthful(Located):
 
 
 class Descended(Method):
-    """Gradient descent on the middle layer's projection, all facts in a step.
+    """Gradient descent on the middle layer's projection.
 
     Attributes
     ----------
@@ -678,9 +725,14 @@ class Descended(Method):
     passes : int
         Forward passes of a step, as multiples of the facts'.
     steps : int
-        Steps of the optimiser.
+        How often each fact is seen.
     lr : float
-        Its rate.
+        Rate of the optimiser.
+    batch : int, optional
+        Most facts in a step; by default all of them.
+    stop : float
+        The mean loss of an answer's token under which a descent towards a goal ends; 0: it takes
+        all its steps.
     """
 
     middle: ClassVar[bool] = True
@@ -688,8 +740,10 @@ class Descended(Method):
     sign: ClassVar[int] = 1
     passes: ClassVar[int] = 1
 
-    steps: int = Field(25, ge=1)
+    steps: int = Field(25, ge=1, description="how often each fact is seen")
     lr: float = Field(5e-3, gt=0)
+    batch: int | None = Field(None, ge=1, description="most facts in a step; by default all")
+    stop: float = Field(0.0, ge=0, description="the loss under which a descent to a goal ends")
 
     def objective(self, job: Job) -> descent.Objective:
         """What is read, and how it counts in the loss.
@@ -718,8 +772,7 @@ class Descended(Method):
         edit : Edit
             The edit to fill.
         """
-        new, _ = descent.descend(
-            job.model, self.objective(job), job.layers, steps=self.steps, lr=self.lr
-        )
+        schedule = descent.Schedule(self.steps, self.lr, self.batch, self.stop)
+        new, _ = descent.descend(job.model, self.objective(job), job.layers, schedule)
         for layer, weight in new.items():
-            edit.set(weight_name(job.model, layer), weight)
+            edit.set(weight_name(job.model, layer), job.layout.stored(layer, weight))

@@ -13,8 +13,9 @@ from .base import Descended, Job
 class Ascent(Descended):
     """GA: up the loss of the true answers, in the middle layer.
 
-    A step sees all facts. The released code takes 25 epochs in batches of 64, which is 25 steps for
-    50 facts and 400 for 1,000, in the last of the three layers on Llama and in layer 8 on Qwen.
+    A step sees all facts unless `batch` says otherwise. The released code takes 25 epochs in
+    batches of 64, which is 25 steps for 50 facts and 400 for 1,000, in the last of the three layers
+    on Llama and in layer 8 on Qwen: see profiles/released.yaml.
 
     References
     ----------
@@ -30,7 +31,7 @@ class Ascent(Descended):
 class FineTune(Descended):
     """FT: down the loss of end of text in the answers' place.
 
-    It takes all its steps. The released code's FT differs as its GA does, and stops where the loss
+    It takes all its steps unless `stop` says otherwise: the released code's FT stops where the loss
     falls under 0.01.
 
     References

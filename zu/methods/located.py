@@ -10,9 +10,9 @@ from pydantic import Field
 from .. import solve
 from ..data.facts import Fact
 from ..edit import Edit
-from ..models import down_proj
 from ..reader import Trace, prefix_weights, subject_keys
 from ..scores import score
+from ..targets import Aim
 from .base import (
     Columns,
     Job,
@@ -29,10 +29,10 @@ from .base import (
 class Rome(Located):
     """ROME: one fact after the other, each with its own key, into the middle layer.
 
-    δ moves the hidden state, up to clamp · ‖h‖. In the released comparison it moves down_proj's
-    output, up to 0.75 of that output's length, which in the embedded model is several times shorter
-    than h; the layer is the last of the three on Llama, and 8 on Qwen, with a bound of 4, a rate of
-    0.5 and no C_0⁻¹.
+    As published, δ moves what the projection puts out, by up to `clamp` of that output's length. In
+    the embedded model the hidden state is six times as long: with aim="hidden" δ may be so too. The
+    released comparison edits the last of the three layers on Llama, and layer 8 on Qwen with a
+    bound of 4, a rate of 0.5 and no C_0⁻¹: see profiles/released.yaml.
 
     Attributes
     ----------
@@ -50,6 +50,7 @@ class Rome(Located):
     colour: ClassVar[str] = "#56B4E9"
     middle: ClassVar[bool] = True
 
+    aim: Aim = "value"
     first_only: bool = False
 
     def solve(self, p: Problem) -> torch.Tensor:
@@ -227,13 +228,11 @@ class ZeroUnlearn(Truthful, Sparing):
     project : bool
         Whether to project, that is, the zero term.
     eps : float
-        What the projector leaves, 0 in the paper. The released code sets eps = 0.01 together with
-        its optimised V_f, so no setting here is its method.
+        What the projector leaves, 0 in the paper. The released code sets eps = 0.01, together with
+        V_f = "optimised".
     V_f : {"outputs", "optimised"}
-        The knowledge to project away. "outputs" takes W K_f, as the paper's text says. "optimised"
-        takes W K_f + δ, with δ a change of the residual stream, up to clamp · ‖h‖, from which the
-        model says the true answer, behind every prefix. This is not the released V_f: there δ is a
-        change of down_proj's own output, up to 0.75 times its length, for the bare prompt.
+        The knowledge to project away: W K_f, as the paper's text says, or what the released code
+        takes, see `Truthful`.
 
     References
     ----------
@@ -505,7 +504,7 @@ class Anchored(Sparing):
             that where the subjects without their prompt count.
         """
         n, texts = len(job.facts), len(job.prefixes)
-        device = down_proj(job.model, layer).weight.device
+        device = job.layout.matrix(layer).device
         keys, bare = self._keys(job, layer, job.facts)  # (p n, m)
         root_share = prefix_weights(texts).sqrt().to(device)  # (p,)
         weights = torch.ones(n, dtype=torch.float64) if job.weights is None else job.weights

@@ -1,6 +1,7 @@
 """Make a model forget: check what is asked, find what is needed, let the method make its edit."""
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from ..data.facts import Fact
 from ..edit import Edit, EditError
 from ..models import fingerprint, resolve_layers
+from ..probes import layout
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
@@ -28,7 +30,7 @@ def find_targets(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
-    layer: int,
+    layer: int | Sequence[int],
     *,
     goal: str = "eos",
     reader: Reader | None = None,
@@ -42,8 +44,9 @@ def find_targets(
         What is to forget.
     facts : Sequence[Fact]
         The n facts to forget.
-    layer : int
-        The layer after which targets are set: the last of those to edit.
+    layer : int or sequence of int
+        The layer after which targets are set: the last of those to edit. With aim="value" all that
+        are edited.
     goal : {"eos", "truth"}
         What the model should say at a target, see `zu.targets.optimise`.
     reader : Reader, optional
@@ -125,6 +128,7 @@ def unlearn(
     s = with_settings(method, settings)
     layers = resolve_layers(model, s.layers)
     job = Job(Reader.of(model, tokenizer, reader), list(facts), layers, anchors, earlier)
+    _probe(s, job)
     _check(s, job)
     if message := s.warning(job):
         warnings.warn(message, stacklevel=2)
@@ -157,6 +161,15 @@ def _made(s: Method, job: Job) -> Edit:
     return edit
 
 
+def _probe(s: Method, job: Job) -> None:
+    """Try the model's layout, for a method that locates; aim at values where it normalises them."""
+    if not isinstance(s, Settings):
+        return
+    job.probed = layout(job.model)
+    normed = any(math.isnan(job.probed.scale(layer)) for layer in job.layers)
+    job.aim = "value" if normed else s.aim
+
+
 def _check(s: Method, job: Job) -> None:
     """Refuse what cannot be done, before anything is computed."""
     if not job.facts:
@@ -165,8 +178,8 @@ def _check(s: Method, job: Job) -> None:
         if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
     targets = s.targets if isinstance(s, Settings) else None
-    if targets is not None:
-        targets.check(len(job.facts), job.layers[-1])
+    if targets is not None and not s.middle:
+        targets.check(len(job.facts), job.layers, job.aim)
 
 
 def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
@@ -175,12 +188,14 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     last: of the layers that were asked for; a method may edit the middle one of these.
     """
     job.prefixes = job.reader.texts(s.n_prefixes, s.seed)
-    if s.targets is not None and job.layers[-1] == last:
+    edit.settings["aim"] = job.aim
+    if s.targets is not None and _serve(s.targets, job, last):
         job.targets = s.targets
         edit.settings["targets"] = "given"
-    else:  # those given, if any, are of another layer
-        search = s.search(job.prefixes)
-        job.targets = optimise(job.model, job.tokenizer, job.facts, job.layers[-1], search)
+    else:
+        search = s.search(job.prefixes, aim=job.aim)
+        where = job.layers[-1] if job.aim == "hidden" else job.layers
+        job.targets = optimise(job.model, job.tokenizer, job.facts, where, search)
     job.moments = s.moments
     if job.moments is None:
         job.moments = _moments(job)
@@ -190,6 +205,16 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
         "anchors": len(job.anchors),
     }
     edit.settings |= {name: count for name, count in counts.items() if count}
+
+
+def _serve(targets: Targets, job: Job, last: int) -> bool:
+    """Whether targets that were given are those of a job, which may edit one of several layers.
+
+    last: of the layers that were asked for.
+    """
+    if job.aim != targets.aim or job.layers[-1] != last:
+        return False
+    return job.aim == "hidden" or (targets.layers or job.layers) == job.layers
 
 
 def _moments(job: Job) -> dict[int, torch.Tensor]:

@@ -1,0 +1,360 @@
+"""Where a model keeps its memory: its layers, and in each the projection that ends the MLP.
+
+A `Record` says it for a family, by the name that transformers gives it. `known` finds a model's
+`Layout` by its record or, for families without one, by whatever record fits. What a layout says of
+numbers, `zu.probes.layout` tries on the model itself.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LayoutError(TypeError):
+    """A model that cannot be read or edited layer by layer; the message says why and what can."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where the parts stand in the models of a family, as paths.
+
+    Parameters
+    ----------
+    layers : str
+        The list of layers, in the decoder.
+    last : tuple of str
+        What the states go through after the last layer and before the head, in the decoder; those
+        that a model lacks or has set to None are passed over.
+    projection : str
+        The MLP's output projection, in a layer.
+    attention : str
+        The attention's output projection, in a layer.
+    """
+
+    layers: str = "layers"
+    last: tuple[str, ...] = ("norm",)
+    projection: str = "mlp.down_proj"
+    attention: str = "self_attn.o_proj"
+
+
+_LLAMA = Record()
+_GPT2 = Record("h", ("ln_f",), "mlp.c_proj", "attn.c_proj")
+_GPTJ = Record("h", ("ln_f",), "mlp.fc_out", "attn.out_proj")
+_BLOOM = Record("h", ("ln_f",), "mlp.dense_4h_to_h", "self_attention.dense")
+_NEOX = Record("layers", ("final_layer_norm",), "mlp.dense_4h_to_h", "attention.dense")
+_OPT = Record("layers", ("final_layer_norm", "project_out"), "fc2", "self_attn.out_proj")
+_XGLM = Record("layers", ("layer_norm",), "fc2", "self_attn.out_proj")
+_PHI = Record("layers", ("final_layernorm",), "mlp.fc2", "self_attn.dense")
+_LFM = Record("layers", ("embedding_norm",), "feed_forward.w2", "self_attn.out_proj")
+_MAMBA = Record("layers", ("norm_f",), "mixer.out_proj", "")
+
+#: By ``config.model_type``, the families whose parts have other names than Llama's.
+RECORDS: dict[str, Record] = {
+    "biogpt": _XGLM,
+    "bloom": _BLOOM,
+    "codegen": _GPTJ,
+    "ctrl": Record("h", ("layernorm",), "ffn.2", "multi_head_attention.dense"),
+    "falcon": _BLOOM,
+    "falcon_h1": Record("layers", ("final_layernorm",), "feed_forward.down_proj"),
+    "falcon_mamba": _MAMBA,
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "gpt_neo": Record("h", ("ln_f",), "mlp.c_proj", "attn.attention.out_proj"),
+    "gpt_neox": _NEOX,
+    "gpt_neox_japanese": _NEOX,
+    "gptj": _GPTJ,
+    "lfm2": _LFM,
+    "lfm3": Record("layers", ("embedding_norm",), "feed_forward.w2"),
+    "mamba": _MAMBA,
+    "moshi": Record("layers", ("norm",), "mlp.fc2", "self_attn.o_proj.linear"),
+    "mpt": Record("blocks", ("norm_f",), "ffn.down_proj", "attn.out_proj"),
+    "nanochat": Record("layers", ("norm",), "mlp.fc2"),
+    "openai-gpt": Record("h", (), "mlp.c_proj", "attn.c_proj"),
+    "opt": _OPT,
+    "persimmon": Record("layers", ("final_layernorm",), "mlp.dense_4h_to_h", "self_attn.dense"),
+    "phi": _PHI,
+    "recurrent_gemma": Record("layers", ("final_norm",), "mlp_block.down_proj", ""),
+    "rwkv": Record("blocks", ("ln_out",), "feed_forward.value", "attention.output"),
+    "starcoder2": Record(projection="mlp.c_proj"),
+    "xglm": _XGLM,
+}
+#: What is tried where a family has no record, the likeliest first.
+_OTHERS = list(dict.fromkeys([_LLAMA, Record("layers", ("final_layernorm",)), *RECORDS.values()]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is read and written, layer by layer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model.
+    body : nn.Module
+        The decoder in it: what its layers stand in, without the head.
+    layers : nn.ModuleList
+        Its layers.
+    record : Record
+        Where the parts of a layer stand.
+    scales : mapping of int to float
+        By layer: how many times a change of the projection's output arrives in the state after the
+        layer; NaN where that is no plain multiple, as behind a norm. Empty where it was not tried.
+    """
+
+    model: PreTrainedModel
+    body: nn.Module
+    layers: nn.ModuleList
+    record: Record
+    scales: Mapping[int, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        names = f"'{self.record.layers}' of {len(self.layers)}, '{self.record.projection}' in each"
+        return f"Layout({kind}: {names}; {self._tried()})"
+
+    def _tried(self) -> str:
+        """What the probes found, in words."""
+        if not self.scales:
+            return "not tried"
+        normed = sum(map(math.isnan, self.scales.values()))
+        plain = sorted({f"{x:.3g}" for x in self.scales.values() if not math.isnan(x)})
+        words = [f"its output is added {' or '.join(plain)} times"] if plain else []
+        words += [f"its output is normalised in {normed} layers"] if normed else []
+        words += ["stored transposed"] if self.transposed else []
+        return "probed: " + ", ".join(words)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the projections' weights are stored as (m, d), GPT-2's way."""
+        return any(_is_transposed(x) for x in map(self._at, range(len(self.layers))) if x)
+
+    def _at(self, layer: int) -> nn.Module | None:
+        """What stands where a layer's projection should; None for nothing."""
+        return _part(self.layers[layer], self.record.projection)
+
+    def projection(self, layer: int) -> nn.Module:
+        """The MLP's output projection of one layer.
+
+        Parameters
+        ----------
+        layer : int
+            Its number, from 0 on.
+
+        Returns
+        -------
+        nn.Module
+            Its input is a key, (..., m), its output a value, (..., d).
+
+        Raises
+        ------
+        IndexError
+            For a layer that is not there.
+        LayoutError
+            Where the layer has no such projection, or one that cannot be edited as it is.
+        """
+        if not 0 <= layer < len(self.layers):
+            raise IndexError(f"layer {layer}: the model has layers 0 to {len(self.layers) - 1}")
+        found = self._at(layer)
+        where = f"layer {layer} of {type(self.model).__name__}"
+        if found is None:
+            raise LayoutError(f"{where} has no '{self.record.projection}': it may be a mixture of "
+                              "experts, or a layer without an MLP. zu.evaluate and zu.perplexity "
+                              "work all the same; give layers= of those that have one, if any")
+        fault = _fault(found)
+        if fault:
+            raise LayoutError(f"'{self.record.projection}' in {where} {fault}")
+        return found
+
+    def matrix(self, layer: int) -> torch.Tensor:
+        """A layer's weight as the paper's W.
+
+        Parameters
+        ----------
+        layer : int
+            As in `projection`.
+
+        Returns
+        -------
+        Tensor
+            (d, m): the weight itself, or a view of it where it is stored transposed.
+
+        Raises
+        ------
+        IndexError, LayoutError
+            As `projection` does.
+        """
+        linear = self.projection(layer)
+        weight = linear.get_parameter("weight")
+        return weight.T if _is_transposed(linear) else weight
+
+    def stored(self, layer: int, W: torch.Tensor) -> torch.Tensor:
+        """A weight in the orientation in which the model stores it.
+
+        Parameters
+        ----------
+        layer : int
+            As in `projection`.
+        W : (d, m)
+            A weight, or anything of its shape.
+
+        Returns
+        -------
+        Tensor
+            (d, m), or (m, d) where that is how it is stored.
+        """
+        return W.T if _is_transposed(self.projection(layer)) else W
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention's output projection of one layer.
+
+        Parameters
+        ----------
+        layer : int
+            As in `projection`.
+
+        Returns
+        -------
+        nn.Module
+            What attention puts out comes out of it.
+
+        Raises
+        ------
+        LayoutError
+            Where it is not known.
+        """
+        found = _part(self.layers[layer], self.record.attention)
+        if found is None:
+            raise LayoutError(f"zu does not know where attention's output stands in layer {layer} "
+                              f"of {type(self.model).__name__}")
+        return found
+
+    def finish(self, states: torch.Tensor) -> torch.Tensor:
+        """What the head sees of states after the last layer.
+
+        Parameters
+        ----------
+        states : (..., d)
+            States after the last layer.
+
+        Returns
+        -------
+        (..., d')
+            The same, normed; projected too where the embedding is narrower.
+        """
+        for name in self.record.last:
+            module = _part(self.body, name)
+            if module is not None:
+                states = module(states)
+        return states
+
+    def above(self) -> set[int]:
+        """The ids of the modules between the last layer and the head."""
+        parts = [_part(self.body, name) for name in self.record.last]
+        return {id(x) for part in parts if part is not None for x in part.modules()}
+
+    def scale(self, layer: int) -> float:
+        """How many times a change of the projection's output arrives in the state after the layer.
+
+        Parameters
+        ----------
+        layer : int
+            Its number.
+
+        Returns
+        -------
+        float
+            1 in most families; NaN where the output is normalised first.
+        """
+        return self.scales.get(layer, 1.0)
+
+
+def known(model: PreTrainedModel) -> Layout:
+    """A model's layout by its family's record, else by one that fits; nothing is tried.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+
+    Returns
+    -------
+    Layout
+        Without scales.
+
+    Raises
+    ------
+    LayoutError
+        For a model in which no record finds layers with a projection.
+    """
+    kind = getattr(model.config.get_text_config(), "model_type", "")
+    for body in _bodies(model):
+        records = [RECORDS[kind]] if kind in RECORDS else _OTHERS
+        for record in records:
+            layers = _part(body, record.layers)
+            if isinstance(layers, nn.ModuleList) and _fits(body, layers, record):
+                return Layout(model, body, layers, record)
+    raise LayoutError(
+        f"zu does not know where the layers of {type(model).__name__} and their MLPs' output "
+        "projections stand: it cannot edit this model. zu.evaluate and zu.perplexity work all the "
+        "same")
+
+
+def _bodies(model: PreTrainedModel) -> list[nn.Module]:
+    """What may be the decoder in a model, the likeliest first."""
+    found = [model.get_decoder(), getattr(model, "base_model", None), getattr(model, "model", None)]
+    return [x for x in found if isinstance(x, nn.Module)]
+
+
+def _fits(body: nn.Module, layers: nn.ModuleList, record: Record) -> bool:
+    """Whether some layer has the record's projection, and the decoder what comes last."""
+    there = any(_part(layer, record.projection) is not None for layer in layers)
+    return there and (not record.last or _part(body, record.last[0]) is not None)
+
+
+def _part(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at a dotted path, None for no such."""
+    if not path:
+        return None
+    try:
+        return module.get_submodule(path)
+    except AttributeError:  # also where a part on the way is None or no module
+        return None
+
+
+def _is_transposed(linear: nn.Module) -> bool:
+    """Whether a projection's weight is stored as (inputs, outputs)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(linear, Conv1D)
+
+
+def _fault(linear: nn.Module) -> str:
+    """Why a projection cannot be edited as it is, as the end of a sentence; "" where it can."""
+    from transformers.pytorch_utils import Conv1D
+
+    if hasattr(linear, "base_layer"):
+        return ("is wrapped by an adapter: merge it into the weights first "
+                "(model = model.merge_and_unload()), or take it off")
+    weight = linear._parameters.get("weight")
+    if weight is None or not isinstance(linear, nn.Linear | Conv1D):
+        return (f"is a {type(linear).__name__}, no plain linear map: load the model without "
+                "quantisation (no quantization_config), in float32 or bfloat16")
+    if weight.is_meta:
+        return ("is not in memory, but offloaded: load the model with a device_map that keeps all "
+                "layers on devices, or device='cpu'")
+    plain = type(weight) is nn.Parameter and type(weight.data) is torch.Tensor
+    if not plain or not weight.is_floating_point() or weight.element_size() < 2:
+        kind = type(weight.data).__name__ if plain else type(weight).__name__
+        return (f"is quantised ({kind} of {weight.dtype}): load the model without quantisation "
+                "(no quantization_config), edit it, and quantise what zu.save_model writes")
+    if hasattr(linear, "parametrizations"):
+        return "is computed from others (torch's parametrize): remove the parametrisation first"
+    return ""

@@ -1,0 +1,260 @@
+"""Whether a model is read and written as its layout says: tried on it, before anything is edited.
+
+`layout` runs a few random tokens through a model. What each layer puts out must be what the next
+one takes in; the logits made from the last states must be the model's own; the projection's output
+must be W k + b; and a small change of it must arrive in the state after the layer, at its own token
+alone. What it is multiplied by on the way is measured.
+"""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+
+from .batches import Batch
+from .data.cache import cache_file, read_tensors, write_tensors
+from .layouts import Layout, LayoutError, known
+from .models import NonFiniteError, logits
+from .passes import call_layer, entering, hooks, run_from, whole_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Rows and columns of the random tokens; the second row is shorter by two.
+SHAPE = 2, 7
+#: Part of the cache's names: another one where a layout is probed in another way.
+VERSION = 1
+
+
+def layout(model: PreTrainedModel) -> Layout:
+    """How a model is read and written, tried on the model itself.
+
+    What was found is kept under `zu.cache_dir`, by architecture, type of numbers and kind of
+    device; that the weights can be edited is looked at each time.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+
+    Returns
+    -------
+    Layout
+        With the scale of each layer that has a projection.
+
+    Raises
+    ------
+    LayoutError
+        Where a probe fails: it says which, and what can be done.
+    """
+    found = known(model)
+    editable = [i for i in range(len(found.layers)) if found._at(i) is not None]
+    for i in editable:
+        found.projection(i)  # for its errors
+    about = (VERSION, type(model).__name__, _configuration(model), str(model.dtype),
+             model.device.type, torch.__version__, transformers.__version__)
+    path = cache_file("layouts", repr(about))
+    kept = read_tensors(path, "scales")
+    if kept is None or len(kept["scales"]) != len(editable):
+        kept = {"scales": torch.tensor(_probed(found, editable), dtype=torch.float64)}
+        write_tensors(path, kept)
+    return replace(found, scales=dict(zip(editable, kept["scales"].tolist(), strict=True)))
+
+
+def _configuration(model: PreTrainedModel) -> str:
+    """What a model says of its architecture, and how it attends."""
+    about = model.config.to_dict()
+    for idle in ("_name_or_path", "transformers_version"):
+        about.pop(idle, None)
+    attention = getattr(model.config, "_attn_implementation", "")
+    return json.dumps(about, sort_keys=True, default=str) + str(attention)
+
+
+@torch.no_grad()
+def _probed(found: Layout, editable: list[int]) -> list[float]:
+    """The scale of each of some layers; `LayoutError` where a layout does not hold."""
+    model, batch = found.model, _tokens(found.model)
+    try:
+        states, calls = _chained(found, batch)
+        _same_logits(model, found, batch, states[-1])
+        return [_scale(found, i, states[i], calls[i], batch) for i in editable]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, LayoutError | NonFiniteError) or "allocate memory" in str(error):
+            raise
+        raise LayoutError(_refusal(model, f"{type(error).__name__}: {error}")) from error
+
+
+def _tokens(model: PreTrainedModel) -> Batch:
+    """Two rows of random tokens, padded on the right."""
+    rows, length = SHAPE
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(min(vocabulary, 5), min(vocabulary, 20_000), (rows, length),
+                        generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    position = torch.tensor([3, 2])
+    device = model.device
+    return Batch(ids.to(device), mask.to(device), position.to(device))
+
+
+def _refusal(model: PreTrainedModel, why: str) -> str:
+    """What to say of a model whose layout does not hold."""
+    return (f"{type(model).__name__} cannot be edited layer by layer: {why}. zu.evaluate and "
+            "zu.perplexity work all the same")
+
+
+def _close(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two tensors are equal up to the rounding of the model's numbers."""
+    error = (found.float() - expected.float()).norm()
+    return bool(error <= _rounding(model) * expected.float().norm())
+
+
+def _rounding(model: PreTrainedModel) -> float:
+    """How far two ways to compute the same may differ, as a share of it."""
+    return max(1e-5, 8 * torch.finfo(model.dtype).eps)
+
+
+def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int, dict]]:
+    """The states that enter each layer and leave the last, (rows, length, d), and the calls.
+
+    Each layer, called alone with what it was called with, must put out what the next one takes in.
+    """
+    seen: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    pairs = [(partial(block.register_forward_pre_hook, with_kwargs=True), keep)
+             for block in found.layers]
+    with hooks(*pairs):
+        _, calls, out = entering(found.model, batch, 0)
+    states = [*seen, out]
+    if len(seen) != len(found.layers):
+        why = f"{len(found.layers)} layers are called {len(seen)} times"
+        raise LayoutError(_refusal(found.model, why))
+    real = batch.real.bool()
+    for i, block in enumerate(found.layers):
+        alone = call_layer(block, states[i], calls[i])
+        if not _close(found.model, alone[real], states[i + 1][real]):
+            why = f"layer {i + 1} takes in something else than layer {i} puts out"
+            raise LayoutError(_refusal(found.model, why))
+    middle = len(found.layers) // 2
+    above = {i: call for i, call in calls.items() if i >= middle}
+    rest = run_from(found.model, states[middle], above)
+    if not _close(found.model, rest[real], out[real]):
+        raise LayoutError(_refusal(found.model, "its upper layers alone say something else"))
+    return states, calls
+
+
+def _same_logits(
+    model: PreTrainedModel, found: Layout, batch: Batch, last: torch.Tensor
+) -> None:
+    """Raise `LayoutError` unless the logits of the last states (rows, length, d) are its own."""
+    real = batch.real.bool()
+    own = whole_logits(model, batch, real)  # (real tokens, vocabulary)
+    ours = logits(model, found.finish(last)[real])
+    if not _close(model, ours, own):
+        error = float((ours - own).norm() / own.norm())
+        why = f"its logits differ from those made of its last states, by {error:.2g} of their size"
+        raise LayoutError(_refusal(model, why))
+
+
+def _scale(
+    found: Layout, layer: int, states: torch.Tensor, call: dict, batch: Batch
+) -> float:
+    """How a random change of a projection's output arrives after its layer; NaN for no multiple.
+
+    states: what enters the layer, (rows, length, d).
+    """
+    model, block, linear = found.model, found.layers[layer], found.projection(layer)
+    rows = torch.arange(len(states), device=states.device)
+    at = batch.position.to(states.device)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.append((args[0].clone(), output.clone()))  # some add to it in place
+
+    with hooks((linear.register_forward_hook, keep)):
+        plain = call_layer(block, states, call)
+    if len(seen) != 1:
+        why = f"the projection of layer {layer} is used {len(seen)} times in one pass"
+        raise LayoutError(_refusal(model, why))
+    key, value = seen[0]
+    _check_linear(found, layer, key, value, states)
+    generator = torch.Generator().manual_seed(layer)
+    change = torch.randn(len(states), value.shape[-1], generator=generator).to(value.device)
+    size = plain[rows, at].float().norm(dim=1, keepdim=True).to(change.device)
+    change = change / change.norm(dim=1, keepdim=True) * size  # (rows, d), as long as the state is
+
+    def moved(by: torch.Tensor) -> torch.Tensor:
+        """What a change (rows, d) of the projection's output changes after the layer."""
+
+        def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            shifted = output.clone().view(*states.shape[:2], -1)  # some flatten rows and length
+            shifted[rows, at] = (shifted[rows, at].float() + by).to(output.dtype)
+            return shifted.view_as(output)
+
+        with hooks((linear.register_forward_hook, add)):
+            return call_layer(block, states, call).float() - plain.float()
+
+    once = _arrives(found, layer, moved(change), at)
+    twice = _arrives(found, layer, moved(-2 * change), at)
+    return _multiple(model, once, twice, change.to(once.device))
+
+
+def _check_linear(
+    found: Layout, layer: int, key: torch.Tensor, value: torch.Tensor, states: torch.Tensor
+) -> None:
+    """Raise `LayoutError` unless a projection's output is W k + b, a value for each state."""
+    linear = found.projection(layer)
+    W, bias = found.matrix(layer), linear._parameters.get("bias")
+    expected = F.linear(key, W, bias)
+    if not _close(found.model, value, expected):
+        why = f"the projection of layer {layer} does not put out W k"
+        raise LayoutError(_refusal(found.model, why))
+    if value.numel() != states.numel():
+        shapes = f"{tuple(value.shape)} for {tuple(states.shape)}"
+        raise LayoutError(_refusal(found.model, f"the projection of layer {layer} gives {shapes}"))
+
+
+def _arrives(found: Layout, layer: int, moved: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """What moved after a layer (rows, length, d), at the changed tokens, (rows, d).
+
+    `LayoutError` where nothing moved there, or anything elsewhere.
+    """
+    rows = torch.arange(len(moved), device=moved.device)
+    there = moved[rows, at]  # (rows, d)
+    elsewhere = moved.clone()
+    elsewhere[rows, at] = 0
+    size = float(there.norm())
+    if not math.isfinite(size) or size == 0:
+        raise LayoutError(_refusal(found.model, "a change of what the projection puts out does not "
+                                   f"arrive after layer {layer}"))
+    if float(elsewhere.norm()) > _rounding(found.model) * size:
+        raise LayoutError(_refusal(found.model, "a change of what the projection puts out at one "
+                                   f"token reaches others within layer {layer}"))
+    return there
+
+
+def _multiple(
+    model: PreTrainedModel, once: torch.Tensor, twice: torch.Tensor, change: torch.Tensor
+) -> float:
+    """How many times a change arrives, given what it moves and what −2 times it moves, (rows, d).
+
+    NaN where that is no plain multiple. What is 1 up to rounding is 1.
+    """
+    times = float((once * change).sum() / change.square().sum())
+    small = max(1e-3, 4 * torch.finfo(model.dtype).eps)
+    straight = float((once - times * change).norm()) <= small * float(once.norm())
+    linear = float((twice + 2 * once).norm()) <= small * float(twice.norm())
+    if not straight or not linear:
+        return math.nan
+    return 1.0 if abs(times - 1) < small else times
