@@ -40,14 +40,14 @@ def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
             handle.remove()
 
 
-def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
+def states_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
     """The hidden states in what a decoder layer returns, (rows, length, d).
 
-    Some layers return a tuple with the states in front, others the states alone.
+    Some layers return a tuple or list with the states in front, others the states alone.
 
     Parameters
     ----------
-    output : Tensor or tuple
+    output : Tensor, tuple or list
         What the layer returned.
 
     Returns
@@ -55,7 +55,7 @@ def states_of(output: torch.Tensor | tuple) -> torch.Tensor:
     (rows, length, d)
         The states.
     """
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def forward_until(

@@ -173,12 +173,12 @@ class WholeRuns:
 def _add(
     module: nn.Module,
     args: tuple,
-    output: torch.Tensor | tuple,
+    output: torch.Tensor | tuple | list,
     *,
     position: torch.Tensor,
     delta: torch.Tensor,
     shape: torch.Size,
-) -> torch.Tensor | tuple:
+) -> torch.Tensor | tuple | list:
     """A forward hook: an output with δ (d,) added at each row's position (rows,).
 
     shape: (rows, length), which some families flatten.
@@ -190,7 +190,9 @@ def _add(
     shifted = changed[rows, at].float() + delta.to(changed.device)  # (rows, d)
     changed[rows, at] = shifted.to(changed.dtype)
     changed = changed.view_as(whole)
-    return (changed, *output[1:]) if isinstance(output, tuple) else changed
+    if not isinstance(output, tuple | list):
+        return changed
+    return type(output)([changed, *output[1:]])
 
 
 def values_at(

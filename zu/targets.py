@@ -568,15 +568,22 @@ def bytes_per_fact(
     layout = known(model)
     depth = len(layout.layers)
     d, m = layout.matrix(min(start, depth - 1)).shape
-    heads = getattr(config, "num_attention_heads", 1)
-    head = getattr(config, "head_dim", None) or d // heads
-    # numbers of a token's keys and values in a layer
-    kv = 2 * head * (getattr(config, "num_key_value_heads", None) or heads)
+    kv = _numbers_of_a_token(config, d)
     per_token = (8 * size + 16) * d + 6 * m * size + 6 * kv * size
     states = width * (depth - start + 1) * per_token
     past = length * (3 * depth * kv * size + 4 * m * size)
     scores = 5 * config.vocab_size * 4
     return prompts * (states + past + scores)
+
+
+def _numbers_of_a_token(config: Any, d: int) -> int:
+    """How many numbers the attention keeps of a token in a layer: its keys and its values."""
+    try:
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or d // heads
+        return 2 * head * (getattr(config, "num_key_value_heads", None) or heads)
+    except (AttributeError, RuntimeError):  # another kind of layer, or layers that differ
+        return 4 * d
 
 
 def _parts(
