@@ -22,8 +22,6 @@ from .reader import collate, hooks, states_of, trace
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .targets import Place, Search
-
 
 class CodedFact(Protocol):
     """A fact as token ids, see `zu.targets`.
@@ -40,6 +38,26 @@ class CodedFact(Protocol):
 
     @property
     def essence(self) -> tuple[list[int], int]: ...
+
+
+class Place(Protocol):
+    """Where δ goes, see `zu.targets.Place`."""
+
+    @property
+    def aim(self) -> str: ...
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+
+
+class Search(Protocol):
+    """What is asked of the divergence, see `zu.targets.Search`."""
+
+    @property
+    def kl(self) -> float: ...
+
+    @property
+    def kl_at(self) -> str: ...
 
 
 class WholeRuns:
