@@ -365,7 +365,11 @@ def test_rows_whose_labels_look_alike_have_records_of_their_own(grid):
     assert len(list(arguments["records"].rglob("*.json"))) == 2
 
 
-def test_a_row_cannot_choose_its_layers(grid):
+def test_a_row_may_have_layers_of_its_own(grid):
     model, tokenizer, facts, arguments = grid
-    with pytest.raises(ValueError, match="the layers are the grid's"):
-        run_grid(model, tokenizer, facts, **arguments | {"methods": ["memit:layers=[1]"]})
+    labels = ["memit", "memit:layers=[3]", "ga:steps=2,layers=[0.8]"]
+    records = run_grid(model, tokenizer, facts, **arguments | {"methods": labels, "seeds": [1]})
+    assert [record["layers"] for record in records] == [[1, 2], [3], [4]]
+    alone = run_grid(model, tokenizer, facts, **arguments | {
+        "methods": ["memit"], "seeds": [1], "layers": (3,), "records": arguments["records"] / "3"})
+    assert records[1]["metrics"] == alone[0]["metrics"] != records[0]["metrics"]

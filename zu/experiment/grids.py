@@ -31,7 +31,7 @@ from ..records import (
     write_record,
 )
 from ..scores import evaluate, perplexity
-from ..second_moments import corpus, moments
+from ..second_moments import Moments, corpus, moments
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Grid:
     folder : Path
         Where the records go; its last part names the experiment.
     layers : sequence of int or float
-        To edit; none: the model's own.
+        To edit; none: the model's own. A row may name others (``"memit:layers=[6,7,8]"``).
     texts : Texts
         What moments and perplexity are read from.
     measure : Measure, optional
@@ -194,7 +194,7 @@ class Grid:
     anchors: Anchors | None = None
     own: dict[str, Own] = field(default_factory=dict)
     #: What several runs share, by what it is and the model's fingerprint.
-    kept: dict[tuple, Any] = field(default_factory=dict, init=False, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -234,7 +234,10 @@ class Grid:
             For a label that would not run as it says, before anything is computed.
         """
         rows = {label: self._row(label) for label in methods}
-        self.reader.bind(min(self.chosen))
+        layers = {layer for row in rows.values() for layer in self._layers(row)}
+        self.reader.bind(min(layers))
+        # all that the rows edit, for moments of one reading
+        self.kept["layers"] = layers | self.kept.get("layers", set())
         common = self._common(facts.rule)
         folder = Path(self.folder) / self.name / facts.name
         found = []
@@ -255,6 +258,11 @@ class Grid:
         if label in self.own:
             return Row(label, {}, False)
         return check_row(label, anchors=bool(self.anchors))
+
+    def _layers(self, row: Row) -> tuple[int, ...]:
+        """The layers that a row edits: its own or, where it names none, the grid's."""
+        own = row.settings.get("layers")
+        return resolve_layers(self.reader.model, own) if own else self.chosen
 
     def _record(self, draw: _Draw, spec: RunSpec, path: Path) -> dict:
         """The record of a run: the one that is there, where it still holds, or a new one."""
@@ -285,7 +293,7 @@ class Grid:
         """What decides the result of a run."""
         row, given = draw.row, self.reader.given_prefixes
         about = {"experiment": Path(self.folder).name} | draw.about | asdict(self.texts)
-        about |= {"model": self.name, "settings": row.settings, "layers": list(self.chosen),
+        about |= {"model": self.name, "settings": row.settings, "layers": list(self._layers(row)),
                   "dtype": str(self.reader.model.dtype)}
         theirs = row.method in self.own
         hidden = common | {"forget_hash": draw.forget.hash, "own": common["own"].get(row.method)}
@@ -316,7 +324,8 @@ class Grid:
     def _edit(self, draw: _Draw, seconds: dict[str, float]) -> Edit | None:
         """The edit of a row, put on; None for "base"."""
         reader, method = self.reader, draw.row.method
-        settings = {"layers": self.chosen} | draw.row.settings
+        layers = self._layers(draw.row)
+        settings = draw.row.settings | {"layers": layers}
         if method == "base":
             return None
         if method in self.own:
@@ -325,19 +334,25 @@ class Grid:
         if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         if issubclass(find(method), Settings):
-            settings["moments"] = self._moments(seconds)
+            settings["moments"] = self._moments(layers, seconds)
         with _stage(seconds, "edit"):
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
                            anchors=draw.spare, reader=reader, **settings)
 
-    def _moments(self, seconds: dict[str, float]) -> dict[int, torch.Tensor]:
-        """The moments of the grid's text, for all of its layers."""
+    def _moments(
+        self, layers: tuple[int, ...], seconds: dict[str, float]
+    ) -> dict[int, torch.Tensor]:
+        """The moments of the grid's text, for some layers; those of all rows are read at once."""
         reader, texts = self.reader, self.texts
         key = ("moments", fingerprint(reader.model))
-        if key not in self.kept:
+        found = self.kept.get(key, {})
+        wanted = {*layers} | self.kept.get("layers", set())
+        lacking = sorted(wanted - {*found})
+        if lacking:
             with _stage(seconds, "moments"):
-                self.kept[key] = moments(reader.model, reader.tokenizer, self.chosen,
-                                         texts.corpus or None, tokens=texts.moment_tokens)
+                more = moments(reader.model, reader.tokenizer, lacking, texts.corpus or None,
+                               tokens=texts.moment_tokens)
+            self.kept[key] = Moments({**found, **more}, more.tokens)
         return self.kept[key]
 
     def _metrics(self, forget: Facts, edit: Edit | None) -> dict:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def parse_method(label: str) -> Row:
     label : str
         ``"zerounlearn"`` is the method as published, ``"zerounlearn+anchors"`` the same with
         anchors, other subjects to spare; ``"zerounlearn:V_f=optimised,beta=10"`` has settings of
-        its own.
+        its own, and ``"memit:layers=[6,7,8]"`` layers of its own.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def parse_method(label: str) -> Row:
     if plus and extra != "anchors":
         raise ValueError(f"row '{label}': '+{extra}' is unknown; '+anchors' gives a method anchors")
     settings = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, re.split(r",(?![^\[]*\])", rest)):  # at commas outside brackets
         key, _, value = part.partition("=")
         try:
             settings[key] = json.loads(value)
@@ -86,8 +87,6 @@ def check_row(label: str, *, anchors: bool) -> Row:
         if row.settings or row.anchors:
             raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
         return row
-    if "layers" in row.settings:
-        raise ValueError(f"row '{label}': the layers are the grid's, give them there")
     settings_for(row.method, **row.settings)
     if row.anchors and not find(row.method).spares:
         raise ValueError(f"row '{label}': {row.method} takes no anchors")
