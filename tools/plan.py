@@ -29,7 +29,7 @@ from zu.data.foreign import own_code  # noqa: E402
 from zu.data.names import did_you_mean  # noqa: E402
 from zu.data.readers import PUBLISHED  # noqa: E402
 from zu.experiment import parse_method, rows_at  # noqa: E402
-from zu.methods import Descended, Method, settings_for  # noqa: E402
+from zu.methods import Descended, Located, Method, settings_for  # noqa: E402
 from zu.models import default_layers  # noqa: E402
 
 #: Shapes of the paper's models and the embedded one, for when no config is at hand:
@@ -150,6 +150,8 @@ def work(
     if row.method == "base":
         return cost
     settings = settings_for(row.method, **row.settings)
+    if settings.layers:
+        layers = edited(model, settings.layers)
     if isinstance(settings, Descended):
         rows = n * tokens * settings.passes
         behind = 4 * (model.depth - _changed(settings, layers)[0]) * model.layer
@@ -163,28 +165,27 @@ def _prompts(dataset: str) -> tuple[int, int, float]:
 
 
 def _changed(settings: Method, layers: Sequence[int]) -> Sequence[int]:
-    """Those of the layers that a method changes: all of them, or the middle one."""
-    middle = len(layers) // 2
-    return layers[middle:middle + 1] if settings.middle else layers
+    """Those of the layers that a method changes: all of them, or one."""
+    return settings.edited(layers)
 
 
 def _located(
-    model: Model, settings: Method, dataset: str, n: int, layers: Sequence[int], prefixes: int
+    model: Model, settings: Located, dataset: str, n: int, layers: Sequence[int], prefixes: int
 ) -> dict[str, float]:
     """Operations of an edit that locates facts and solves a problem in each layer."""
     _, tokens, suffix = _prompts(dataset)
     at = _changed(settings, layers)
 
-    def search(layer: int) -> float:
+    def search(layer: int, prefixes: int) -> float:
         return targets(model, layer, n, settings.steps, suffix, prefixes)
 
     read = n * (prefixes + 1) * (PREFIX + tokens)  # tokens, for each layer anew
     cost = {
         "traces": len(at) * read * 2 * model.layer * (layers[-1] + 1),
-        f"targets {at[-1]}": search(at[-1]),
+        f"targets {settings.aim} {at[-1]}": search(at[-1], prefixes),
     }
-    if searched := at[:settings.truth_searches(at)]:
-        cost["targets truth"] = sum(search(layer) for layer in searched)
+    if searched := at[:settings.truth_searches(at)]:  # for the bare prompt alone
+        cost["targets truth"] = sum(search(layer, 0) for layer in searched)
     cost["solve"] = DOUBLE * len(at) * settings.operations(model.d, model.m, n)
     return cost
 

@@ -162,8 +162,8 @@ class Search:
     """How a target is searched for.
 
     lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the
-    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit, which
-    would be lr = 0.1 √d/‖h‖ here; its tolerance is 0.05. Our defaults save steps.
+    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit
+    (`absolute`), which would be lr = 0.1 √d/‖h‖; its tolerance is 0.05. Our defaults save steps.
 
     Parameters
     ----------
@@ -183,6 +183,8 @@ class Search:
         The loss under which a fact is done.
     aim : {"hidden", "value"}
         What δ changes, and h is the length of: the hidden state, or what the projection puts out.
+    absolute : bool
+        Whether lr is in h's own unit instead, as in the literature.
     kl_at : {"subject", "next"}
         The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
         original) of what is said at the subject's last token in "{subject} is a". "next" is
@@ -199,6 +201,7 @@ class Search:
     tolerance: float = 0.1
     aim: Aim = "hidden"
     kl_at: Literal["subject", "next"] = "subject"
+    absolute: bool = False
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> list[int]:
@@ -337,7 +340,7 @@ def _solved(
 def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]:
     """What decides on a fact's result beside its tokens, for the names of files."""
     numbers = (search.steps, search.lr, search.weight_decay, search.kl, search.clamp)
-    how = (search.tolerance, search.kl_at)
+    how = (search.tolerance, search.kl_at, search.absolute)
     about = (fingerprint(model), model.device.type, place, *numbers, *how)
     return [str(x) for x in about]
 
@@ -622,12 +625,13 @@ def _adam(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
 
+    Where the rate is absolute it is on δ itself.
     Returns z (n, k, d), h (n, k, d) and the losses (n, steps): k places, each with its δ and h.
     """
     h = problem.h
     n, _, d = h.shape
     norm = h.norm(dim=2, keepdim=True)  # (n, k, 1)
-    scale = norm / d ** 0.5
+    scale = torch.ones_like(norm) if search.absolute else norm / d ** 0.5
     u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
     losses = torch.zeros(search.steps, n, dtype=torch.float32)
     active = torch.arange(n, device=h.device)  # (a,): the facts that are not done yet

@@ -37,7 +37,7 @@ class Method(BaseModel):
     label, colour : str
         What tables call it, and its colour in every figure.
     middle : bool
-        Whether it changes only the middle one of the layers.
+        Whether it changes only one of the layers: the middle one, unless a setting says otherwise.
     spares : bool
         Whether it takes anchors and earlier edits into account.
     layers : sequence of int or float, optional
@@ -72,6 +72,23 @@ class Method(BaseModel):
         if given is None or isinstance(given, str):
             return given
         return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
+
+    def edited(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Those of the layers that the method changes.
+
+        Parameters
+        ----------
+        layers : sequence of int
+            The layers that it is given, ascending.
+
+        Returns
+        -------
+        tuple of int
+            All of them, or one.
+        """
+        if not self.middle:
+            return tuple(layers)
+        return (layers[len(layers) // 2],)
 
     @classmethod
     def row_name(cls, anchors: bool) -> str:
@@ -274,6 +291,24 @@ class Columns:
     mean: torch.Tensor
 
 
+class OneLayer(Method):
+    """The setting of the methods that change one layer.
+
+    Attributes
+    ----------
+    which : {"middle", "last"}
+        Which one of the layers.
+    """
+
+    middle: ClassVar[bool] = True
+
+    which: Literal["middle", "last"] = "middle"
+
+    def edited(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """The middle or the last one of the layers, see `Method.edited`."""
+        return super().edited(layers) if self.which == "middle" else (layers[-1],)
+
+
 class Settings(Method):
     """The settings of every method of the locate-and-edit kind: how its targets are found.
 
@@ -288,6 +323,8 @@ class Settings(Method):
         Optimisation steps for a target.
     lr : float
         One step moves a coordinate of the target by lr times ‖h‖/√d.
+    absolute : bool
+        Whether lr is in the unit of h itself instead, as in the literature.
     tolerance : float
         Loss under which a target is found.
     weight_decay : float
@@ -313,6 +350,7 @@ class Settings(Method):
     lr: float = Field(
         0.4, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d"
     )
+    absolute: bool = False
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
     kl: float = Field(0.0625, ge=0)
@@ -351,6 +389,7 @@ class Settings(Method):
             tolerance=self.tolerance,
             aim=aim or self.aim,
             kl_at=self.kl_at,
+            absolute=self.absolute,
         )
 
 
@@ -713,8 +752,8 @@ class Truthful(Located):
         return len(layers) if self.V_f == "optimised" else 0
 
 
-class Descended(Method):
-    """Gradient descent on the middle layer's projection.
+class Descended(OneLayer):
+    """Gradient descent on one layer's projection.
 
     Attributes
     ----------
@@ -735,7 +774,6 @@ class Descended(Method):
         all its steps.
     """
 
-    middle: ClassVar[bool] = True
     goal: ClassVar[str] = "truth"
     sign: ClassVar[int] = 1
     passes: ClassVar[int] = 1

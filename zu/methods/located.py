@@ -17,6 +17,7 @@ from .base import (
     Columns,
     Job,
     Located,
+    OneLayer,
     Problem,
     Sparing,
     Truthful,
@@ -26,7 +27,7 @@ from .base import (
 )
 
 
-class Rome(Located):
+class Rome(OneLayer, Located):
     """ROME: one fact after the other, each with its own key, into the middle layer.
 
     As published, δ moves what the projection puts out, by up to `clamp` of that output's length. In
@@ -38,6 +39,8 @@ class Rome(Located):
     ----------
     first_only : bool
         Edit the first fact and no other, which that comparison does as well.
+    whiten : bool
+        Whether the change is spread by C_0⁻¹, as published; without it, along the key alone.
 
     References
     ----------
@@ -48,10 +51,9 @@ class Rome(Located):
     about: ClassVar[str] = "rank-one edits, fact after fact"
     label: ClassVar[str] = "ROME"
     colour: ClassVar[str] = "#56B4E9"
-    middle: ClassVar[bool] = True
-
     aim: Aim = "value"
     first_only: bool = False
+    whiten: bool = True
 
     def solve(self, p: Problem) -> torch.Tensor:
         """A layer's new weight (d, m): a rank-one change a fact, each on the weight so far.
@@ -66,10 +68,11 @@ class Rome(Located):
         torch.Tensor
             (d, m), float64.
         """
+        C0 = p.C0 if self.whiten else torch.eye(len(p.C0), dtype=p.C0.dtype, device=p.C0.device)
         W = p.W  # a layer's keys do not depend on its own weight: no need to read them again
         count = 1 if self.first_only else p.K_f.shape[1]
         for i in range(count):
-            W = W + solve.rome(W, p.K_f[:, i], p.V_star[:, i], p.C0)
+            W = W + solve.rome(W, p.K_f[:, i], p.V_star[:, i], C0)
         return W
 
 

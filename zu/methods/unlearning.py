@@ -143,8 +143,7 @@ def _made(s: Method, job: Job) -> Edit:
     has the method solve it; `Edit.set` puts the new weight on.
     """
     asked = job.layers
-    if s.middle:
-        job.layers = (asked[len(asked) // 2],)
+    job.layers = s.edited(asked)
     job.reader.bind(job.layers[0])
     job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers)}
