@@ -135,9 +135,9 @@ def test_three_layers_are_edited_as_the_formulas_say(folders, facts):
     twin, _ = zu.load_model(folders["llama"], device="cpu")
     some, settings = list(facts)[:2], row("released", "zerounlearn")
     m = model.config.intermediate_size
-    noise = {l: torch.randn(3 * m, m, dtype=torch.float64,
-                            generator=torch.Generator().manual_seed(l)) for l in LAYERS}
-    moments = {l: 1e-4 * x.T @ x / len(x) for l, x in noise.items()}  # so that the facts count
+    noise = {layer: torch.randn(3 * m, m, dtype=torch.float64,
+                            generator=torch.Generator().manual_seed(layer)) for layer in LAYERS}
+    moments = {layer: 1e-4 * x.T @ x / len(x) for layer, x in noise.items()}  # so that the facts count
     edit = zu.unlearn(model, tokenizer, some, "zerounlearn", layers=LAYERS, moments=moments,
                       reader=zu.Reader(model, tokenizer, prefixes=PREFIXES), **settings)
 
