@@ -39,9 +39,8 @@ def read_rwku(row: Row) -> list[Fact]:
     `neighbor` is about that one; beside rows without it is a neighbour of those: see
     `with_neighbors`.
     """
-    about = text_at(row, "subject")
-    if not is_none(row.get("neighbor")):
-        about = text_at(row, "neighbor")
+    is_near = not is_none(row.get("neighbor"))
+    about = text_at(row, "neighbor" if is_near else "subject")
     subject, prompt = loosely(row, continued(row, prompt_at(row, "query")), about)
     fact = _asked(row, subject, prompt, text_at(row, "answer"))
     near = [(continued(row, asked), answer) for asked, answer in fact.neighbors]
@@ -106,8 +105,8 @@ def refuse_target(row: Row) -> list[Fact]:
 
 def refuse_text(row: Row) -> list[Fact]:
     """Running text, such as MUSE's raw and RWKU's passages: no question."""
-    raise FactError("fields 'question' and 'answer' are missing: this is running text, as MUSE's raw "
-                    "sets and RWKU's passages are; give question sets, such as MUSE's knowmem")
+    raise FactError("fields 'question' and 'answer' are missing: this is running text, as MUSE's "
+                    "raw sets and RWKU's passages are; give question sets, such as MUSE's knowmem")
 
 
 def _asked(row: Row, subject: str, prompt: str, target: str) -> Fact:
