@@ -47,15 +47,23 @@ asked = st.dictionaries(st.sampled_from(["prompt", "ground_truth", "answer", "qu
 nested = cells | st.lists(cells | asked, max_size=3) | st.dictionaries(
     st.sampled_from(["Subject_Aliasing", "Forgetfulness", "neighborhood", "str", "0", "1"]),
     st.lists(asked, max_size=2) | asked | cells, max_size=2)
+#: What stands in a field that needs more than a text.
+RIGHT = {"requested_rewrite": {"subject": "Peru", "prompt": "Peru is",
+                               "target_true": {"str": "x"}},
+         "locality": {"neighborhood": [{"prompt": "Chad is", "ground_truth": [["x"]]}]},
+         "choices": ["Peru", "Chad"], "questions": ["Peru is"],
+         "single_hops": [{"cloze": "Peru is", "answer": "x"}]}
 
 
 @st.composite
 def shaped(draw):
     """A row of a published shape, in which anything may be missing, more, or of another kind."""
     shape = draw(st.sampled_from(list(SHAPES.values())))
-    row = {field: draw(st.sampled_from(["Peru", "Peru is", "___ in Peru"]) | nested)
+    row = {field: draw(nested) if draw(st.integers(0, 7)) == 3 else RIGHT.get(
+               field, draw(st.sampled_from(["Peru", "Peru is", "___ in Peru"])))
            for field in shape.needs}
-    some = draw(st.lists(st.sampled_from([*(shape.others or SHAPED), *SHAPED]), max_size=4))
+    some = draw(st.lists(st.sampled_from(shape.others or SHAPED) | st.sampled_from(SHAPED),
+                         max_size=3))
     row |= {field: draw(nested) for field in some}
     return draw(st.just(row) | st.just({field: [value, value] for field, value in row.items()}))
 

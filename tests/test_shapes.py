@@ -186,6 +186,14 @@ def test_the_right_choice_is_known_by_place_letter_or_text(tmp_path, answer):
     assert (fact.subject, fact.relation, fact.target) == ("", "optics", "green")
 
 
+def test_a_choice_that_may_be_a_place_or_a_text_is_refused(tmp_path):
+    row = {"question": "How many?", "choices": ["3", "1", "0"], "answer": "0"}
+    assert "field 'answer' is the place of one choice and the text of another" in refusal(
+        tmp_path, [row])
+    assert read(tmp_path, [row | {"answer": 0}])[0][0].target == "3"
+    assert read(tmp_path, [row | {"answer": "1"}])[0][0].target == "1"
+
+
 @pytest.mark.parametrize("answer", [3, -1, "D", True, "pink", 1.0, [1]])
 def test_a_choice_that_is_none_of_them_is_refused(tmp_path, answer):
     row = {"question": "Which colour?", "choices": ["red", "blue", "green"], "answer": answer}
@@ -309,6 +317,13 @@ def test_the_older_benchmarks_tell_of_what_they_hold_beside_the_facts(tmp_path):
     ({"case_id": 3, "paraphrase_prompts": ["x"]}, "nearest to those of multi-counterfact, whose "
      "rows have requested_rewrite; missing: 'requested_rewrite'"),
     ({"queries": "Norway?", "answer": "Oslo", "subject": "Norway"}, "nearest to those of RWKU"),
+    ({"query_text": "Norway?", "response": "Oslo"},
+     "nearest to those of RWKU, whose rows have subject, query, answer; missing: 'subject' and "
+     "'query' and 'answer'"),
+    ({"prompt": "Norway is", "completion": "Oslo"}, "id, hops, join; missing: 'target'"),
+    ({"version": 1, "data": [{"question": "Norway?"}]},
+     "field number 2 holds a list of rows: give that list"),
+    ({"messages": [{"role": "user", "content": "Norway?"}]}, "field number 1 has a name that is"),
     ({"subject": "Norway", "prompt": "x", "answer": "Oslo"}, "id, hops, join; missing: 'target'"),
     ({"prompt": "Norway is", "subject": "Norway", "target_true": None, "target_new": None},
      "field 'target_true' is missing (it is read as a row of MEMIT's requests)"),

@@ -73,8 +73,8 @@ def _records(source: Any) -> list[dict] | None:
         source = source.reset_index()
     try:
         return source.to_dict(orient="records")
-    except TypeError:  # of another kind: it gives its rows one by one
-        return None
+    except TypeError:  # of another kind, such as polars', or it gives its rows one by one
+        return source.to_dicts() if hasattr(source, "to_dicts") else None
 
 
 def plain(value: Any) -> Any:

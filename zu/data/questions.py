@@ -80,13 +80,7 @@ def read_choices(row: Row) -> list[Fact]:
 def _chosen(answer: object, choices: list) -> int:
     """The place of the right choice, which is given as a number, a letter or a text."""
     if isinstance(answer, str):
-        answer = answer.strip()
-        if answer in choices:
-            return choices.index(answer)
-        if answer.isdecimal():
-            answer = int(answer)
-        elif len(answer) == 1 and answer.isascii() and answer.isalpha():
-            answer = ord(answer.upper()) - ord("A")
+        answer = _meant(answer.strip(), choices)
     if is_none(answer):
         raise Missing("field 'answer' is missing")
     if isinstance(answer, bool) or not (
@@ -94,6 +88,22 @@ def _chosen(answer: object, choices: list) -> int:
         raise FactError(f"field 'answer' is no place among the {len(choices)} choices: count from "
                         "0, or give its letter or its text")
     return answer
+
+
+def _meant(answer: str, choices: list) -> int | None:
+    """The place that a number, a letter or a text means: -1 for none there is, None for no text."""
+    named = choices.index(answer) if answer in choices else None
+    place = None
+    if answer.isdecimal() and len(answer) < 4:
+        place = int(answer)
+    elif len(answer) == 1 and answer.isascii() and answer.isalpha():
+        place = ord(answer.upper()) - ord("A")
+    if named is None:
+        return -1 if answer and place is None else place
+    if place is not None and place != named and place < len(choices):
+        raise FactError("field 'answer' is the place of one choice and the text of another: write "
+                        "the place as a number")
+    return named
 
 
 def refuse_target(row: Row) -> list[Fact]:

@@ -169,6 +169,11 @@ def _refuse_others(row: dict) -> None:
     number, field = next(((i, name) for i, name in enumerate(row, 1) if name not in known), (0, ""))
     if not number:
         return
+    for i, held in enumerate(row.values(), 1):
+        row_in = held[0] if isinstance(held, list) and held else None
+        if isinstance(row_in, dict) and KNOWN & set(row_in):
+            raise FactError(f"field number {i} holds a list of rows: give that list, not the "
+                            "object around it")
     kind, lacking = nearest(row) or ("own", [])
     missing = " and ".join(f"'{name}'" for name in lacking)
     if kind != "own":

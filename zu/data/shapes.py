@@ -61,8 +61,8 @@ KNOWN = frozenset(field for shape in SHAPES.values() for field in shape.needs + 
 #: Fields that hold one text or number a row: where they hold a list, the row is a table.
 SINGLE = ("subject", "prompt", "prompts", "question", "query", "src", "update", "attribute",
           "concept", "target", "case_id", "known_id")
-#: How alike a field's name must be to a known one to count half.
-ALIKE = 0.6
+#: How alike a field's name must be to a known one to count where no name is the same.
+ALIKE = 0.65
 
 
 def nearest(fields: Iterable[str]) -> tuple[str, list[str]] | None:
@@ -77,16 +77,19 @@ def nearest(fields: Iterable[str]) -> tuple[str, list[str]] | None:
     -------
     (str, list of str) or None
         A name of `SHAPES`, and the fields that it needs and the row has not; None where no field is
-        like any of theirs.
+        one of theirs or like one.
     """
     names = [str(field) for field in fields]
 
-    def rank(key: str) -> tuple[float, int]:
+    is_known = any(name in {*shape.needs, *shape.others} for shape in SHAPES.values()
+                   for name in names)
+
+    def rank(key: str) -> tuple[int, int, int]:
         shape = SHAPES[key]
         known = {*shape.needs, *shape.others}
-        alike = [name for name in names if closest(name, known, ALIKE)]
-        score = sum(1.0 if name in known else 0.5 for name in alike)
-        return score, -len(set(shape.needs) - set(names))
+        same = sum(name in known for name in names)
+        alike = sum(closest(name, known, ALIKE) is not None for name in names)
+        return same if is_known else alike, -len(set(shape.needs) - set(names)), alike
 
     best = max(SHAPES, key=rank)
     if not rank(best)[0]:
