@@ -39,7 +39,7 @@ values = st.recursive(
     max_leaves=12)
 #: The fields of every shape, and what may stand in them, right or wrong.
 SHAPED = sorted({field for shape in SHAPES.values() for field in shape.needs + shape.others})
-cells = (st.sampled_from(["Peru", "Peru is", "The Peruvian", "{} is ", "___ is Peru", "Peru is ___.",
+cells = (st.sampled_from(["Peru", "Peru is", "The Peruvian", "{} is ", "___ is Peru", "Is ___.",
                           "秘鲁的", " x\n", "", "A", "[]", '["a"]', "['a']", None, 0, 1, [], {}])
          | st.floats() | values)
 asked = st.dictionaries(st.sampled_from(["prompt", "ground_truth", "answer", "question"]),
