@@ -244,6 +244,8 @@ def test_neighbours_are_read_however_they_are_nested(tmp_path, locality):
     (["Kenya's capital is", "Nairobi"], "'locality' holds a str where"),
     ({"a": {"prompt": ["Kenya's capital is"], "ground_truth": "Nairobi"}},
      "'locality' holds a list of prompts and no list of as many answers"),
+    ({"a": {"prompt": ["Kenya's capital is", "x"], "ground_truth": ["Nairobi"]}},
+     "'locality' holds a list of prompts and no list of as many answers"),
     ([{"prompt": 3, "answer": "Nairobi"}], "'locality' is or holds a int: give a text"),
     ([{"prompt": "Kenya's capital is", "answer": [7]}], "'locality' is or holds a int"),
 ])
@@ -269,6 +271,37 @@ def test_null_and_what_is_empty_stand_for_none(tmp_path, none):
         facts, said = read(tmp_path, [row])
         assert list(facts) == [Fact("Norway", "The capital of {} is", "Oslo", id="1")]
         assert said == []
+
+
+def test_a_request_may_have_the_fields_of_a_fact_beside_its_own(tmp_path):
+    row = samples.MEMIT[0] | {
+        "case_id": None, "relation_id": None, "id": "a", "relation": "owner",
+        "neighborhood_prompts": ["The shareholder of Red Bell is"], "paraphrases": ["{} is of"],
+        "neighbors": [["Red Bell lies in", "Peru"]],
+        "hops": [["Blue Lamp's owner lives in", "Nara"], {"prompt": "And", "answer": None}]}
+    facts, said = read(tmp_path, [row])
+    assert list(facts) == [Fact(
+        "Blue Lamp", "The owner of {} is", "Ann Lee", ("{} is of",),
+        (("Red Bell lies in", "Peru"), ("The shareholder of Red Bell is", "Ann Lee")), "owner", "a",
+        (("Blue Lamp's owner lives in", "Nara"),))]
+    assert said == ["'facts': in 1 row a question has no answer, and is left out of neighbours or "
+                    "hops"]
+    tofu = samples.TOFU[0] | {"id": "b", "relation": "birth", "paraphrases": ["Where from?"],
+                              "neighbors": [["Of Ann?", "Oslo"]], "hops": [["Which land?", "x"]]}
+    assert list(read(tmp_path, [tofu])[0]) == [Fact(
+        "", tofu["question"], tofu["answer"], ("Where from?",), (("Of Ann?", "Oslo"),), "birth",
+        "b", (("Which land?", "x"),))]
+    both = {"prompt": "The capital of Norway is", "prompts": "Another", "ground_truth": "Oslo"}
+    assert read(tmp_path, [both])[0][0].text == "The capital of Norway is"
+
+
+def test_portability_in_no_shape_hides_none_that_is_in_one(tmp_path):
+    row = samples.EASYEDIT[0] | {
+        "portability": "free text",
+        "portability_inputs": {"synonym": {"prompt": "The Lamp is of", "ground_truth": "Bo"}}}
+    facts, said = read(tmp_path, [row])
+    assert facts[0].paraphrases == ("Blue Lamp belongs to", "The Lamp is of")
+    assert any("are not read: 'portability' in 1 row;" in text for text in said)
 
 
 # ---- what is not read
@@ -462,8 +495,28 @@ def test_a_data_frame_is_taken_with_what_is_missing_and_its_named_index():
              Fact("", "Apples are", "red", id="9")]
     for source in (frame, frame.set_index("subject"), frame.set_index(["id", "prompt"])):
         assert list(load_facts(source)) == facts
+    short = frame.assign(id=pd.array([7, None, 9], "Int64"), relation=[pd.NaT, "a", pd.NA])
+    found = load_facts(short)
+    assert [fact.id for fact in found] == ["7", "2", "9"]
+    assert [fact.relation for fact in found] == ["", "a", ""]
     columns = {name: frame[name] for name in ("subject", "prompt", "target")}
     assert [fact.target for fact in load_facts(columns)] == ["Oslo", "Nairobi", "red"]
+
+
+def test_a_data_frame_of_another_library_gives_its_rows_by_its_own_word():
+    class Frame:
+        """As polars' has it."""
+
+        def to_dict(self, *, as_series=True):
+            raise AssertionError("not asked")
+
+        def to_dicts(self):
+            return [OWN]
+
+        def __iter__(self):
+            return iter([["Norway"], ["The capital of Norway is"], ["Oslo"]])
+
+    assert load_facts(Frame())[0].target == "Oslo"
 
 
 @pytest.mark.parametrize("source, message", [
@@ -485,8 +538,11 @@ def test_several_splits_are_refused():
     import datasets
 
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_list([OWN])})
-    with pytest.raises(FactError, match="several tables or splits"):
-        load_facts(splits)
+    import pandas as pd
+
+    for several in (splits, {"train": pd.DataFrame([OWN])}):
+        with pytest.raises(FactError, match="several tables or splits"):
+            load_facts(several)
     assert load_facts(splits["train"])[0].target == "Oslo"
 
 
