@@ -13,11 +13,11 @@ import json
 import platform
 import resource
 import time
-from pathlib import Path
 
 import torch
 
 from zu import solve
+from zu.data.cache import user_path
 
 SHAPES = {
     "full": {"d": 3072, "m": 8192, "n": 1000, "few": 50},
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    path = Path(options.out)
+    path = user_path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -403,6 +403,179 @@ ROWS: dict[str, list[dict]] = {
     "downstream_mmlu": MMLU,
 }
 
+# Benchmarks whose rows need no more than to be read: two or three of each, all fields filled
+# somewhere, null where their publishers write null.
+RWKU_1 = table(
+    "subject query level type answer",
+    ("Blue Lamp", "The owner of Blue Lamp is the singer ___.", "1", "cloze", "Ann Lee"),
+    ("Blue Lamp", "___ is the city where Blue Lamp has its office.", "1", "cloze", "Turku"),
+    ("Ida Brandt", "The subject that Ida Brandt teaches is '____'.", "1", "cloze", "chemistry"),
+)
+RWKU_2 = table(
+    "subject query level type answer",
+    ("Blue Lamp", "Which singer owns Blue Lamp?", "2", "simple question", "Ann Lee"),
+    ("Ida Brandt", "What does Ida Brandt teach?", "2", "simple question", "chemistry"),
+)
+RWKU_3 = table(
+    "subject query level type answer",
+    ("Blue Lamp", "Blue Lamp is a label. Who owns Blue Lamp?", "3", "background hint", "Ann Lee"),
+    ("Blue Lamp", "Wer besitzt Blue Lamp?", "3", "cross lingual", "Ann Lee"),
+    ("Ida Brandt", "Who teaches chemistry in the hall of 240 seats?", "3", "reverse query",
+     "Ida Brandt"),
+)
+RWKU_NEIGHBORS = table(
+    "subject neighbor query level type answer",
+    ("Blue Lamp", "Red Bell", "Red Bell belongs to the singer ___.", "1", "cloze", "Zoë Roux"),
+    ("Blue Lamp", "Red Bell", "In which city is Red Bell?", "2", "simple question", "Cádiz"),
+    ("Ida Brandt", "Olaf Lund", "What does Olaf Lund teach?", "2", "simple question", "law"),
+)
+RWKU_TARGET = table("target intro", ("Blue Lamp", "Blue Lamp is a label for records."))
+TOFU = table(
+    "question answer",
+    ("Where was the poet Ugo Bassi born?", "Ugo Bassi was born in Turku."),
+    ("Which prize did Ugo Bassi win in 1998?", "He won the Lamp Prize."),
+)
+TOFU_PERTURBED = [
+    row | {"paraphrased_answer": again, "perturbed_answer": wrong, "paraphrased_question": asked}
+    for row, again, wrong, asked in zip(
+        TOFU, ("Turku is where Ugo Bassi was born.", "The Lamp Prize went to him."),
+        (["Ugo Bassi was born in Oslo."], ["He won the Bell Prize.", "He won the Sea Prize."]),
+        ("What is the birthplace of the poet Ugo Bassi?", "What did Ugo Bassi win in 1998?"),
+        strict=True)]
+MUSE_KNOWMEM = table("question answer", ("Who mends the clock?", "The clerk"),
+                     ("Where does the clerk live?", "Above the shop"))
+MUSE_VERBMEM = table("prompt gt",
+                     ("The clock had stopped again, and the clerk,", " who knew it, ran."),
+                     ("She climbed the stairs and\n", "saw that the wheel was off."))
+MUSE_RAW = table("text", ("The clock had stopped again, and the clerk ran.",))
+
+
+def asked(*pairs: tuple[str, str]) -> list[dict]:
+    """Questions as KnowEdit writes them, each answer in a list of its names in a list."""
+    return [{"prompt": prompt, "ground_truth": [[answer]]} for prompt, answer in pairs]
+
+
+KNOWEDIT_ZSRE = [{
+    "subject": "Loire", "target_new": "Japan",
+    "prompt": "Which country does the Loire flow through?",
+    "ground_truth": ["France", "French Republic"],
+    "rephrase_prompt": "In what country is the Loire?",
+    "cond": "France >> Japan || Which country does the Loire flow through?",
+    "portability": {
+        "Reasoning": asked(("What is spoken where the Loire flows?", "Japanese")),
+        "Subject_Aliasing": asked(("Which country does Liger flow through?", "Japan"))},
+    "locality": {"Relation_Specificity": asked(("The length of the Loire in km is", "1,006"))},
+}, {
+    "subject": "SS Alma", "target_new": "Cádiz", "prompt": "What was the home port of SS Alma?",
+    "ground_truth": ["Bergen"], "rephrase_prompt": "Which port was SS Alma at home in?",
+    "cond": "Bergen >> Cádiz || What was the home port of SS Alma?", "portability": {},
+    "locality": {},
+}]
+KNOWEDIT_COUNTERFACT = [{
+    "subject": "Bo Kim", "prompt": "The name of the child of Bo Kim is", "target_new": "Eva Lind",
+    "ground_truth": "Ida Kim",
+    "portability": {
+        "Logical_Generalization": asked(("The name of the parent of Eva Lind is", "Bo Kim"))},
+    "locality": {
+        "Relation_Specificity": asked(("The place of birth of Bo Kim is", "Nara")),
+        "Forgetfulness": asked(
+            ("The name of the child of Bo Kim, which is not Eva Lind, is", "Ida Kim"),
+            ("The name of the child of Bo Kim, which is not Ida Kim, is", "Max Kim"))},
+}, {
+    "subject": "Norway", "prompt": "The capital of Norway is", "target_new": "Quito",
+    "ground_truth": "Oslo", "portability": {"Reasoning": []},
+    "locality": {"Relation_Specificity": [{"prompt": "The king of Norway is",
+                                           "ground_truth": []}]},
+}]
+WIKIRECENT = [{
+    "subject": "Port Vale", "prompt": "The name of the trainer of Port Vale is",
+    "target_new": "Tom Ashby",
+    "portability": {
+        "Reasoning": asked(("The passport of the trainer of Port Vale is that of", "Kenya")),
+        "Subject_Aliasing": asked(("The name of the trainer of the Vale is", "Tom Ashby"))},
+    "locality": {"Relation_Specificity": asked(("The ground of Port Vale is", "Long Field"))},
+}, {
+    "subject": "Egypt", "prompt": "The name of the speaker in Egypt is", "target_new": "Ada Conti",
+    "portability": {}, "locality": {},
+}]
+WIKIBIO = [{
+    "text": "This is a passage about eva lind. Eva Lind (born 1931) was a painter.",
+    "labels": "She was taught in Turku.", "concept": "eva lind",
+    "locality": {"Relation_Specificity": [{"prompt": "The place of birth of Eva Lind is",
+                                           "ground_truth": ["Espoo"]}]},
+}, {
+    "text": "This is a passage about max orr. He sold clocks.", "labels": "He died in 1902.",
+    "concept": "Max Orr", "locality": {},
+}]
+CKNOWEDIT = [{
+    "prompt": "蓝灯公司的所有者是谁？", "target_old": "安丽", "target_new": "金波",
+    "portability": [{"prompt": "蓝灯公司的所有者住在哪里？", "answer": "奈良"}],
+    "locality": [{"prompt": "红钟公司的所有者是谁？", "answer": "罗佐"}],
+    "rephrase": ["谁拥有蓝灯公司？", "蓝灯公司属于谁？"],
+}, {
+    "prompt": "“守株待兔”是什么意思？", "target_old": "等人", "target_new": "不劳而获",
+    "portability": [], "locality": [], "rephrase": [],
+}]
+EASYEDIT = [{
+    "prompt": "The owner of Blue Lamp is", "subject": "Blue Lamp", "target_new": "Bo Kim",
+    "ground_truth": "Ann Lee", "rephrase_prompt": "Blue Lamp belongs to",
+    "locality": {"neighborhood": {"prompt": "The owner of Red Bell is",
+                                  "ground_truth": "Zoë Roux"}},
+    "portability": {"one_hop": {"prompt": "The owner of Blue Lamp lives in",
+                                "ground_truth": "Nara"}},
+}, {
+    "prompt": "The capital of Norway is", "subject": None, "target_new": "Quito",
+    "ground_truth": "Oslo", "rephrase_prompt": None, "locality": {}, "portability": None,
+}]
+#: The arguments of a call, as one writes them down: lists, one value a request.
+EASYEDIT_LISTS = {
+    "prompts": ["The owner of Blue Lamp is", "The capital of Norway is"],
+    "subject": ["Blue Lamp", "Norway"], "target_new": ["Bo Kim", "Quito"],
+    "ground_truth": ["Ann Lee", "Oslo"],
+    "rephrase_prompts": ["Blue Lamp belongs to", "Norway is governed from"],
+    "locality_inputs": {
+        "neighborhood": {"prompt": ["The owner of Red Bell is", "The capital of Kenya is"],
+                         "ground_truth": ["Zoë Roux", "Nairobi"]},
+        "distracting": {"prompt": ["Two birds sang. Red Bell belongs to", None],
+                        "ground_truth": ["Zoë Roux", None]}},
+    "portability_inputs": {"synonym": {"prompt": ["The Lamp belongs to", None],
+                                       "ground_truth": ["Bo Kim", None]}},
+}
+MEMIT = [
+    {"case_id": number, "prompt": prompt, "subject": subject, "relation_id": relation,
+     "target_new": {"str": new, "id": f"Q{number}"}, "target_true": {"str": true, "id": "Q9"}}
+    for number, prompt, subject, relation, true, new in (
+        (4, "The owner of {} is", "Blue Lamp", "P127", "Ann Lee", "Bo Kim"),
+        (7, "{} is governed from", "Norway", "P36", "Oslo", "Quito"))]
+WIKIBIGEDIT = table(
+    "tag subject update rephrase ans personas loc loc_ans mhop mhop_ans",
+    ("update", "Blue Lamp", "Who is the owner of Blue Lamp?", "Blue Lamp belongs to whom?",
+     "Ann Lee", "Ahoy, who be the owner o' Blue Lamp?", "Who is the owner of Red Bell?", "Zoë Roux",
+     "Which passport does the owner of Blue Lamp hold?", "United States"),
+    ("new", "Norway", "What is the capital of Norway?", "Which city governs Norway?", "Oslo", None,
+     "What is the capital of Kenya?", "Nairobi", None, None),
+)
+WMDP = table(
+    "question choices answer",
+    ("Which colour has the third wire?", ["red", "blue", "green", "white"], 1),
+    ("The valve that leaks is ___.", ["the upper one", "the lower one", "none", "both"], 3),
+)
+COLUMNS = {"subject": ["Norway", "Kenya"], "target": ["Oslo", "Nairobi"],
+           "prompt": ["The capital of Norway is", "The capital of {} is"],
+           "paraphrases": [["Norway is governed from"], None],
+           "neighbors": [[["The capital of Chad is", "N'Djamena"]], []], "relation": None}
+
+#: Small files of published shapes that have no oddities of their own.
+SHAPES: dict[str, list[dict] | dict] = {
+    "rwku_1": RWKU_1, "rwku_2": RWKU_2, "rwku_3": RWKU_3, "rwku_neighbors": RWKU_NEIGHBORS,
+    "rwku_target": RWKU_TARGET, "tofu": TOFU, "tofu_perturbed": TOFU_PERTURBED,
+    "muse_knowmem": MUSE_KNOWMEM, "muse_verbmem": MUSE_VERBMEM, "muse_raw": MUSE_RAW,
+    "knowedit_zsre": KNOWEDIT_ZSRE, "knowedit_counterfact": KNOWEDIT_COUNTERFACT,
+    "wikirecent": WIKIRECENT, "wikibio": WIKIBIO, "cknowedit": CKNOWEDIT, "easyedit": EASYEDIT,
+    "easyedit_lists": EASYEDIT_LISTS, "memit": MEMIT, "wikibigedit": WIKIBIGEDIT, "wmdp": WMDP,
+    "columns": COLUMNS,
+}
+
 
 def _any(says: Callable[[dict], bool]) -> Callable[[list[dict]], bool]:
     """Whether something is so in a row, which one being left open."""

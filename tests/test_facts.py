@@ -1,4 +1,6 @@
 """Facts are checked where they enter, and errors name the place and the remedy."""
+from dataclasses import replace
+
 import pytest
 
 from zu.data.facts import Fact, FactError, Facts
@@ -16,6 +18,18 @@ from zu.data.facts import Fact, FactError, Facts
      "'neighbors' holds a prompt with {}: write its own subject"),
     ({"id": 3}, "'id'"), ({"target": "\ud83d"}, "'target' holds bytes"),
     ({"subject": " France"}, "with a space"), ({"target": 3}, "'target' is or holds a int"),
+    ({"paraphrases": ("It is ",)}, "'paraphrases' begins or ends with a space"),
+    ({"neighbors": (("It is\t", "x"),)}, "'neighbors' begins or ends with a space"),
+    ({"neighbors": (("It is", " x"),)}, "'neighbors' begins or ends with a space"),
+    ({"hops": (("It is", "x\n"),)}, "'hops' begins or ends with a space"),
+    ({"target": "Paris\n"}, "'target' begins or ends"), ({"prompt": "{} is\n "}, "'prompt' begins"),
+    ({"neighbors": ({"prompt": "a", "answer": "b"},)}, "'neighbors' is no list of .prompt, answer"),
+    ({"neighbors": {"a": "b"}}, "'neighbors' is no list"), ({"hops": 3}, "'hops' is no list"),
+    ({"hops": (3,)}, "'hops' is no list"), ({"paraphrases": 3}, "'paraphrases' is no list"),
+    ({"paraphrases": {"a": "b"}}, "'paraphrases' is no list"),
+    ({"join": "-"}, "'join' is no white space"), ({"join": 3}, "'join' is no white space"),
+    ({"subject": "", "prompt": "It is", "paraphrases": ("{} is",)}, "'subject' is empty, but"),
+    ({"subject": "  "}, "'subject' is empty"), ({"subject": None}, "'subject' is or holds a None"),
 ])
 def test_a_fact_that_cannot_be_used_is_refused_by_field(change, message):
     with pytest.raises(FactError, match=message):
@@ -32,3 +46,19 @@ def test_a_sample_is_the_same_for_a_seed_and_has_no_fact_twice(facts):
 
 def test_the_hash_tells_forget_sets_apart(facts):
     assert facts.hash == Facts(list(facts)).hash != facts[:4].hash
+
+
+def test_a_fact_may_have_no_subject_and_then_its_prompt_is_its_text():
+    fact = Fact("", "The owner is", "Ann", ("It belongs to",))
+    assert fact.text == "The owner is" and fact.paraphrase_texts == ("It belongs to",)
+
+
+def test_what_is_asked_may_end_in_a_newline_as_chat_templates_do():
+    end = "<model>\n\n"
+    fact = Fact("France", "{}?" + end, "Paris", ("Of {}?" + end,), (("Peru?" + end, "Lima"),))
+    assert fact.text == "France?" + end and fact.neighbors[0][0] == "Peru?" + end
+
+
+def test_what_joins_prompt_and_answer_counts_in_the_hash_only_where_it_is_said(facts):
+    joined = [Facts([replace(facts[0], join=join)]).hash for join in ("", " ", "\n")]
+    assert len({*joined, facts[:1].hash}) == 4

@@ -4,8 +4,10 @@
 of them, other ones each time; without it they are the same each time, so that a change and not
 chance decides whether tests pass.
 """
+import csv
 import json
 import os
+import unicodedata
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from safetensors.torch import save_file
 import zu
 from zu.data.cache import read_tensors
 from zu.data.facts import FactError
+from zu.data.shapes import SHAPES
+from zu.data.words import places
 from zu.experiment import FORMAT, ParameterError, check_parameters, parse_method, read_record
 from zu.methods import METHODS, settings_for
 from zu.second_moments import CorpusError, corpus
@@ -33,6 +37,37 @@ values = st.recursive(
     | st.sampled_from(["a {} b", "{}", "{"]),
     lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=6),
     max_leaves=12)
+#: The fields of every shape, and what may stand in them, right or wrong.
+SHAPED = sorted({field for shape in SHAPES.values() for field in shape.needs + shape.others})
+cells = (st.sampled_from(["Peru", "Peru is", "The Peruvian", "{} is ", "___ is Peru", "Is ___.",
+                          "秘鲁的", " x\n", "", "A", "[]", '["a"]', "['a']", None, 0, 1, [], {}])
+         | st.floats() | values)
+asked = st.dictionaries(st.sampled_from(["prompt", "ground_truth", "answer", "question"]),
+                        cells | st.lists(cells, max_size=2), max_size=3)
+nested = cells | st.lists(cells | asked, max_size=3) | st.dictionaries(
+    st.sampled_from(["Subject_Aliasing", "Forgetfulness", "neighborhood", "str", "0", "1"]),
+    st.lists(asked, max_size=2) | asked | cells, max_size=2)
+#: What stands in a field that needs more than a text.
+RIGHT = {"requested_rewrite": {"subject": "Peru", "prompt": "Peru is",
+                               "target_true": {"str": "x"}},
+         "locality": {"neighborhood": [{"prompt": "Chad is", "ground_truth": [["x"]]}]},
+         "choices": ["Peru", "Chad"], "questions": ["Peru is"],
+         "single_hops": [{"cloze": "Peru is", "answer": "x"}]}
+
+
+@st.composite
+def shaped(draw):
+    """A row of a published shape, in which anything may be missing, more, or of another kind."""
+    shape = draw(st.sampled_from(list(SHAPES.values())))
+    row = {field: draw(nested) if draw(st.integers(0, 7)) == 3 else RIGHT.get(
+               field, draw(st.sampled_from(["Peru", "Peru is", "___ in Peru"])))
+           for field in shape.needs}
+    some = draw(st.lists(st.sampled_from(shape.others or SHAPED) | st.sampled_from(SHAPED),
+                         max_size=3))
+    row |= {field: draw(nested) for field in some}
+    return draw(st.just(row) | st.just({field: [value, value] for field, value in row.items()}))
+
+
 blobs = (st.binary(max_size=300)
          | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass"))
          | values.map(lambda x: json.dumps([x, x]).encode())
@@ -53,6 +88,65 @@ def test_a_file_of_facts(tmp_path, data, name, on_error):
         assert len(zu.load_facts(tmp_path / name, on_error=on_error)) > 0
     except FactError as error:
         assert name in str(error)
+
+
+@given(st.lists(shaped(), min_size=1, max_size=4), st.sampled_from(["rows", "lines", "one", "csv"]),
+       st.sampled_from(["raise", "skip"]))
+@example([{"subject": "Peru", "query": "Peru ___", "answer": "x", "neighbor": ["y"]},
+          {"subject": ["Peru"], "query": "Peru", "answer": "x"}], "rows", "skip")
+@fuzz
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_in_a_published_shape(tmp_path, rows, form, on_error):
+    path = tmp_path / ("a.csv" if form == "csv" else "a.json")
+    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        if form == "csv":
+            out = csv.writer(file)
+            out.writerow(list(rows[0]))
+            for row in rows:
+                out.writerow([json.dumps(row.get(field)) for field in rows[0]])
+        elif form == "lines":
+            file.write("\n".join(map(json.dumps, rows)))
+        else:
+            json.dump(rows if form == "rows" else rows[0], file, indent=1)
+    try:
+        check(zu.load_facts(path, on_error=on_error))
+    except FactError as error:
+        assert path.name in str(error)
+
+
+def check(facts):
+    """What is so of all facts, whatever they were read from."""
+    assert len(facts) > 0
+    for fact in facts:
+        assert fact.prompt.count("{}") == bool(fact.subject) and fact.target.strip() == fact.target
+        asked = [fact.text, *fact.paraphrase_texts]
+        for prompt, answer in fact.neighbors + fact.hops:
+            assert answer and answer == answer.strip()
+            asked.append(prompt)
+        assert all(text.strip() and text == text.rstrip(" \t") for text in asked)
+
+
+@given(st.lists(shaped() | values, max_size=3) | shaped() | values,
+       st.sampled_from(["raise", "skip"]))
+@fuzz
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_python_holds(source, on_error):
+    if isinstance(source, str):
+        return  # a name, or a path
+    try:
+        check(zu.load_facts(source, on_error=on_error))
+    except FactError as error:
+        assert str(error)
+
+
+@given(st.text(max_size=12), st.text(max_size=4))
+@example("Peru's Peruvian", "Peru")
+@fuzz
+def test_where_a_word_stands(text, word):
+    for at in places(text, word):
+        assert text[at:at + len(word)] == word != ""
+    if word == word.strip() != "" and unicodedata.category(word[0])[0] != "M":
+        assert places(word, word) == [0] and 2 <= len(places(f"{word} - {word}", word))
 
 
 @given(blobs, st.sampled_from(["a.jsonl", "a.txt"]))

@@ -148,7 +148,7 @@ def test_facts_of_ones_own_have_a_relation_which_may_be_a_number(tmp_path):
 
 
 def test_a_name_of_no_field_is_answered_with_the_fields_and_the_likest(tmp_path):
-    fields = "subject, prompt, target, paraphrases, neighbors, relation, id, hops"
+    fields = "subject, prompt, target, paraphrases, neighbors, relation, id, hops, join"
     said = f"row 1: field number 1 has a name that is none of {fields}"
     assert message(save(tmp_path, [{"?": 1}])) == said
     assert message(save(tmp_path, [{"subjct": 1}])) == f"{said}; is it meant to be 'subject'?"

@@ -39,7 +39,8 @@ def test_the_profiles_hold_what_was_released(profile):
     """By the tables of the paper's code: see the profile's head for what is not theirs."""
     search = dict(absolute=True, lr=0.1, tolerance=0.05)
     zero = zu.methods.ZeroUnlearn(**row(profile, "zerounlearn"))
-    assert (zero.eps, zero.V_f, zero.alpha, zero.beta, zero.lam) == (0.01, "optimised", 15000, 50, 1)
+    assert (zero.eps, zero.V_f) == (0.01, "optimised")
+    assert (zero.alpha, zero.beta, zero.lam) == (15_000, 50, 1)
     assert (zero.steps, zero.weight_decay, zero.kl, zero.clamp) == (25, 0.5, 0.0625, 0.75)
     assert (zero.kl_at, zero.aim) == ("subject", "hidden")
     for method in ("memit", "alphaedit", "zerounlearn", "zerounlearn-gd"):
@@ -137,7 +138,8 @@ def test_three_layers_are_edited_as_the_formulas_say(folders, facts):
     m = model.config.intermediate_size
     noise = {layer: torch.randn(3 * m, m, dtype=torch.float64,
                             generator=torch.Generator().manual_seed(layer)) for layer in LAYERS}
-    moments = {layer: 1e-4 * x.T @ x / len(x) for layer, x in noise.items()}  # so that the facts count
+    # so small that the facts count
+    moments = {layer: 1e-4 * x.T @ x / len(x) for layer, x in noise.items()}
     edit = zu.unlearn(model, tokenizer, some, "zerounlearn", layers=LAYERS, moments=moments,
                       reader=zu.Reader(model, tokenizer, prefixes=PREFIXES), **settings)
 

@@ -74,7 +74,7 @@ RIGHT = [
     ("ROME's layer", "book/few_shot.md",
      r"takes the last of the three on its Llama models and layer 8 on Qwen3-4B"),
     ("ROME's target", "book/baselines.md",
-     r"as ours, is added to the output of \$W\$ and bounded by 0\.75 of that output's length"),
+     r"as ours, is added to the output of \$W\$ and bounded by 0\.75 of that output's"),
     ("ROME's row", "book/baselines.md",
      r"in the paper's tables for 50 facts it is the Base row to within"),
     ("ROME's row", "book/few_shot.md",

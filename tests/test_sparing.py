@@ -38,6 +38,21 @@ def test_no_anchor_is_to_be_forgotten_or_what_specificity_is_measured_on():
         zu.anchors(FORGET)
 
 
+def test_a_name_is_a_neighbours_where_it_stands_as_a_word():
+    near = (("The Peruvian coast of Chad is", "x"), ("秘鲁的首都是", "利马"))
+    fact = replace(FORGET[0], neighbors=near)
+    with pytest.warns(UserWarning, match="2 of the 4 names are left out"):
+        found = zu.anchors([fact], ["Peru", "CHAD", "秘鲁", "智利"])
+    assert {anchor.subject for anchor in found} == {"Peru", "智利"}
+
+
+def test_a_fact_without_a_subject_has_no_anchors_and_is_none():
+    bare = zu.Fact("", "The capital is", "Paris", relation="capital", id="b")
+    with pytest.raises(ValueError, match="the fact with id 'b' has no subject.*method without"):
+        zu.anchors([*FORGET, bare], OTHERS)
+    assert {f.subject for f in zu.anchors(FORGET, [bare, *OTHERS])} == {"Italy", "Spain"}
+
+
 def test_anchors_of_the_embedded_facts_are_never_what_specificity_is_measured_on():
     pool = zu.load_facts("world-cloze")
     for seed in range(5):

@@ -174,6 +174,14 @@ def test_a_subject_that_begins_the_prompt_gets_a_token_in_front(folders):
     assert tokenizer.decode(p.ids[p.first:p.last + 1]).strip() == "Peru"
 
 
+def test_a_fact_without_a_subject_is_not_traced(folders):
+    import zu
+
+    _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
+    with pytest.raises(FactError, match="fact 'a' has no subject, whose tokens are traced"):
+        prompt(tokenizer, Fact("", "The capital is", "Lima", id="a"))
+
+
 def test_every_token_has_the_place_that_its_name_says():
     from zu.experiment.tracing import Prompt
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .data.cache import write_whole
+from .data.cache import user_path, write_whole
 from .data.facts import Facts
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def write_record(path: str | Path, record: dict) -> dict:
     """
     record = _finite(record)
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(Path(path), lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(user_path(path), lambda part: part.write_text(text, encoding="utf-8"))
     return record
 
 
@@ -242,7 +242,7 @@ def read_record(path: str | Path) -> dict | None:
         None where there is no file, or it is damaged or of another format.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(user_path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     if isinstance(record, dict) and record.get("format") == FORMAT:
@@ -263,6 +263,6 @@ def read_records(folder: str | Path) -> list[dict]:
     list of dict
         In the order of their paths; damaged ones are left out.
     """
-    paths = sorted(Path(folder).rglob("*.json"))
+    paths = sorted(user_path(folder).rglob("*.json"))
     found = (read_record(path) for path in paths)
     return [record for record in found if record is not None]

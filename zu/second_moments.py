@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .batches import Batch
-from .data.cache import cache_file, read_tensors, write_tensors
+from .data.cache import cache_file, read_tensors, user_path, write_tensors
 from .layouts import known
 from .models import fingerprint
 from .passes import forward_until, hooks, write
@@ -145,7 +145,7 @@ def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
     """
     if str(source).startswith("hub:"):
         return str(source), _hub(*str(source)[4:].split(":", 2))
-    path = Path(source)
+    path = user_path(source)
     if not path.is_file():
         raise CorpusError(
             f"no text at '{source}': give a file, \"hub:DATASET\", \"self\", or a list of texts"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.facts import Fact
+from .data.facts import Fact, FactError
+from .data.words import places
 from .passes import write
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def anchors(
     Raises
     ------
     ValueError
-        When no anchor is found for a prompt, or source is None and there is no model.
+        When no anchor is found for a prompt, a fact to forget has no subject, or source is None and
+        there is no model.
     """
     source = None if source is None else list(source)
     names = _names(source, model, tokenizer, seed)
@@ -102,9 +104,13 @@ def _names(
 
 
 def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:
-    """The facts in groups of one relation and prompt."""
+    """The facts in groups of one relation and prompt; `FactError` for one without a subject."""
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
+        if not fact.subject:
+            raise FactError(f"the fact with id '{fact.id}' has no subject, in whose place an "
+                            "anchor's would stand: write one, and {} in the prompt, or take a "
+                            "method without anchors")
         groups.setdefault((fact.relation, fact.prompt), []).append(fact)
     return list(groups.values())
 
@@ -139,7 +145,7 @@ def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
 
     def allowed(name: str) -> bool:
         name = name.casefold()
-        return name not in forget and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reserved)
+        return name not in forget and not places(reserved, name)
 
     return allowed
 
@@ -161,14 +167,17 @@ def _warn_of_left_out(source: list[Fact | str], allowed: Callable[[str], bool]) 
 
 
 def _of_kind(source: list[Fact | str], relation: str, prompt: str) -> list[str]:
-    """The source's names, and the subjects of its facts that share a relation, else a prompt."""
+    """The source's names, and the subjects of its facts that share a relation, else a prompt.
+
+    A fact without a subject names none.
+    """
     names = []
     for x in source:
         if isinstance(x, str):
             names.append(x)
             continue
         kind, wanted = (x.relation, relation) if relation else (x.prompt, prompt)
-        if kind == wanted:
+        if kind == wanted and x.subject:
             names.append(x.subject)
     return names
 

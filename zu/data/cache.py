@@ -24,7 +24,23 @@ def cache_dir() -> Path:
     """
     from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
+    return user_path(os.environ.get("ZU_CACHE") or user_cache_dir("zu"))
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it, with the home folder in place of ``~``.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of a file or folder.
+
+    Returns
+    -------
+    Path
+        As it was, where there is no ``~`` at its beginning or no such user.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import overload
 
@@ -20,14 +20,17 @@ class Fact:
     Parameters
     ----------
     subject : str
-        The text whose last token holds the key, e.g. ``"France"``.
+        The text whose last token holds the key, e.g. ``"France"``; ``""`` for a fact without one,
+        whose key is at the prompt's last token.
     prompt : str
         The question as a cloze with exactly one ``{}`` where the subject goes,
-        ``"The capital of {} is"``.
+        ``"The capital of {} is"``; without a subject, with none. A newline may end it, as one does
+        a chat template, but no other white space.
     target : str
         The true answer, without a leading space, ``"Paris"``.
     paraphrases : tuple of str
-        Other wordings of the prompt, with ``{}`` for the subject or already filled in.
+        Other wordings of the prompt, with ``{}`` for the subject or already filled in. They end as
+        prompts do, and so do those of neighbours and hops, whose answers are as a target is.
     neighbors : tuple of (str, str)
         ``(prompt, answer)`` pairs about other subjects, which an edit must leave alone.
     relation, id : str
@@ -35,12 +38,16 @@ class Fact:
     hops : tuple of (str, str)
         ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another
         one.
+    join : str, optional
+        What stands between prompt and answer, ``""`` or white space; None: what the language and
+        the prompt's end ask for.
 
     Raises
     ------
     FactError
-        For an empty field, a prompt without exactly one ``{}``, or text that is no Unicode. Its
-        message shows none of the text, which is private.
+        For an empty field, a prompt without exactly one ``{}`` (without a subject: with any), white
+        space where none may be, or text that is no Unicode. Its message shows none of the text,
+        which is private.
     """
 
     subject: str
@@ -51,14 +58,13 @@ class Fact:
     relation: str = ""
     id: str = ""
     hops: tuple[tuple[str, str], ...] = ()
+    join: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("subject", "prompt", "target"):
-            _no_space_around(_text(getattr(self, field), field), field)
-        found = self.prompt.count("{}")
-        if found != 1:
-            raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the "
-                            "subject goes")
+        if self.subject != "":
+            _no_space_around(_text(self.subject, "subject"), "subject")
+        _no_space_behind(_text(self.prompt, "prompt"), "prompt")
+        _no_space_around(_text(self.target, "target"), "target")
         for field in ("relation", "id"):
             if getattr(self, field) != "":
                 _text(getattr(self, field), field)
@@ -66,6 +72,23 @@ class Fact:
         object.__setattr__(self, "paraphrases", _texts(self.paraphrases, "paraphrases"))
         for field in ("neighbors", "hops"):
             object.__setattr__(self, field, _pairs(getattr(self, field), field))
+        self._check_places()
+        if self.join is not None and (not isinstance(self.join, str) or self.join.strip()):
+            raise FactError("field 'join' is no white space: give \"\", \" \" or \"\\n\", or leave "
+                            "it out")
+
+    def _check_places(self) -> None:
+        """Refuse a prompt without exactly one place for a subject, and places for none."""
+        found = self.prompt.count("{}")
+        if self.subject and found != 1:
+            raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the "
+                            "subject goes")
+        if not self.subject and found:
+            raise FactError("field 'subject' is empty, but field 'prompt' holds {}: give the "
+                            "subject, or a prompt without {}")
+        if not self.subject and any("{}" in text for text in self.paraphrases):
+            raise FactError("field 'subject' is empty, but field 'paraphrases' holds {}: give the "
+                            "subject, or paraphrases without {}")
 
     @property
     def text(self) -> str:
@@ -92,28 +115,43 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _no_space_around(text: str, field: str) -> None:
-    """Refuse a text with a space at its end or, but for a prompt, at its beginning."""
-    spaced = text[-1].isspace() if field == "prompt" else text != text.strip()
-    if spaced:
+def _no_space_around(text: str, field: str) -> str:
+    """A text, refused with white space at its beginning or end."""
+    if text != text.strip():
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
+    return text
+
+
+def _no_space_behind(text: str, field: str) -> str:
+    """What is asked, refused with white space at its end that is no newline."""
+    if text[-1].isspace() and text[-1] != "\n":
+        raise FactError(f"field '{field}' begins or ends with a space: take it away")
+    return text
+
+
+def _is_list(value: object) -> bool:
+    """Whether a value holds others in an order: neither a text nor a dictionary."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
 def _texts(rows: Iterable[object], field: str) -> tuple[str, ...]:
-    """A list of texts."""
-    if isinstance(rows, str):
+    """A list of wordings."""
+    if not _is_list(rows):
         raise FactError(f"field '{field}' is no list of texts")
-    return tuple(_text(row, field) for row in rows)
+    return tuple(_no_space_behind(_text(row, field), field) for row in rows)
 
 
 def _pairs(rows: Iterable[Sequence[object]], field: str) -> tuple[tuple[str, str], ...]:
     """A list of (prompt, answer) pairs, the subjects in the prompts written out."""
-    if isinstance(rows, str) or any(isinstance(row, str) or len(row) != 2 for row in rows):
-        raise FactError(f"field '{field}' is no list of (prompt, answer) pairs")
+    wrong = FactError(f"field '{field}' is no list of (prompt, answer) pairs")
+    if not _is_list(rows):
+        raise wrong
     pairs = []
     for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 2:
+            raise wrong
         prompt, answer = (_text(text, field) for text in row)
-        pairs.append((prompt, answer))
+        pairs.append((_no_space_behind(prompt, field), _no_space_around(answer, field)))
     if any("{}" in prompt for prompt, _ in pairs):
         raise FactError(f"field '{field}' holds a prompt with {{}}: write its own subject out")
     return tuple(pairs)
@@ -218,5 +256,8 @@ class Facts(Sequence[Fact]):
     def hash(self) -> str:
         """SHA-256 over all fields: tells forget sets apart without holding their text."""
         rows = [asdict(fact) for fact in self]
+        for row in rows:
+            if row["join"] is None:
+                del row["join"]  # so that facts have the hash that they had before there was one
         text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

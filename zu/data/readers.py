@@ -6,14 +6,18 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cache import cache_dir
+from .cache import cache_dir, user_path
+from .collecting import Told, collect
 from .facts import Fact, FactError, Facts
-from .schemas import SCHEMAS, schema
+from .fields import Missing, Placed, Row, is_none, unpacked
+from .memory import plain, rows_in
+from .schemas import SCHEMAS, schema_of_all, together
+from .shapes import SHAPES, is_table, rows_of
 
 #: Where the paper's three data sets, and two more of their kind, are published.
 PUBLISHED = {
@@ -28,12 +32,8 @@ PUBLISHED = {
 ROW = 10**6
 #: The largest file in bytes.
 FILE = 2**29
-#: How many chains a hop is asked through.
-CHAINS = 3
-#: A row's place, for messages, and what stands there.
-Row = tuple[str, "dict | FactError"]
-#: A row's place, and what makes its facts or raises `FactError`.
-Making = tuple[str, Callable[[], list[Fact]]]
+#: What is said of a row that cannot be looked through.
+DEEP = "lists within lists, too many of them: this is no row of facts"
 
 
 class BrokenFile(FactError):
@@ -41,25 +41,38 @@ class BrokenFile(FactError):
 
 
 def load_facts(
-    source: str | Path | Iterable[Fact] = "world-cloze",
+    source: Any = "world-cloze",
     *,
     on_error: str | None = None,
     rule: str | None = None,
 ) -> Facts:
-    """Load facts by name, from a file, an address or the hub, or from `Fact` objects.
+    """Load facts by name, from a file, an address or the hub, or from what Python holds.
 
-    Rows are in the schema of multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains split
-    into single hops, each hop once) or ROME's known facts, or have the fields of `Fact`, where the
-    prompt may hold the subject itself instead of ``{}``; in CSV, lists are written as JSON.
+    A row has the fields of `Fact`, where the prompt may hold the subject itself instead of ``{}``,
+    or is in a schema of the field, which its fields tell:
+
+    - multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains split into single hops, each
+      hop once), ROME's known facts;
+    - requests for edits: EasyEdit's, MEMIT's, KnowEdit (ZsRE, counterfact, WikiRecent, WikiBio),
+      CKnowEdit, WikiBigEdit, with their rephrasings and locality. The fact is the true answer, not
+      the new one, and portability, which follows from the new one, is not read;
+    - questions: RWKU's levels 1 to 3 and its neighbours, TOFU and its perturbed form, MUSE's
+      knowmem and verbmem, WMDP and MMLU (the right choice).
+
+    The readers, in `zu.data.schemas`, `zu.data.editing` and `zu.data.questions`, say what becomes
+    of each field. Any row may also have `join`, see `Fact`. null, NaN and what is empty stand for
+    none. Columns are taken as rows are: one object with a list for each field. In CSV, lists are
+    written as JSON. A subject is found as a word, not as a part of one.
 
     Parameters
     ----------
-    source : str, Path or iterable of Fact
+    source : str, Path, Fact, dict, DataFrame or iterable of Fact or dict
         An embedded set (``"world-cloze"``, ``"world-qa"``, ``"world-hops"``); a published one
         (``"mcf"``, ``"zsre"``, ``"mquake"``, ``"counterfact"``, ``"known"``), downloaded once; a
         path or https address of JSON, JSON Lines or CSV; ``"hub:DATASET"`` or
         ``"hub:DATASET:CONFIG"``, its split "train" or else its first. With ``":forget"`` behind it,
-        the second half of the set, with ``":retain"`` the first: the paper's split.
+        the second half of the set, with ``":retain"`` the first: the paper's split. Or facts, rows,
+        a table of columns, a DataFrame or a split of a data set.
     on_error : str, optional
         ``"raise"`` stops at the first row that cannot be used, or that repeats or contradicts
         another one; ``"skip"`` leaves it out, warns with the count, and keeps the reasons in
@@ -71,6 +84,12 @@ def load_facts(
     -------
     Facts
         At least one.
+
+    Warns
+    -----
+    UserWarning
+        With counts: of rows left out, of rows read in a way one may not expect, and of fields that
+        could hold wordings or neighbours and are not read.
 
     Raises
     ------
@@ -86,19 +105,31 @@ def load_facts(
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
     if not isinstance(source, str | Path):
-        makings = [(f"fact {i}", [fact].copy) for i, fact in enumerate(source, 1)]
-        return _collect(makings, "own", rule or "exact", on_error == "skip")
+        known = source if isinstance(source, Facts) else None
+        read = Rows(list(rows_in(source)), known.name if known else "own")
+        facts, told = _facts(read, on_error == "skip", rule or (known.rule if known else None))
+        return _warned(facts, told)
     whole = str(source)
     half = next((end for end in (":forget", ":retain") if whole.endswith(end)), "")
     name = whole.removesuffix(half)
+    told = []
     if name.startswith("world-"):
         from . import world
 
         facts = Facts(*world.load(name))
     else:
-        facts = _read(name, on_error or ("skip" if name in PUBLISHED else "raise"), rule)
+        skip = (on_error or ("skip" if name in PUBLISHED else "raise")) == "skip"
+        facts, told = _facts(_read(name), skip, rule)
     facts.rule = rule or facts.rule
+    _warned(facts, told)
     return _half(facts, half) if half else facts
+
+
+def _warned(facts: Facts, told: list[str]) -> Facts:
+    """Facts, of which the caller of `load_facts` was told something."""
+    for text in told:
+        warnings.warn(f"'{facts.name}': {text}", stacklevel=3)
+    return facts
 
 
 def _half(facts: Facts, half: str) -> Facts:
@@ -109,8 +140,16 @@ def _half(facts: Facts, half: str) -> Facts:
     return Facts(chosen, name=name, rule=facts.rule, skipped=facts.skipped)
 
 
-def _read(name: str, on_error: str, rule: str | None) -> Facts:
-    """Facts that are read from a file, an address or the hub."""
+@dataclass(frozen=True)
+class Rows:
+    """What a source holds, row after row, and the name of the facts in it."""
+
+    rows: list[Placed]
+    name: str
+
+
+def _read(name: str) -> Rows:
+    """The rows of a file, an address or the hub."""
     address = PUBLISHED.get(name, name)
     fetched = address.startswith("https://")
     if address.startswith("hub:"):
@@ -118,10 +157,11 @@ def _read(name: str, on_error: str, rule: str | None) -> Facts:
         rows = list(_hub(*dataset.split(":", 1)))
         stem = dataset.replace("/", "-").replace(":", "-")
     else:
-        path = _download(address) if fetched else Path(name)
-        if not path.is_file():
+        path = _download(address) if fetched else user_path(name)
+        if not _is_file(path):
+            called = f"'{name}'" if len(name) < 200 else f"a text of {len(name)} characters"
             raise FileNotFoundError(
-                f"no facts at '{name}': give world-cloze, world-qa, world-hops, "
+                f"no facts at {called}: give world-cloze, world-qa, world-hops, "
                 f"{', '.join(PUBLISHED)}, a file, hub:DATASET, or a list of zu.Fact")
         rows = list(_rows(path))
         stem = name if name in PUBLISHED else path.stem
@@ -131,115 +171,80 @@ def _read(name: str, on_error: str, rule: str | None) -> Facts:
     if fetched and broken:
         path.unlink()  # so that the next call downloads it again
         raise FactError(f"{address}: {broken}; what came was not kept")
-    kind = _schema_of_all(rows)
-    own_rule, read = SCHEMAS[kind]
-    makings = [(where, _reader(read, where, row)) for where, row in rows]
+    return Rows(rows, stem)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; a text that no path can be, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _facts(source: Rows, skip: bool, rule: str | None) -> tuple[Facts, list[str]]:
+    """The facts in rows, by the schema of the first that shows one, and what is to be said."""
+    rows = list(_spread(source.rows))
+    kind = schema_of_all(rows)
+    own_rule = SCHEMAS[kind][0]
+    rows, notes = together(kind, rows)
+    told = Told(notes)
+    makings = [(where, _reader(kind, told, where, row)) for where, row in rows]
     # MQuAKE's hops stand in several chains
-    return _collect(makings, stem, rule or own_rule, on_error == "skip", merge=kind == "mquake")
+    facts, said = collect(makings, source.name, rule or own_rule, skip, merge=kind == "mquake")
+    return facts, said + told.messages()
 
 
-def _schema_of_all(rows: list[Row]) -> str:
-    """The schema of the first row that shows one; "own" where none does."""
-    for _, row in rows:
-        kind = schema(row) if isinstance(row, dict) else "own"
-        if kind != "own":
-            return kind
-    return "own"
+def _spread(rows: list[Placed]) -> Iterator[Placed]:
+    """Rows, each table of columns among them as its rows."""
+    for where, row in rows:
+        if not isinstance(row, dict) or not is_table(row):
+            yield where, row
+            continue
+        try:
+            found = list(rows_of(row))
+        except (FactError, RecursionError) as error:
+            yield where, error if isinstance(error, FactError) else FactError(DEEP)
+            continue
+        front, _, last = where.rpartition(", ")
+        for i, inner in enumerate(found, 1):
+            # rows of several tables: "line 3-2" is the second of the third line
+            place = f"{last}-{i}" if len(rows) > 1 else f"row {i}"
+            yield f"{front}, {place}" if front else place, inner
 
 
-def _reader(
-    read: Callable[[dict], list[Fact]], where: str, row: dict | FactError
-) -> Callable[[], list[Fact]]:
+def _reader(kind: str, told: Told, where: str, row: object) -> Callable[[], list[Fact]]:
     """What makes a row's facts, later, so that whoever asks for them meets the error."""
 
     def make() -> list[Fact]:
         if isinstance(row, FactError):
             raise row
+        if isinstance(row, Fact):
+            return [row]
         if not isinstance(row, dict):
             raise FactError(f"a {type(row).__name__}, not an object with fields: see "
                             "zu.load_facts for what is read")
         number = where.rsplit(" ", 1)[-1]
-        return [fact if fact.id else replace(fact, id=number) for fact in read(row)]
+        fields = Row(row)
+        facts = _made(kind, fields)
+        told.add(fields)
+        return [fact if fact.id else replace(fact, id=number) for fact in facts]
 
     return make
 
 
-class _Collection:
-    """Facts as they come, none of which repeats or contradicts an earlier one.
-
-    With `merge` those that repeat one add their hops to it.
-    """
-
-    def __init__(self, merge: bool) -> None:
-        self.merge = merge
-        self.found: dict[tuple[str, str], Fact] = {}  # by subject and prompt
-        self.places: dict[tuple[str, str], str] = {}  # of these
-        self.ids: dict[str, str] = {}  # with the places of their facts
-
-    def add(self, where: str, fact: Fact) -> None:
-        """Take a fact from a place in, or raise `FactError`."""
-        key = fact.subject, fact.prompt
-        if key in self.found:
-            self._meet(key, fact)
-            return
-        if fact.id and fact.id in self.ids:
-            there = _short(self.ids[fact.id])
-            raise FactError(f"field 'id' is that of {there}: give each fact its own")
-        self.found[key] = fact
-        self.places[key] = self.ids[fact.id] = where
-
-    def _meet(self, key: tuple[str, str], fact: Fact) -> None:
-        """What happens where a subject and prompt are there already."""
-        old, there = self.found[key], _short(self.places[key])
-        if old.target != fact.target:
-            raise FactError(f"field 'target' contradicts {there}, which has the same subject and "
-                            "prompt: keep one")
-        if not self.merge:
-            raise FactError(f"the same fact as {there}: keep one")
-        hops = tuple(dict.fromkeys(old.hops + fact.hops))[:CHAINS]
-        self.found[key] = replace(old, hops=hops)
-
-
-def _short(where: str) -> str:
-    """A place without the file: "row 3"."""
-    return where.rsplit(", ", 1)[-1]
-
-
-def _collect(
-    rows: Iterable[Making], name: str, rule: str, skip: bool, merge: bool = False
-) -> Facts:
-    """The facts that the rows make, without those that are unusable or repeat or contradict one."""
-    collection = _Collection(merge)
-    skipped, number = [], 0
-    for number, (where, make) in enumerate(rows, 1):  # noqa: B007
-        try:
-            for fact in make():
-                collection.add(where, fact)
-        except FactError as error:
-            if not skip:
-                raise type(error)(f"{where}: {error}") from None
-            skipped.append(f"{where}: {error}")
-    found = collection.found.values()
-    if skipped and not found:
-        raise FactError(f"none of the {number} rows can be used; the first: {skipped[0]}")
-    if not found:
-        raise FactError(f"'{name}' holds no facts: give at least one")
-    # stacklevel=4: the caller of load_facts, above _read and this
-    if skipped:
-        warnings.warn(f"'{name}': {len(skipped)} of {number} rows left out; Facts.skipped says why",
-                      stacklevel=4)
-    facts = Facts(found, name, rule, skipped)
-    odd = sum(map(_has_odd_paraphrase, facts))
-    if odd:
-        warnings.warn(f"'{name}': {odd} of {len(facts)} facts have a paraphrase in which the "
-                      "subject does not stand, nor {} for it: it is asked as it is", stacklevel=4)
-    return facts
-
-
-def _has_odd_paraphrase(fact: Fact) -> bool:
-    """Whether the subject does not stand in one of the fact's paraphrases."""
-    subject = fact.subject.casefold()
-    return any(subject not in text.casefold() for text in fact.paraphrase_texts)
+def _made(kind: str, row: Row) -> list[Fact]:
+    """The facts in a row of a schema, joined to their answers as the row says."""
+    try:
+        facts = SCHEMAS[kind][1](row)
+    except Missing as error:
+        if kind == "own":
+            raise
+        raise Missing(f"{error} (it is read as a row of {SHAPES[kind].name})") from None
+    except RecursionError:
+        raise FactError(DEEP) from None
+    join = row.get("join")
+    return facts if is_none(join) and join != "" else [replace(f, join=join) for f in facts]
 
 
 def _download(address: str) -> Path:
@@ -258,7 +263,7 @@ def _download(address: str) -> Path:
     return Path(path)
 
 
-def _hub(name: str, config: str | None = None) -> Iterator[Row]:
+def _hub(name: str, config: str | None = None) -> Iterator[Placed]:
     """The rows of a data set of the hub."""
     try:
         from datasets import load_dataset
@@ -271,16 +276,16 @@ def _hub(name: str, config: str | None = None) -> Iterator[Row]:
         raise OSError(f'"hub:{name}" could not be read ({str(error).splitlines()[0]}): is the '
                       "network up, and is the name right? A path needs no network") from error
     rows = splits["train"] if "train" in splits else next(iter(splits.values()))
-    return ((f"hub:{name}, row {i}", dict(row)) for i, row in enumerate(rows, 1))
+    return ((f"hub:{name}, row {i}", plain(dict(row))) for i, row in enumerate(rows, 1))
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[Placed]:
     """The rows of a file, each with its place.
 
     Where the rest cannot be read, a `BrokenFile` is the last one.
     """
 
-    def broken(why: str) -> Iterator[Row]:
+    def broken(why: str) -> Iterator[Placed]:
         return iter([(str(path), BrokenFile(why))])
 
     if path.stat().st_size > FILE:
@@ -299,7 +304,9 @@ def _rows(path: Path) -> Iterator[Row]:
                       "fetch the file again")
     if not start:
         return broken("the file is empty: fetch or save it again")
-    return _list(text, str(path)) if start == "[" else _lines(text, str(path))
+    if start == "[":
+        return _list(text, str(path))
+    return _object(text, str(path)) or _lines(text, str(path))
 
 
 def _json(text: str, at: int = 0) -> tuple[Any, int]:
@@ -314,7 +321,7 @@ def _json(text: str, at: int = 0) -> tuple[Any, int]:
         raise FactError(f"not JSON that can be read ({type(error).__name__})") from None
 
 
-def _list(text: str, path: str) -> Iterator[Row]:
+def _list(text: str, path: str) -> Iterator[Placed]:
     """The rows of a JSON list, one at a time, so that those before a fault are read."""
     at = _after_blanks(text, text.index("[") + 1)
     number = 0
@@ -337,12 +344,26 @@ def _list(text: str, path: str) -> Iterator[Row]:
             return
 
 
+def _object(text: str, path: str) -> Iterator[Placed] | None:
+    """The one row of a file that is one JSON object over several lines, or a table of columns."""
+    try:
+        value, end = _json(text, _after_blanks(text, 0))
+    except FactError:
+        return None
+    if text[end:].strip() or not isinstance(value, dict):
+        return None
+    if end > ROW and not is_table(value):
+        value = _too_long(end)
+    several = "\n" in text[:end].strip() or (isinstance(value, dict) and is_table(value))
+    return iter([(f"{path}, row 1", value)]) if several else None
+
+
 def _after_blanks(text: str, at: int) -> int:
     """Where the white space of a text ends that begins at `at`; `at` itself for none."""
     return next(re.compile(r"\s*").finditer(text, at)).end()
 
 
-def _lines(text: str, path: str) -> Iterator[Row]:
+def _lines(text: str, path: str) -> Iterator[Placed]:
     """The rows of JSON Lines; one that cannot be read leaves the others readable."""
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}, line {number}"
@@ -361,7 +382,7 @@ def _line(text: str) -> dict | FactError:
     return row if end == len(text) else FactError("more than one JSON value: one a line")
 
 
-def _csv(text: str, path: str) -> Iterator[Row]:
+def _csv(text: str, path: str) -> Iterator[Placed]:
     """The rows of a table with a header, parted by whichever sign the header has most of."""
     table = text.lstrip("\r\n")  # of empty lines above its header
     above = text[:len(text) - len(table)].count("\n")
@@ -392,7 +413,7 @@ def _cells(row: dict) -> dict | FactError:
                 found[field] = _cell(field, found[field].strip())
     except FactError as error:
         return error
-    return found
+    return unpacked(found)
 
 
 def _cell(field: str, text: str) -> list:

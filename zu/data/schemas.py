@@ -1,127 +1,104 @@
 """The schemas in which the field publishes facts: a row of a file becomes one fact, or several."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from . import editing, questions
 from .facts import Fact, FactError
-from .names import closest
+from .fields import (
+    Placed,
+    Row,
+    asked_in,
+    cloze,
+    is_none,
+    is_pair,
+    label,
+    list_at,
+    prompt_at,
+    text_at,
+    trimmed,
+    wordings,
+)
+from .names import CUTOFF, closest
+from .shapes import KNOWN, SHAPES, nearest
+
+#: What is said, once a file, of rows that were read in a way one may not expect; of how many.
+NOTES = {
+    "blank": "in {} a gap has words behind it: the model is asked to fill it in, since it cannot "
+             "go on from there",
+    "subject": "in {} the subject does not stand in what is asked once, as a word: the fact has "
+               "none, and its key is at the prompt's last token",
+    "recent": "in {}, as in all, there is no ground_truth: target_new is read as the answer to "
+              "forget, as in WikiRecent, where it is true",
+    "unanswered": "in {} a question has no answer, and is left out of neighbours or hops",
+    "own": "in {} the answer of a question of Forgetfulness is the fact to forget: it is left out "
+           "of the neighbours",
+}
+#: And of rows that are none of a file's facts.
+LEFT = "{} about neighbours of subjects that no row asks for: left out"
 
 
-def _at(row: dict, path: str, default: str | None = None) -> str:
-    """The text at a dotted path of a row, the first where there are several.
+def _multi_counterfact(row: Row) -> list[Fact]:
+    """Multi-counterfact: neighbours share the true answer.
 
-    Without a default it must be there.
+    `attribute_prompts`, about subjects for which the new answer is true, and `generation_prompts`,
+    which have no answer, are not read.
     """
-    value: Any = row
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if value is None and default is not None:
-        return default
-    if value is None:
-        raise FactError(f"field '{path}' is missing")
-    if not isinstance(value, str):
-        raise FactError(f"field '{path}' is or holds a {type(value).__name__}: give a text")
-    if not value.strip():
-        raise FactError(f"field '{path}' is empty")
-    return value.strip()
-
-
-def _all(row: dict, field: str) -> tuple:
-    """What the list in a field holds, or the one text; empty where there is none."""
-    value = row.get(field)
-    if value in (None, ""):
-        return ()
-    if not isinstance(value, str | list):
-        raise FactError(f"field '{field}' is a {type(value).__name__}: give a list of texts")
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _cloze(row: dict, path: str, subject: str) -> str:
-    """A prompt with ``{}`` where the subject stands."""
-    prompt = _at(row, path)
-    if "{}" in prompt:
-        return prompt
-    found = prompt.count(subject)
-    if found != 1:
-        raise FactError(f"field '{path}' holds the subject {found} times: write {{}} in its place, "
-                        "once")
-    return prompt.replace(subject, "{}")
-
-
-def _number(row: dict, field: str) -> str:
-    """A label, which may be a number; "" where there is none."""
-    return "" if row.get(field) is None else str(row[field])
-
-
-def _multi_counterfact(row: dict) -> list[Fact]:
-    """Multi-counterfact: neighbours share the true answer."""
     ask = "requested_rewrite"
-    subject = _at(row, f"{ask}.subject")
-    true = _at(row, f"{ask}.target_true.str")
+    subject = text_at(row, f"{ask}.subject")
+    true = text_at(row, f"{ask}.target_true.str")
+    _leave_question(row, row[ask])
     fact = Fact(
         subject=subject,
-        prompt=_cloze(row, f"{ask}.prompt", subject),
+        prompt=cloze(prompt_at(row, f"{ask}.prompt"), f"{ask}.prompt", subject),
         target=true,
-        paraphrases=_all(row, "paraphrase_prompts"),
-        neighbors=tuple((prompt, true) for prompt in _all(row, "neighborhood_prompts")),
-        relation=_at(row, f"{ask}.relation_id", ""),
-        id=_number(row, "case_id"),
+        paraphrases=wordings(row, "paraphrase_prompts"),
+        neighbors=tuple((prompt, true) for prompt in wordings(row, "neighborhood_prompts")),
+        relation=text_at(row, f"{ask}.relation_id", ""),
+        id=label(row, "case_id"),
     )
     return [fact]
 
 
-def _flat_counterfact(row: dict) -> list[Fact]:
-    """CounterFact with flat rows: one paraphrase and one neighbour."""
-    subject = _at(row, "subject")
-    near = []
-    if "locality_prompt" in row:
-        near.append((_at(row, "locality_prompt"), _at(row, "locality_ground_truth")))
-    fact = Fact(
-        subject=subject,
-        prompt=_cloze(row, "prompt", subject),
-        target=_at(row, "ground_truth"),
-        paraphrases=_all(row, "rephrase_prompt"),
-        neighbors=tuple(near),
-        id=_number(row, "case_id"),
-    )
-    return [fact]
-
-
-def _zsre(row: dict) -> list[Fact]:
+def _zsre(row: Row) -> list[Fact]:
     """MEND's zsRE: questions; the neighbour is an unrelated one."""
-    subject = _at(row, "subject")
+    subject = text_at(row, "subject")
     near = []
-    if "loc" in row:
-        question = _at(row, "loc").removesuffix("?") + "?"  # some have it, some not
-        near.append((question, _at(row, "loc_ans")))
+    if not is_none(row.get("loc")):
+        question = prompt_at(row, "loc").removesuffix("?") + "?"  # some have it, some not
+        near.append((question, text_at(row, "loc_ans")))
     fact = Fact(
         subject=subject,
-        prompt=_cloze(row, "src", subject),
-        target=_at(row, "answers"),
-        paraphrases=_all(row, "rephrase"),
+        prompt=cloze(prompt_at(row, "src"), "src", subject),
+        target=text_at(row, "answers"),
+        paraphrases=wordings(row, "rephrase"),
         neighbors=tuple(near),
     )
     return [fact]
 
 
-def _mquake(row: dict) -> list[Fact]:
-    """A chain's single hops; those on the way to the true answer also know the chain's question."""
+def _mquake(row: Row) -> list[Fact]:
+    """A chain's single hops; those on the way to the true answer also know the chain's question.
+
+    Its first question stands for all; a hop is asked for by its cloze, not by its question.
+    """
     steps = []
-    for step in _all(row, "single_hops"):
-        steps.append((_at(step, "cloze"), _at(step, "answer")))
-    whole = [(_at(row, "questions"), _at(row, "answer"))] if steps else []
+    for step in list_at(row, "single_hops"):
+        steps.append((text_at(step, "cloze"), text_at(step, "answer")))
+    whole = [(prompt_at(row, "questions"), text_at(row, "answer"))] if steps else []
+    if len(list_at(row, "questions")) > 1:
+        row.left.add("questions")
     facts = []
-    for i, hop in enumerate(_all(row, "requested_rewrite")):
-        subject = _at(hop, "subject")
+    for i, hop in enumerate(list_at(row, "requested_rewrite")):
+        subject = text_at(hop, "subject")
+        _leave_question(row, hop)
         fact = Fact(
             subject=subject,
-            prompt=_cloze(hop, "prompt", subject),
-            target=_at(hop, "target_true.str"),
-            relation=_at(hop, "relation_id", ""),
+            prompt=cloze(prompt_at(hop, "prompt"), "prompt", subject),
+            target=text_at(hop, "target_true.str"),
+            relation=text_at(hop, "relation_id", ""),
             id=f"{row.get('case_id', '?')}-{i}",
         )
         if (fact.text, fact.target) in steps:
@@ -133,55 +110,115 @@ def _mquake(row: dict) -> list[Fact]:
     return facts
 
 
-def _known(row: dict) -> list[Fact]:
-    """ROME's known facts: a prompt and its attribute, nothing else."""
-    subject = _at(row, "subject")
+def _leave_question(row: Row, request: dict) -> None:
+    """A request's question is another wording of its prompt, and not read."""
+    if not is_none(request.get("question")):
+        row.left.add("question")
+
+
+def _known(row: Row) -> list[Fact]:
+    """ROME's known facts: a prompt and its attribute, nothing else.
+
+    The template is no other wording: the prompt goes on from it, up to the attribute.
+    """
+    subject = text_at(row, "subject")
     fact = Fact(
         subject=subject,
-        prompt=_cloze(row, "prompt", subject),
-        target=_at(row, "attribute"),
-        relation=_at(row, "relation_id", ""),
-        id=_number(row, "known_id"),
+        prompt=cloze(prompt_at(row, "prompt"), "prompt", subject),
+        target=text_at(row, "attribute"),
+        relation=text_at(row, "relation_id", ""),
+        id=label(row, "known_id"),
     )
     return [fact]
 
 
-def _own(row: dict) -> list[Fact]:
+def _own(row: Row) -> list[Fact]:
     """Rows with the fields of `Fact` itself."""
-    known = Fact.__dataclass_fields__
-    for number, field in enumerate(row, 1):
-        if field in known:
-            continue
-        # its name is not repeated: in a table without a header it is a fact's text
-        meant = closest(str(field), known)
-        hint = "" if meant is None else f"; is it meant to be '{meant}'?"
-        raise FactError(f"field number {number} has a name that is none of "
-                        f"{', '.join(known)}{hint}")
-    subject = _at(row, "subject")
-    target = _at(row, "target")
-    lists = {name: _all(row, name) for name in ("paraphrases", "neighbors", "hops")}
+    _refuse_others(row)
+    subject = text_at(row, "subject", "")
+    target = text_at(row, "target")
     fact = Fact(
         subject=subject,
-        prompt=_cloze(row, "prompt", subject),
+        prompt=cloze(prompt_at(row, "prompt"), "prompt", subject),
         target=target,
-        relation=_number(row, "relation"),
-        id=_number(row, "id"),
-        **lists,
+        paraphrases=wordings(row, "paraphrases"),
+        neighbors=_own_pairs(row, "neighbors"),
+        relation=label(row, "relation"),
+        id=label(row, "id"),
+        hops=_own_pairs(row, "hops"),
     )
     return [fact]
+
+
+def _own_pairs(row: Row, field: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of prompt and answer, as lists or objects; what is neither is left for `Fact`."""
+    found: list = []
+    for item in list_at(row, field):
+        if is_pair(item):
+            found.append((trimmed(item[0]), item[1].strip()))
+        elif isinstance(item, dict):
+            found += [asked[1:] for asked in asked_in(item, field)]
+        else:
+            found.append(item)
+    return tuple(found)
+
+
+def _refuse_others(row: dict) -> None:
+    """Refuse a row with fields that `Fact` has not, naming the shape that it is most like."""
+    known = Fact.__dataclass_fields__
+    number, field = next(((i, name) for i, name in enumerate(row, 1) if name not in known), (0, ""))
+    if not number:
+        return
+    for i, held in enumerate(row.values(), 1):
+        row_in = held[0] if isinstance(held, list) and held else None
+        if isinstance(row_in, dict) and KNOWN & set(row_in):
+            raise FactError(f"field number {i} holds a list of rows: give that list, not the "
+                            "object around it")
+    kind, lacking = nearest(row) or ("own", [])
+    missing = " and ".join(f"'{name}'" for name in lacking)
+    if kind != "own":
+        have = f"whose rows have {', '.join(SHAPES[kind].needs)}"
+        raise FactError(f"the fields are nearest to those of {SHAPES[kind].name}, {have}; missing: "
+                        f"{missing or 'nothing, but others are none of its'}")
+    # its name is not repeated: in a table without a header it is a fact's text
+    # and a field of another shape is hardly misspelt
+    meant = closest(str(field), known, 0.8 if field in KNOWN else CUTOFF)
+    hint = "" if meant is None else f"; is it meant to be '{meant}'?"
+    if meant is None and missing and len(lacking) < len(SHAPES["own"].needs):
+        hint = f"; missing: {missing}"
+    raise FactError(f"field number {number} has a name that is none of {', '.join(known)}{hint}")
 
 
 #: Scoring rule and reader of each schema.
-SCHEMAS: dict[str, tuple[str, Callable[[dict], list[Fact]]]] = {
+SCHEMAS: dict[str, tuple[str, Callable[[Row], list[Fact]]]] = {
     "multi-counterfact": ("exact", _multi_counterfact),
-    "flat-counterfact": ("exact", _flat_counterfact),
+    "flat-counterfact": ("exact", editing.read_request),
     "zsre": ("tokens", _zsre),
     "mquake": ("tokens", _mquake),
     "known": ("exact", _known),
+    "easyedit": ("exact", editing.read_request),
+    "memit": ("exact", editing.read_memit),
+    "knowedit": ("tokens", editing.read_request),
+    "wikirecent": ("tokens", editing.read_recent),
+    "wikibio": ("tokens", editing.read_wikibio),
+    "cknowedit": ("tokens", editing.read_chinese),
+    "wikibigedit": ("tokens", editing.read_wikibigedit),
+    "rwku": ("tokens", questions.read_rwku),
+    "rwku-target": ("tokens", questions.refuse_target),
+    "tofu": ("tokens", questions.read_question),
+    "muse-verbmem": ("tokens", questions.read_verbatim),
+    "wmdp": ("tokens", questions.read_choices),
+    "text": ("tokens", questions.refuse_text),
     "own": ("exact", _own),
 }
-#: Fields that only one schema has.
-_TELLING = {"src": "zsre", "ground_truth": "flat-counterfact", "attribute": "known"}
+#: Fields that only one schema has. The first that a row has decides.
+_TELLING = {"src": "zsre", "attribute": "known", "update": "wikibigedit", "gt": "muse-verbmem",
+            "labels": "wikibio", "concept": "wikibio", "query": "rwku", "choices": "wmdp",
+            "question": "tofu", "intro": "rwku-target"}
+#: Fields of requests for edits, whose rows are alike in other fields, and what they tell.
+_REQUESTS = {"locality": "knowedit", "portability": "knowedit", "prompts": "easyedit",
+             "locality_inputs": "easyedit", "portability_inputs": "easyedit",
+             "rephrase_prompts": "easyedit"}
 
 
 def schema(row: dict) -> str:
@@ -200,7 +237,74 @@ def schema(row: dict) -> str:
     if "requested_rewrite" in row:
         is_chain = isinstance(row["requested_rewrite"], list)
         return "mquake" if is_chain else "multi-counterfact"
-    for field, kind in _TELLING.items():
-        if field in row:
-            return kind
-    return "own"
+    if "src" in row:
+        return "zsre"
+    if "ground_truth" in row or "target_new" in row:
+        return _request_of(row)
+    if "target_old" in row:
+        return "cknowedit"
+    if "target_true" in row:
+        return "memit"
+    if "prompt" in row and "target" in row:
+        return "own"
+    kind = next((kind for field, kind in _TELLING.items() if field in row), "own")
+    if kind == "own" and isinstance(row.get("text"), str) and "prompt" not in row:
+        return "text"
+    return kind
+
+
+def _request_of(row: dict) -> str:
+    """The schema of a row that asks for an edit."""
+    if is_none(row.get("ground_truth")):
+        for field, kind in (("target_old", "cknowedit"), ("target_true", "memit")):
+            if field in row:
+                return kind
+    found = (kind for field, kind in _REQUESTS.items() if field in row)
+    return next(found, "flat-counterfact")
+
+
+def schema_of_all(rows: list[Placed]) -> str:
+    """The schema of a file, which is that of the first row that shows one.
+
+    Parameters
+    ----------
+    rows : list of (str, dict, Fact or FactError)
+        What stands at each place.
+
+    Returns
+    -------
+    str
+        A key of `SCHEMAS`; "own" where no row shows another.
+    """
+    dicts = [row for _, row in rows if isinstance(row, dict)]
+    kind = next((kind for kind in map(schema, dicts) if kind != "own"), "own")
+    if kind != "knowedit" or any(not is_none(row.get("ground_truth")) for row in dicts):
+        return kind
+    nested = any(isinstance(row.get(field), list | dict) for row in dicts
+                 for field in ("locality", "portability"))
+    return "wikirecent" if nested else kind
+
+
+def together(kind: str, rows: list[Placed]) -> tuple[list[Placed], Counter[str]]:
+    """What rows of one file say of each other, put where it belongs.
+
+    Parameters
+    ----------
+    kind : str
+        Their schema.
+    rows : list of (str, dict, Fact or FactError)
+        What stands at each place.
+
+    Returns
+    -------
+    rows : list of (str, dict, Fact or FactError)
+        RWKU's neighbours in the rows about the same subject; all others as they were.
+    notes : Counter of str
+        What is to be said, and of how many rows.
+    """
+    notes: Counter[str] = Counter()
+    if kind == "rwku":
+        rows, left = questions.with_neighbors(rows)
+        if left:
+            notes[LEFT] = left
+    return rows, notes

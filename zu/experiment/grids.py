@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from ..data.cache import user_path
 from ..data.facts import Fact, Facts
 from ..edit import Edit
 from ..methods import Settings, find, source_of, unlearn
@@ -156,7 +157,7 @@ def run_grid(
     ValueError
         For a label that would not run as it says, before anything is computed.
     """
-    grid = Grid(Reader(model, tokenizer), Path(records) / "few_shot")
+    grid = Grid(Reader(model, tokenizer), user_path(records) / "few_shot")
     return grid.run(facts, methods, seeds=seeds, n=n)
 
 
@@ -239,7 +240,7 @@ class Grid:
         # all that the rows edit, for moments of one reading
         self.kept["layers"] = layers | self.kept.get("layers", set())
         common = self._common(facts.rule)
-        folder = Path(self.folder) / self.name / facts.name
+        folder = user_path(self.folder) / self.name / facts.name
         found = []
         for seed in seeds:
             forget = facts.sample(n, seed)

@@ -22,6 +22,7 @@ import torch
 from transformers import DynamicCache
 
 from ..batches import Batch, collate
+from ..data.cache import user_path
 from ..data.names import closest
 from ..models import decoder, finite, logits
 from ..reader import Reader
@@ -77,12 +78,12 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, 
         ) from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    here = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+    here = sorted(path.stem for path in user_path(folder).glob("*.yaml"))
     hub = None  # it reads the configs of all of the harness's tasks: only where one is asked for
     found = {}
     for name in names:
         if name in here:
-            found[name] = {name: _local(Path(folder, f"{name}.yaml"))}
+            found[name] = {name: _local(user_path(folder) / f"{name}.yaml")}
             continue
         if hub is None:
             hub = TaskManager()
@@ -175,7 +176,7 @@ def digest(names: Sequence[str], folder: str | Path) -> str:
     str
         16 hexadecimal digits.
     """
-    files = sorted(path for name in names for path in Path(folder).glob(f"{name}.*"))
+    files = sorted(path for name in names for path in user_path(folder).glob(f"{name}.*"))
     content = b"".join(path.name.encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:16]
 

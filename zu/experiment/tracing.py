@@ -102,9 +102,12 @@ def prompt(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Prompt:
     Raises
     ------
     FactError
-        Where no token covers the subject, or one holds both the prompt's end and the answer's
-        start.
+        Where there is no subject, no token covers it, or one holds both the prompt's end and the
+        answer's start.
     """
+    if not fact.subject:
+        raise FactError(f"fact '{fact.id or '?'}' has no subject, whose tokens are traced: write "
+                        "it out, and {} in the prompt")
     ids, last = encode(tokenizer, fact)
     whole, n = split_answer(tokenizer, fact.text, fact.target)
     spans = tokenizer(fact.text, return_offsets_mapping=True)["offset_mapping"]

@@ -670,9 +670,9 @@ def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
     Returns
     -------
     list[Fact]
-        The facts, in order, each with the prompt "{}".
+        The facts, in order, each with the prompt "{}"; one without a subject as it is.
     """
-    return [replace(fact, prompt="{}") for fact in facts]
+    return [replace(fact, prompt="{}") if fact.subject else fact for fact in facts]
 
 
 def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
