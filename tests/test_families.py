@@ -82,3 +82,19 @@ def test_no_family_is_edited_in_another_way_than_it_computes(tokenizer):
             assert families.logits_error(model, tokenizer) < 1e-5, kind
             refused.append(kind)
     assert len(bound) >= 60 and len(refused) >= 10 and len(not_built) < 25
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma3_text", "mamba", "rwkv", "falcon_h1", "lfm3"])
+def test_what_is_written_is_what_the_model_says_whatever_it_remembers(kind, tokenizer):
+    model, ids = families.build(kind), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    banned = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+    expected = ids
+    for _ in range(5):
+        said = model(input_ids=expected, use_cache=False).logits[:, -1]
+        likeliest = said.index_fill(1, banned, -torch.inf).argmax(1, keepdim=True)
+        expected = torch.cat([expected, likeliest], 1)
+    generator = torch.Generator().manual_seed(0)
+    written = zu.passes.write(model, tokenizer, ids, 5, generator, top_k=1)
+    assert written.tolist() == expected.tolist()
+    alike = zu.passes.write(model, tokenizer, ids[:1].expand(3, -1), 5, generator, top_k=1)
+    assert alike.tolist() == expected[:1].expand(3, -1).tolist()

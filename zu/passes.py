@@ -331,6 +331,39 @@ def whole_logits(
 
 
 @torch.no_grad()
+def takes_cache(model: PreTrainedModel, ids: torch.Tensor) -> bool:
+    """Whether a model says with a cache of keys and values what it says without: tried on it.
+
+    State-space layers and their like keep something else.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    ids : (rows, t)
+        Some tokens.
+
+    Returns
+    -------
+    bool
+        Whether the logits are the same up to rounding.
+    """
+    some = ids[:1].repeat(1, 3)[:, :3]  # (rows, t) -> (1, 3)
+    past = DynamicCache()
+    try:
+        model(input_ids=some[:, :2], past_key_values=past, use_cache=True)
+        found = model(input_ids=some[:, 2:], past_key_values=past, use_cache=True).logits[:, -1]
+        if past.get_seq_length() != 3:
+            return False
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+    expected = model(input_ids=some, use_cache=False).logits[:, -1]  # (1, vocabulary)
+    error = (found.float() - expected.float()).norm()
+    small = max(1e-3, 16 * torch.finfo(model.dtype).eps)
+    return not bool(error > small * expected.float().norm())  # NaN is another one's to find
+
+
+@torch.no_grad()
 def write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -371,12 +404,15 @@ def write(
     banned = torch.tensor(special, dtype=torch.long, device=generator.device)
     rows = len(ids)
     equal = rows > 1 and bool((ids == ids[0]).all())
-    new = ids[:1] if equal else ids  # what all rows begin with is read once
-    past = DynamicCache()
+    past = DynamicCache() if takes_cache(model, ids) else None
+    new = ids[:1] if equal and past is not None else ids  # what all begin with is read once
     for step in range(length):
-        out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
+        if past is None:
+            out = model(input_ids=ids, use_cache=False)
+        else:
+            out = model(input_ids=new, past_key_values=past, use_cache=True, logits_to_keep=1)
         scores = finite(model, out.logits[:, -1])  # (rows, 1, vocabulary) -> (rows, vocabulary)
-        if step == 0 and equal:
+        if step == 0 and equal and past is not None:
             past.batch_repeat_interleave(rows)
             scores = scores.expand(rows, -1)  # (1, vocabulary) -> (rows, vocabulary)
         new = _draw(scores, banned, top_k, generator).to(ids.device)

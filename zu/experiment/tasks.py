@@ -25,6 +25,7 @@ from ..batches import Batch, collate
 from ..data.cache import user_path
 from ..data.names import closest
 from ..models import decoder, finite, logits
+from ..passes import takes_cache
 from ..reader import Reader
 from ..scores import wilson
 
@@ -360,9 +361,11 @@ def _likelihoods(
     """Log-likelihood of each request's answer, and whether the model itself would write it."""
     model = reader.model
     head = _common_head([context for _, context, _ in requests])
-    past = DynamicCache()
+    ids = torch.tensor([head], device=model.device)  # (1, start)
+    if head and not takes_cache(model, ids):
+        head = []  # each row is read as a whole
+    past = DynamicCache() if head else None
     if head:
-        ids = torch.tensor([head], device=model.device)  # (1, start)
         decoder(model)(input_ids=ids, past_key_values=past)
     answers = _by_prompt(requests, len(head))
     rows = [(list(row), max(len(ids) for _, ids in some)) for row, some in answers.items()]
@@ -401,16 +404,16 @@ def _by_prompt(
 def _log_probabilities(
     reader: Reader,
     rows: Sequence[tuple[list[int], int]],
-    past: DynamicCache,
+    past: DynamicCache | None,
     head: list[int],
 ) -> tuple[torch.Tensor, ...]:
     """Log-probabilities (n, vocabulary) after the last n tokens of each row, behind the head.
 
-    rows: token ids, and n. past: the cache of the head, which stays as it is.
+    rows: token ids, and n. past: the cache of the head, which stays as it is; None for no head.
     """
     batch = collate(rows, reader.model.device)
     cache = copy.deepcopy(past)
-    if head:
+    if cache is not None:
         cache.batch_repeat_interleave(len(rows))  # (1, heads, start, width) -> (rows, ...)
     seen = batch.real.new_ones(len(rows), len(head))
     mask = torch.cat([seen, batch.real], 1)  # (rows, start + length)
