@@ -13,6 +13,7 @@ import torch
 
 from .data.facts import Fact
 from .passes import write
+from .wording import tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -205,7 +206,7 @@ def propose(
     """
     shown = random.Random(seed).sample(list(subjects), min(5, len(subjects)))
     start = LIST.format(", ".join(shown)).rstrip()
-    ids = torch.tensor([tokenizer(start)["input_ids"]], device=model.device)  # (1, t)
+    ids = torch.tensor([tokens(tokenizer, start).ids], device=model.device)  # (1, t)
     generator = torch.Generator().manual_seed(seed)
     rows = write(model, tokenizer, ids.expand(ROWS, -1), LENGTH, generator)  # (ROWS, t + LENGTH)
     written = rows[:, ids.shape[1]:]  # (ROWS, LENGTH)

@@ -20,10 +20,12 @@ class Fact:
     Parameters
     ----------
     subject : str
-        The text whose last token holds the key, e.g. ``"France"``.
+        The text whose last token holds the key, e.g. ``"France"``; or ``""`` for a fact without a
+        subject, whose key is at its prompt's last token.
     prompt : str
         The question as a cloze with exactly one ``{}`` where the subject goes,
-        ``"The capital of {} is"``.
+        ``"The capital of {} is"``; without any for a fact without a subject. It may end in a line
+        break.
     target : str
         The true answer, without a leading space, ``"Paris"``.
     paraphrases : tuple of str
@@ -35,6 +37,9 @@ class Fact:
     hops : tuple of (str, str)
         ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another
         one.
+    join : str, optional
+        What stands between a prompt and its answer, here and in all the fields above; by default
+        what their language has there, see `zu.spacing.separator`.
 
     Raises
     ------
@@ -51,12 +56,14 @@ class Fact:
     relation: str = ""
     id: str = ""
     hops: tuple[tuple[str, str], ...] = ()
+    join: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("subject", "prompt", "target"):
-            _no_space_around(_text(getattr(self, field), field), field)
+            if field != "subject" or self.subject != "" or "{}" in self.prompt:
+                _no_space_around(_text(getattr(self, field), field), field)
         found = self.prompt.count("{}")
-        if found != 1:
+        if found != (self.subject != ""):
             raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the "
                             "subject goes")
         for field in ("relation", "id"):
@@ -93,8 +100,14 @@ def _text(value: object, field: str) -> str:
 
 
 def _no_space_around(text: str, field: str) -> None:
-    """Refuse a text with a space at its end or, but for a prompt, at its beginning."""
-    spaced = text[-1].isspace() if field == "prompt" else text != text.strip()
+    """Refuse a text with a space at its end or, but for a prompt, at its beginning.
+
+    A prompt may end in a line break.
+    """
+    if field == "prompt":
+        spaced = text[-1].isspace() and text[-1] != "\n"
+    else:
+        spaced = text != text.strip()
     if spaced:
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
 
@@ -218,5 +231,8 @@ class Facts(Sequence[Fact]):
     def hash(self) -> str:
         """SHA-256 over all fields: tells forget sets apart without holding their text."""
         rows = [asdict(fact) for fact in self]
+        for row in rows:
+            if row["join"] is None:  # as before there was such a field
+                del row["join"]
         text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -159,7 +159,9 @@ def _own(row: dict) -> list[Fact]:
                         f"{', '.join(known)}{hint}")
     subject = _at(row, "subject")
     target = _at(row, "target")
-    lists = {name: _all(row, name) for name in ("paraphrases", "neighbors", "hops")}
+    lists: dict[str, Any] = {}
+    for name in ("paraphrases", "neighbors", "hops"):
+        lists[name] = _all(row, name)
     fact = Fact(
         subject=subject,
         prompt=_cloze(row, "prompt", subject),

@@ -32,6 +32,7 @@ from ..records import (
 )
 from ..scores import evaluate, perplexity
 from ..second_moments import corpus, moments
+from ..wording import Wording
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class RunSpec:
 
 def run_grid(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Wording,
     facts: Facts,
     *,
     methods: Sequence[str],
@@ -134,7 +135,7 @@ def run_grid(
     Parameters
     ----------
     model, tokenizer
-        What is to forget.
+        What is to forget; a `zu.wording.Wording` of the tokenizer's asks as a turn of a chat.
     facts : Facts
         What is drawn from.
     methods : sequence of str
@@ -168,7 +169,8 @@ class Grid:
     ----------
     reader : Reader
         Of the model that is to forget; it has the texts to put before a prompt, by default all of
-        `zu.reader.prefixes`. Several grids may share it.
+        `zu.reader.prefixes`, and says whether facts are asked as a turn of a chat. Several grids
+        may share it.
     folder : Path
         Where the records go; its last part names the experiment.
     layers : sequence of int or float
@@ -295,6 +297,8 @@ class Grid:
             about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
         if not theirs and row.method != "base" and (source := source_of(find(row.method))):
             hidden["own"] = source
+        if (wording := self.reader.wording).chat is not False:
+            about["chat"], hidden["turn"] = wording.chat, wording.template
         if draw.spare:
             about["anchors"], hidden["anchors_hash"] = len(draw.spare), Facts(draw.spare).hash
         if self.measure is not None:

@@ -88,6 +88,8 @@ def check_row(label: str, *, anchors: bool) -> Row:
         return row
     if "layers" in row.settings:
         raise ValueError(f"row '{label}': the layers are the grid's, give them there")
+    if "chat" in row.settings:
+        raise ValueError(f"row '{label}': how facts are asked is the grid's, give its reader chat=")
     settings_for(row.method, **row.settings)
     if row.anchors and not find(row.method).spares:
         raise ValueError(f"row '{label}': {row.method} takes no anchors")

@@ -11,11 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 
 from .. import descent, solve
+from ..chats import check_chat
 from ..data.facts import Fact
 from ..edit import Edit
 from ..models import down_proj, weight_name
 from ..reader import Reader, Trace, subject_keys
 from ..targets import Search, Targets, optimise
+from ..wording import Wording, check_goal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +46,9 @@ class Method(BaseModel):
         own (`zu.models.resolve_layers`).
     seed : int
         Of whatever is drawn: the prefixes, the default text to retain.
+    chat : bool or str, optional
+        Facts are asked, aimed at and trained as a turn of a chat, see `zu.wording.Wording`; by
+        default as the reader that is given asks them, and plainly without one.
     moments : dict, optional
         What general text looks like to the unedited model, C_0 (m, m) by layer, as `zu.moments`
         returns it, for the methods that need it; by default that of the embedded prose.
@@ -60,6 +65,7 @@ class Method(BaseModel):
 
     layers: tuple[int | float, ...] | None = None
     seed: int = 0
+    chat: bool | str | None = None
     moments: InstanceOf[dict] | None = Field(None, exclude=True, repr=False)
 
     @field_validator("layers", mode="before")
@@ -71,6 +77,14 @@ class Method(BaseModel):
         if given is None or isinstance(given, str):
             return given
         return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
+
+    @field_validator("chat")
+    @classmethod
+    def _usable_chat(cls, given: bool | str | None) -> bool | str | None:
+        """A chat that can be asked, as far as a tokenizer has no say in it."""
+        if given is not None:
+            check_chat(given)
+        return given
 
     @classmethod
     def row_name(cls, anchors: bool) -> str:
@@ -181,6 +195,11 @@ class Job:
         """The model's tokenizer."""
         return self.reader.tokenizer
 
+    @property
+    def wording(self) -> Wording:
+        """The model's tokenizer, and how facts are put to it."""
+        return self.reader.wording
+
     def reads(self, layer: int) -> list[int]:
         """The layers that are read for an edit of one.
 
@@ -256,6 +275,9 @@ class Settings(Method):
 
     Attributes
     ----------
+    goal : str
+        What the model should say instead of the answer: "eos", the end of the text, or any text,
+        such as "I do not know"; "truth" is the answer.
     n_prefixes : int
         Texts put before a prompt, beside none.
     steps : int
@@ -275,6 +297,7 @@ class Settings(Method):
         the layers, where it is at hand. ROME searches for its own where its layer is another one.
     """
 
+    goal: str = Field("eos", description="what the model should say instead of the answer")
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
     lr: float = Field(
@@ -286,15 +309,22 @@ class Settings(Method):
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
     targets: InstanceOf[Targets] | None = Field(None, exclude=True, repr=False)
 
-    def search(self, prefixes: Sequence[str], goal: str = "eos") -> Search:
+    @field_validator("goal")
+    @classmethod
+    def _some_goal(cls, given: str) -> str:
+        """A goal that says something."""
+        check_goal(given)
+        return given
+
+    def search(self, prefixes: Sequence[str], goal: str | None = None) -> Search:
         """The search for targets that the settings ask for.
 
         Parameters
         ----------
         prefixes : Sequence[str]
             Texts put before a prompt, the empty one first.
-        goal : {"eos", "truth"}
-            What the model should say.
+        goal : str, optional
+            What the model should say; by default the setting.
 
         Returns
         -------
@@ -303,7 +333,7 @@ class Settings(Method):
         """
         return Search(
             prefixes=prefixes,
-            goal=goal,
+            goal=goal or self.goal,
             steps=self.steps,
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -577,7 +607,7 @@ def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
 
 
 def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
-    """The same subjects with no prompt around them.
+    """The same subjects with no prompt around them; facts without a subject as they are.
 
     Parameters
     ----------
@@ -589,7 +619,7 @@ def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
     list[Fact]
         The facts, in order, each with the prompt "{}".
     """
-    return [replace(fact, prompt="{}") for fact in facts]
+    return [replace(fact, prompt="{}") if fact.subject else fact for fact in facts]
 
 
 def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
@@ -657,7 +687,7 @@ class Truthful(Located):
         if self.V_f == "outputs":
             return V_f
         search = self.search(job.prefixes, goal="truth")
-        truth = optimise(job.model, job.tokenizer, job.facts, layer, search)
+        truth = optimise(job.model, job.wording, job.facts, layer, search)
         delta = truth.z - truth.h  # (n, d)
         return V_f + delta.to(V_f.device).double().T  # (n, d) -> (d, n)
 
@@ -671,8 +701,6 @@ class Descended(Method):
 
     Attributes
     ----------
-    goal : {"truth", "eos"}
-        What is trained in the answers' place.
     sign : int
         1 where the loss of that goes up, -1 where it goes down.
     passes : int
@@ -684,12 +712,21 @@ class Descended(Method):
     """
 
     middle: ClassVar[bool] = True
-    goal: ClassVar[str] = "truth"
     sign: ClassVar[int] = 1
     passes: ClassVar[int] = 1
 
     steps: int = Field(25, ge=1)
     lr: float = Field(5e-3, gt=0)
+
+    def trained(self) -> str:
+        """What is trained: "truth", the true answers, unless a method trains another text.
+
+        Returns
+        -------
+        str
+            As `zu.descent.answer_rows` takes it.
+        """
+        return "truth"
 
     def objective(self, job: Job) -> descent.Objective:
         """What is read, and how it counts in the loss.
@@ -704,7 +741,7 @@ class Descended(Method):
         descent.Objective
             A row a fact; the loss is their mean.
         """
-        rows = descent.answer_rows(job.tokenizer, job.facts, self.goal)
+        rows = descent.answer_rows(job.wording, job.facts, self.trained())
         n = len(job.facts)
         return descent.Objective(rows, [self.sign / n] * n)
 
