@@ -258,5 +258,6 @@ def test_a_fact_is_asked_with_its_own_prompt_paraphrases_neighbours_and_hops(ask
     rows |= {name: (1, 1, 1) for name in ("Lima", "Quito", "Andes")}
     fact = replace(about("Quito"), paraphrases=("In {} is",), hops=(("Which range?", "Andes"),))
     zu.evaluate(*asker, [fact])
-    assert [q[:2] for q in asked[0][0]] == [("Peru has", "Lima"), ("In Peru is", "Lima"), ("Quito has", "Quito"),
-                           ("Which range?", "Andes")]
+    assert [question[:2] for question in asked[0][0]] == [
+        ("Peru has", "Lima"), ("In Peru is", "Lima"), ("Quito has", "Quito"),
+        ("Which range?", "Andes")]

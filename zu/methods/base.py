@@ -78,9 +78,9 @@ class Method(BaseModel):
             return given
         return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
 
-    @field_validator("chat")
+    @field_validator("chat", mode="before")
     @classmethod
-    def _usable_chat(cls, given: bool | str | None) -> bool | str | None:
+    def _usable_chat(cls, given: Any) -> Any:
         """A chat that can be asked, as far as a tokenizer has no say in it."""
         if given is not None:
             check_chat(given)
