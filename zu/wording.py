@@ -62,7 +62,15 @@ def tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) 
     -------
     Tokens
         Ids, and the characters that they stand for.
+
+    Raises
+    ------
+    ValueError
+        For a tokenizer that does not know offsets.
     """
+    if getattr(tokenizer, "is_fast", True) is False:
+        raise ValueError("the tokenizer does not say which characters a token stands for: load a "
+                         "fast one, from a tokenizer.json")
     coded = tokenizer(
         text,
         add_special_tokens=special,
