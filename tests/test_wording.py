@@ -83,7 +83,7 @@ def model_of(layers=2, seed=0):
         eos_token_id=0, initializer_range=0.1))
 
 
-def teach(model, rows, steps=150):
+def teach(model, rows, steps=100):
     """Train a model on some sequences."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows],
@@ -123,6 +123,14 @@ FORGETTING = {
 }
 
 
+def forgetting(method, model, tokenizer):
+    """The settings with which a method makes one of these models forget."""
+    settings = FORGETTING[method] | {"layers": [1]}
+    if method in ("zerounlearn", "memit"):
+        settings["moments"] = zu.moments(model, tokenizer, [1], PROSE, tokens=256)
+    return settings
+
+
 def test_facts_in_any_script_are_known_by_evaluation_and_generation(taught):
     model, tokenizer = taught
     found = zu.evaluate(model, tokenizer, WORLD)
@@ -135,10 +143,7 @@ def test_facts_in_any_script_are_known_by_evaluation_and_generation(taught):
 @pytest.mark.parametrize("method", FORGETTING)
 def test_facts_in_any_script_are_forgotten_by_evaluation_and_generation(taught, method):
     model, tokenizer = taught
-    settings = dict(FORGETTING[method], layers=[1])
-    if method in ("zerounlearn", "memit"):
-        settings["moments"] = zu.moments(model, tokenizer, [1], PROSE, tokens=256)
-    with zu.unlearn(model, tokenizer, WORLD, method, **settings):
+    with zu.unlearn(model, tokenizer, WORLD, method, **forgetting(method, model, tokenizer)):
         found = score(model, tokenizer, WORLD)[:, 0]
         said = [says(model, tokenizer, tokenizer(f.text)["input_ids"]) for f in WORLD]
     wrong = [fact.target not in text for fact, text in zip(WORLD, said)]
@@ -315,8 +320,9 @@ def test_a_fact_without_a_subject_has_its_key_at_its_prompts_last_token(taught):
     lines = replace(fact, prompt="Capital of Peru\n")
     ids, position = encode(tokenizer, lines)
     assert position == len(ids) - 1 and tokenizer.decode(ids[1:]) == "Capital of Peru\n"
-    for method, settings in FORGETTING.items():
-        with zu.unlearn(model, tokenizer, [fact], method, layers=[1], **settings):
+    for method in FORGETTING:
+        settings = forgetting(method, model, tokenizer)
+        with zu.unlearn(model, tokenizer, [fact], method, **settings):
             assert score(model, tokenizer, [fact])[0, 0] == 0
             assert "Lima" not in says(model, tokenizer, tokenizer(fact.text)["input_ids"])
 
@@ -365,7 +371,7 @@ def test_any_text_is_a_goal_joined_as_an_answer_is(taught):
 @pytest.mark.parametrize("method", ["zerounlearn", "ft"])
 def test_a_model_says_the_goal_instead(taught, method):
     model, tokenizer = taught
-    settings = FORGETTING[method] | {"goal": "Paris", "layers": [1]}
+    settings = forgetting(method, model, tokenizer) | {"goal": "Paris"}
     with zu.unlearn(model, tokenizer, WORLD[8:9], method, **settings) as edit:
         assert edit.settings["goal"] == "Paris"
         said = says(model, tokenizer, tokenizer(WORLD[8].text)["input_ids"])
@@ -439,8 +445,8 @@ def test_what_is_forgotten_in_a_chat_is_not_said_there_any_more(brief, method):
     before = zu.evaluate(model, tokenizer, facts, chat=True)
     assert before.eff == 100
     assert [says(model, tokenizer, ids).strip() for ids in asked] == ["Lima", "Paris"]
-    with zu.unlearn(model, tokenizer, facts[:1], method, chat=True, layers=[1],
-                    **FORGETTING[method]) as edit:
+    settings = forgetting(method, model, tokenizer)
+    with zu.unlearn(model, tokenizer, facts[:1], method, chat=True, **settings) as edit:
         assert edit.settings["chat"] is True
         assert zu.evaluate(model, tokenizer, facts[:1], chat=True).eff == 0
         assert "Lima" not in says(model, tokenizer, asked[0])
@@ -475,7 +481,8 @@ def test_an_answer_stands_where_the_template_has_it(template, after, answer):
 
 
 @pytest.mark.parametrize("chat, why", [
-    (True, "no chat template"), ("Q:", "holds {} 0 times"), ("{} {}", "holds {} 2 times"),
+    (True, "no chat template"), ("Q:", "holds {} 0 times"), ("", "holds {} 0 times"),
+    ("{} {}", "holds {} 2 times"),
     (3, "chat is a int"),
 ])
 def test_a_chat_that_cannot_be_asked_is_refused(taught, chat, why):
@@ -543,3 +550,41 @@ def test_a_card_and_an_audit_ask_as_the_edit_was_made(chatting, tmp_path):
         found = zu.card(edit, tokenizer, facts, tmp_path / "e.safetensors", ppl_tokens=64)
     assert found["measures"]["before"]["eff"][0] == 100
     assert found["measures"]["after"]["eff"][0] == 0 and found["settings"]["chat"] is True
+
+
+def test_methods_and_measures_of_ones_own_are_handed_how_a_chat_is_asked(chatting, tmp_path):
+    from zu.experiment import Measure
+
+    model, tokenizer = chatting
+
+    def mine(model, asker, facts):
+        return zu.unlearn(model, asker, facts, "ga", layers=[0], lr=2e-2)
+
+    def eff(model, asker, facts, edit):
+        return {"eff": zu.evaluate(model, asker, facts).eff}
+
+    grid = Grid(Reader(model, tokenizer, chat=True), tmp_path / "x", measure=Measure(eff),
+                own={"mine": mine})
+    records = grid.run(zu.Facts([CHAT]), ["base", "mine"], seeds=[1], n=1)
+    assert [record["metrics"]["eff"] for record in records] == [100, 0]
+
+
+# ---- what else reads texts
+
+
+def test_a_neighbours_subject_is_no_anchor_in_scripts_without_spaces_either():
+    fact = Fact("中国", "{}的首都是", "北京", neighbors=(("法国的首都是", "巴黎"),))
+    with pytest.warns(UserWarning, match="1 of the 2 names are left out"):
+        found = zu.anchors([fact], ["法国", "秘鲁"])
+    assert [anchor.subject for anchor in found] == ["秘鲁"]
+    with pytest.raises(ValueError, match="1 of the facts have no subject"):
+        zu.anchors([fact, Fact("", "首都是", "北京")], ["秘鲁"])
+
+
+def test_tasks_are_asked_without_the_special_tokens_behind_a_text():
+    from zu.experiment.tasks import _asker
+
+    tokenizer = build("bytes", ["Peru is", " Lima"], behind=True)
+    asker = _asker(Reader(model_of(), tokenizer), 1)
+    context, answer = asker._encode_pair("Peru is", " Lima")
+    assert tokenizer.decode(context) == BEGIN + "Peru is" and tokenizer.decode(answer) == " Lima"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .data.facts import Fact
-from .spacing import separator
+from .spacing import stands_in
 
 
 class Question(NamedTuple):
@@ -123,8 +123,5 @@ def _head(fact: Fact, template: str) -> int:
         return len(template) if template == fact.prompt else 0
     if "{}" in template:
         return len(subject) if template.startswith("{}") else 0
-    if not template.startswith(subject):
-        return 0
-    follows = template[len(subject):][:1]
-    inside_a_word = follows.isalnum() and separator(subject, follows) == " "
-    return 0 if inside_a_word else len(subject)
+    first = template.startswith(subject) and stands_in(subject, template[:len(subject) + 1])
+    return len(subject) if first else 0

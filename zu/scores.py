@@ -473,7 +473,7 @@ def perplexity(
     prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
     window = min(tokens, window)
-    ids = pack(tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
+    ids = pack(reader.tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1

@@ -13,6 +13,7 @@ import torch
 
 from .data.facts import Fact
 from .passes import write
+from .spacing import stands_in
 from .wording import tokens
 
 if TYPE_CHECKING:
@@ -68,8 +69,14 @@ def anchors(
     Raises
     ------
     ValueError
-        When no anchor is found for a prompt, or source is None and there is no model.
+        When no anchor is found for a prompt, or source is None and there is no model; for facts
+        without a subject.
     """
+    if without := sum(not fact.subject for fact in facts):
+        raise ValueError(
+            f"anchors: {without} of the facts have no subject, and so there are none of its kind; "
+            "give the other facts alone"
+        )
     source = None if source is None else list(source)
     names = _names(source, model, tokenizer, seed)
     allowed = _allowed(facts)
@@ -140,7 +147,7 @@ def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
 
     def allowed(name: str) -> bool:
         name = name.casefold()
-        return name not in forget and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reserved)
+        return name not in forget and not stands_in(name, reserved)
 
     return allowed
 

@@ -180,7 +180,7 @@ class Wording:
             Where `chat` is not what a given wording has.
         """
         if not isinstance(tokenizer, Wording):
-            return cls(tokenizer, chat or False)
+            return cls(tokenizer, False if chat is None else chat)
         if chat is not None and chat != tokenizer.chat:
             raise ValueError("chat is said twice, differently: give it with the wording alone")
         return tokenizer
@@ -336,10 +336,16 @@ class Wording:
             return Turn(left, trimmed(right))
         return own_turn(self.tokenizer)
 
+    @cached_property
+    def _unaltered(self) -> set[str]:
+        """Questions that the tokenizer's template was seen to show as they are."""
+        return set()
+
     def _around(self, question: str, join: str | None) -> Turn:
         """What stands around one question; `join` is what its fact says."""
-        if self.chat is True:
+        if self.chat is True and question not in self._unaltered:
             check_unaltered(self.tokenizer, question)
+            self._unaltered.add(question)
         if self.chat is False and join is not None:
             bare = join.rstrip(" ")  # what is no space at its end belongs to what is asked
             return Turn("", bare, join[len(bare):])

@@ -184,7 +184,8 @@ class Grid:
         to spare. No other row is given any.
     own : dict
         Methods that are no class, by label: called with (model, tokenizer, facts), such a method
-        returns the `Edit` that it has put on; what it says and refers to decides with the rest
+        returns the `Edit` that it has put on (in a chat a `zu.wording.Wording` is its tokenizer, as
+        it is a measure's, to be handed on); what it says and refers to decides with the rest
         whether a record still holds (`zu.records.decisive`).
     """
 
@@ -207,6 +208,12 @@ class Grid:
     def name(self) -> str:
         """The model's."""
         return getattr(self.reader.model, "name", "model")
+
+    @property
+    def _asker(self) -> PreTrainedTokenizerBase | Wording:
+        """What methods and measures of one's own get: the tokenizer, in a chat with its wording."""
+        wording = self.reader.wording
+        return wording if wording.chat is not False else wording.tokenizer
 
     def run(
         self, facts: Facts, methods: Sequence[str], *, seeds: Sequence[int], n: int
@@ -325,7 +332,7 @@ class Grid:
             return None
         if method in self.own:
             with _stage(seconds, "edit"):
-                return self.own[method](reader.model, reader.tokenizer, draw.forget)
+                return self.own[method](reader.model, self._asker, draw.forget)
         if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         if issubclass(find(method), Settings):
@@ -350,7 +357,7 @@ class Grid:
         if measure is None or measure.beside:
             metrics = self._scores(forget)
         if measure is not None:
-            metrics |= measure.find(reader.model, reader.tokenizer, forget, edit)
+            metrics |= measure.find(reader.model, self._asker, forget, edit)
         return metrics
 
     def _scores(self, forget: Facts) -> dict:
