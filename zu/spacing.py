@@ -11,7 +11,7 @@ _UNSPACED = (
     (0x1000, 0x109F),  # Myanmar
     (0x1780, 0x17FF),  # Khmer
     (0x1950, 0x19FF),  # Tai Le, New Tai Lue, Khmer symbols
-    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1A20, 0x1AAF),  # Lanna
     (0x1B00, 0x1B7F),  # Balinese
     (0x2E80, 0x312F),  # Han radicals, punctuation, Hiragana, Katakana, Bopomofo
     (0x3190, 0x4DBF),  # Kanbun, Bopomofo, Katakana, squared words, Han
