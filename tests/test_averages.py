@@ -32,7 +32,7 @@ def test_an_accuracy_is_the_mean_over_facts_too(tiny, facts, monkeypatch):
     right = {"In France": 1.0}
 
     def fixed(model, tokenizer, pairs, **_):
-        return np.array([[right.get(prompt, 0.0)] * 3 for prompt, _ in pairs])
+        return np.array([[right.get(prompt, 0.0)] * 3 for prompt, *_ in pairs])
 
     monkeypatch.setattr(sys.modules["zu.scores"], "score", fixed)
     one = replace(facts[0], paraphrases=("In {}",))

@@ -21,6 +21,7 @@ from zu.audit.erasure import (
     robustness,
 )
 from zu.descent import Objective, Schedule, answer_rows, descend
+from zu.wording import split_answer
 
 
 def weights_of(model):
@@ -87,7 +88,7 @@ def test_the_lens_at_the_last_layer_is_the_models_own_answer(said):
     ranks = lens(model, last_states(zu.Reader(model, tokenizer), [*known[:2], *known]), len(known))
     for i, f in enumerate(known):
         ids = tokenizer(f.text + " " + f.target)["input_ids"]
-        n = erasure.split_answer(tokenizer, f.text, f.target)[1]
+        n = split_answer(tokenizer, f.text, f.target)[1]
         z = model(torch.tensor([ids[:-n]])).logits[0, -1]
         assert ranks[-1, i] == int((z > z[ids[-n]]).sum())
     assert ranks.shape == (5, len(known))

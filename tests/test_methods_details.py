@@ -27,6 +27,12 @@ def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
+class Plain(str):
+    """Stands for a tokenizer that is asked plainly."""
+
+    chat = False
+
+
 class Model:
     """A model of down_proj alone: a weight a layer, (3, 4)."""
 
@@ -61,7 +67,7 @@ class Kept:
 
 
 def job(model=None, layers=(1, 2), facts=FACTS, **more):
-    reader = SimpleNamespace(model=model, tokenizer="tokenizer")
+    reader = SimpleNamespace(model=model, tokenizer="tokenizer", wording=Plain("tokenizer"))
     return Job(reader, list(facts), layers, **more)
 
 
@@ -475,7 +481,9 @@ def test_a_fact_is_answered_where_every_token_is_right_behind_some_prefix(monkey
     pairs = [("The capital of Peru is", "Lima"), ("In Chad lies", "Paris"),
              ("I and Peru speak", "Tokyo")]
     pairs += [(f"So {text}", answer) for text, answer in pairs]
-    assert asked == [("model", "tokenizer", pairs, some.reader)]
+    ((model, tokenizer, questions, reader),) = asked
+    assert (model, tokenizer, reader) == ("model", "tokenizer", some.reader)
+    assert [question[:2] for question in questions] == pairs
 
 
 # ---- descent
@@ -659,6 +667,7 @@ class Reader:
 
     def __init__(self, model):
         self.model, self.tokenizer, self.log = model, "tokenizer", []
+        self.wording = Plain("tokenizer")
         self.moments, self.moments_of = {}, None
 
     def texts(self, *given):
@@ -685,11 +694,11 @@ def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
     monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
     settings = dict(n_prefixes=2, seed=3, lr=0.1)
     assert unlearning.find_targets("m", "t", FACTS, 2, reader="mine", **settings) == "found"
-    assert reader.log == [("of", "m", "t", "mine"), ("texts", 2, 3)]
+    assert reader.log == [("of", "m", "t", "mine", None), ("texts", 2, 3)]
     s = Settings(**settings)
-    assert asked == [("m", "t", FACTS, 2, s.search(("", "a", "b"), "eos"))]
+    assert asked == [("m", "tokenizer", FACTS, 2, s.search(("", "a", "b"), "eos"))]
     unlearning.find_targets("m", "t", FACTS, 2, goal="truth")
-    assert asked[1][4].goal == "truth" and reader.log[2] == ("of", "m", "t", None)
+    assert asked[1][4].goal == "truth" and reader.log[2] == ("of", "m", "t", None, None)
     for name in ("layers", "moments", "targets"):
         with pytest.raises(ValueError, match=f"^find_targets takes no {name}: the layer is an"):
             unlearning.find_targets("m", "t", FACTS, 2, **{name: None})
@@ -715,7 +724,7 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
     assert log == [some] and s == Warns(layers=(2,), seed=5)
-    assert reader.log == [("of", "m", "t", "r")] and some.reader is reader
+    assert reader.log == [("of", "m", "t", "r", None)] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
     assert some.anchors == ["a"] and some.earlier == ["e"]
     with warnings.catch_warnings():
@@ -760,7 +769,7 @@ def test_an_edit_is_of_all_layers_or_the_middle_one_and_says_so(making, middle, 
     assert making.reader.log == [("bind", edited[0]), "check"]
     assert edit.model is making.model and not edit.log
     assert edit.about == {"method": "mine", "facts": 3, "settings": {
-        "layers": list(edited), "seed": 3}}
+        "layers": list(edited), "seed": 3, "chat": False}}
 
 
 def test_a_method_with_a_search_is_prepared_for_the_last_layer_asked_for(making):

@@ -16,7 +16,9 @@ import yaml
 import zu
 from zu import methods, reader, targets
 from zu.experiment import parse_method
+from zu.questions import Question
 from zu.scores import split_answer
+from zu.wording import Wording
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("book/*.md", "zu/**/*.py", "profiles/*.yaml", "tools/*.py",
@@ -110,7 +112,7 @@ RIGHT = [
     ("steps", "book/many_facts.md", r"in batches of 64, takes 400 for 1,000 facts"),
     ("steps", "profiles/paper.yaml", r"25 epochs in batches of 64, 400 steps for 1,000 facts"),
     ("MEMIT's layers", "profiles/paper.yaml", r"MEMIT takes 9 to 11 on Qwen \(6 to 8\)"),
-    ("sink", "zu/batches.py", r"The released code puts nothing in front"),
+    ("sink", "zu/wording.py", r"The released code puts nothing in front"),
     ("sink", "book/reading_memory.md", r"released code puts nothing in front"),
     ("prefixes", "zu/reader.py", r"released code's have ten tokens in all, their opening included"),
     ("goal", "zu/targets.py", r"aims at the text \"<\|endoftext\|>\" on zsRE"),
@@ -238,9 +240,11 @@ def test_romes_row_is_bases_to_a_few_tenths_for_50_facts_and_not_for_1000_of_mqu
     assert many["Llama-3.2"] > 0.8 and many["Llama-3.1"] > 2 and many["Qwen-3"] < 0.1
 
 
-def test_a_subject_that_begins_the_text_is_read_behind_a_token_and_scored_without(folders):
+def test_a_first_token_that_ends_its_subject_is_read_and_scored_behind_another(folders):
     _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
-    fact = zu.Fact("France", "{} is a city in", "Paris")
+    fact = zu.Fact("I", "{} is a city in", "Paris")
     plain = tokenizer(fact.text)["input_ids"]
     assert reader.encode(tokenizer, fact)[0] == [tokenizer.eos_token_id, *plain]
+    asked = Wording(tokenizer).answered(Question.of(fact))[0]
+    assert asked[:-1] == [tokenizer.eos_token_id, *plain]
     assert split_answer(tokenizer, fact.text, fact.target)[0][:len(plain)] == plain

@@ -15,9 +15,14 @@ from zu import models, reader
 from zu.scores import Scores, bootstrap, score, split_answer, wilson
 
 
-def alone(model, tokenizer, prompt, answer):
-    """One prompt, no padding, plain cross-entropy over the whole sequence."""
+def alone(model, tokenizer, prompt, answer, subject=""):
+    """One prompt, no padding, plain cross-entropy over the whole sequence.
+
+    A subject of one token that begins it has the end-of-text token before it.
+    """
     ids, count = split_answer(tokenizer, prompt, answer)
+    if subject and ids[0] == tokenizer(subject)["input_ids"][-1] and prompt.startswith(subject):
+        ids = [tokenizer.eos_token_id, *ids]
     with torch.no_grad():
         logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     hits = [int(logp[len(ids) - count + j - 1].argmax()) == ids[len(ids) - count + j]
@@ -60,8 +65,8 @@ def test_the_two_rules_and_the_counts(tiny, facts, monkeypatch):
     model, tokenizer = tiny
     values = {"the language of Paris": (0.0, 0.75, 0.1)}
 
-    def fake(model, tokenizer, pairs, tokens=0, reader=None):
-        return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer in pairs])
+    def fake(model, tokenizer, pairs, **more):
+        return np.array([values.get(answer, (1.0, 1.0, 0.5)) for _, answer, *_ in pairs])
 
     monkeypatch.setattr(sys.modules["zu.scores"], "score", fake)
     exact, tokens = (zu.evaluate(model, tokenizer, facts),
@@ -160,7 +165,7 @@ def test_facts_that_ask_the_very_same_neighbours_are_not_counted_as_independent(
     monkeypatch.setattr(
         sys.modules["zu.scores"], "score",
         lambda model, tokenizer, pairs, **more: np.array(
-            [[right.get(a, 0.0)] * 3 for _, a in pairs]))
+            [[right.get(a, 0.0)] * 3 for _, a, *_ in pairs]))
     asked = [((f"{name} is", name),) for name in right]
 
     def spe(groups):
@@ -202,8 +207,8 @@ def test_base_accuracies_on_published_files_are_those_of_asking_one_by_one(smoll
     facts = facts.sample(min(int(os.environ.get("ZU_SAMPLES_N", 30)), len(facts)), 1)
     column = 0 if facts.rule == "exact" else 1
     asked = {
-        "eff": [[(f.text, f.target)] for f in facts],
-        "gen": [[(p, f.target) for p in f.paraphrase_texts] for f in facts],
+        "eff": [[(f.text, f.target, f.subject)] for f in facts],
+        "gen": [[(p, f.target, f.subject) for p in f.paraphrase_texts] for f in facts],
         "spe": [f.neighbors for f in facts],
         "hop": [f.hops for f in facts],
     }

@@ -34,7 +34,7 @@ def answered(monkeypatch):
 
     def given(model, tokenizer, pairs, **more):
         asked.append((list(pairs), more["tokens"]))
-        return np.array([rows[answer] for _, answer in pairs], float).reshape(-1, 3)
+        return np.array([rows[answer] for _, answer, *_ in pairs], float).reshape(-1, 3)
 
     monkeypatch.setattr(sys.modules["zu.scores"], "score", given)
     return rows, asked
@@ -101,7 +101,8 @@ def test_each_question_is_asked_once_and_in_batches_as_large_as_was_said(asker, 
     rows |= {"Lima": (1, 1, 0.5), "Quito": (0, 0, 0.1)}
     facts = [about("Quito", id=str(i)) for i in range(3)]
     zu.evaluate(*asker, facts, tokens=77)
-    assert asked == [([("Peru has", "Lima"), ("Quito has", "Quito")], 77)]
+    assert [([q[:2] for q in some], n) for some, n in asked] == [
+        ([("Peru has", "Lima"), ("Quito has", "Quito")], 77)]
     zu.known(*asker, zu.Facts(facts), tokens=78)
     assert asked[1][1] == 78
 
@@ -257,5 +258,6 @@ def test_a_fact_is_asked_with_its_own_prompt_paraphrases_neighbours_and_hops(ask
     rows |= {name: (1, 1, 1) for name in ("Lima", "Quito", "Andes")}
     fact = replace(about("Quito"), paraphrases=("In {} is",), hops=(("Which range?", "Andes"),))
     zu.evaluate(*asker, [fact])
-    assert asked[0][0] == [("Peru has", "Lima"), ("In Peru is", "Lima"), ("Quito has", "Quito"),
-                           ("Which range?", "Andes")]
+    assert [question[:2] for question in asked[0][0]] == [
+        ("Peru has", "Lima"), ("In Peru is", "Lima"), ("Quito has", "Quito"),
+        ("Which range?", "Andes")]

@@ -45,18 +45,20 @@ def test_targets_are_checked_for_their_number_and_their_layer():
     assert Targets(z, z, z).layer is None
 
 
-def test_the_goal_is_end_of_text_or_the_answer_and_nothing_else(folders):
+def test_the_goal_is_end_of_text_the_answer_or_another_text(folders):
     _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
     assert targets.target_ids(tokenizer, FACT, "eos") == [tokenizer.eos_token_id]
     fact = Fact("Peru", "The capital of {} is", "Lima Tokyo Paris")
     found = targets.target_ids(tokenizer, fact, "truth")
     assert tokenizer.decode(found) == " Lima Tokyo Paris" and len(found) > 1
-    with pytest.raises(ValueError, match="^goal is 'EOS': use 'eos' or 'truth'$"):
-        targets.target_ids(tokenizer, FACT, "EOS")
-    mute = SimpleNamespace(eos_token_id=None)
+    assert tokenizer.decode(targets.target_ids(tokenizer, fact, "I speak")) == " I speak"
+    assert targets.target_ids(tokenizer, fact, "<|end|>") == [tokenizer.eos_token_id]
+    for empty in ("", "  "):
+        with pytest.raises(ValueError, match="^goal is '.*': give 'eos', 'truth' or a text"):
+            targets.target_ids(tokenizer, FACT, empty)
+    tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token to aim at"):
-        targets.target_ids(mute, FACT, "eos")
-    assert targets.target_ids(SimpleNamespace(eos_token_id=0), FACT, "eos") == [0]
+        targets.target_ids(tokenizer, FACT, "eos")
 
 
 # ---- what is kept, and which facts are one piece of work
@@ -83,8 +85,8 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     folder = Path(targets.__file__).parent
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
-        for name in ("targets.py", "plain_search.py", "batches.py", "passes.py",
-                     "models.py"))).hexdigest()
+        for name in ("targets.py", "plain_search.py", "wording.py", "chats.py", "questions.py",
+                     "spacing.py", "batches.py", "passes.py", "models.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
     assert targets._files(["a", "b"], facts) == [

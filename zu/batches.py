@@ -1,101 +1,11 @@
-"""Texts as token ids: where a subject and an answer stand in them, and many of them in a batch."""
+"""Many texts as token ids in one batch, padded, and where the answers stand in it."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-
-from .data.facts import Fact, FactError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    fact: Fact,
-    prefix: str = "",
-    prompt: str | None = None,
-) -> tuple[list[int], int]:
-    """Token ids of ``prefix + prompt`` and the position of the subject's last token.
-
-    The position comes from character offsets: the last token that covers a character of the
-    subject. Where the subject begins with the sequence's very first token, the end-of-text token
-    that parts documents is put in front: the attention sink is a first token, at times with the
-    second, and its key says nothing about the subject. The released code puts nothing in front; nor
-    does `zu.evaluate`, which scores the prompt as it is.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows character offsets.
-    fact : Fact
-        Gives the subject, and the prompt where none is given.
-    prefix : str
-        Text to put before the prompt.
-    prompt : str, optional
-        Another prompt than the fact's own, with ``{}`` where the subject stands.
-
-    Returns
-    -------
-    ids : list of int
-        The whole sequence.
-    position : int
-        Index into it of the subject's last token.
-
-    Raises
-    ------
-    FactError
-        Naming the fact, when no token covers the subject.
-    """
-    template = fact.prompt if prompt is None else prompt
-    left, right = template.split("{}")
-    start = len(prefix + left)
-    stop = start + len(fact.subject)
-    text = prefix + left + fact.subject + right
-    coded = tokenizer(text, return_offsets_mapping=True)
-    inside = [
-        i
-        for i, (first, end) in enumerate(coded["offset_mapping"])
-        if first < stop and end > start and end > first  # a special token covers no character
-    ]
-    if not inside:
-        raise FactError(f"fact '{fact.id or '?'}': no token of the prompt covers the subject")
-    ids, position = coded["input_ids"], inside[-1]
-    if inside[0] == 0:
-        candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-        sink = next(token for token in candidates if token is not None)
-        ids, position = [sink, *ids], position + 1
-    return ids, position
-
-
-def split_answer(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str
-) -> tuple[list[int], int]:
-    """Tokenise a prompt together with its answer.
-
-    A token belongs to the answer when its characters reach beyond the prompt.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows offsets.
-    prompt, answer : str
-        Joined by one space.
-
-    Returns
-    -------
-    ids : list of int
-        Token ids of ``prompt + " " + answer``.
-    count : int
-        How many at the end belong to the answer.
-    """
-    coded = tokenizer(prompt + " " + answer, return_offsets_mapping=True)
-    count = sum(stop > len(prompt) for _, stop in coded["offset_mapping"])
-    return coded["input_ids"], count
 
 
 @dataclass(frozen=True)
@@ -177,7 +87,7 @@ def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = 
     Parameters
     ----------
     rows : sequence of (ids, position)
-        As `encode` returns them.
+        As `zu.wording.encode` returns them.
     device : torch.device or str
         Where the batch goes.
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .batches import Batch, answers, collate, split_answer
+from .batches import Batch, answers, collate
 from .data.facts import Fact
 from .edit import EditError
 from .layouts import LayoutError, known
 from .models import logits
 from .passes import entering, hooks, run_from, whole_logits
 from .probes import layout
-from .targets import target_ids
+from .wording import Wording, tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,18 +30,18 @@ RETAIN = 8, 64
 
 
 def answer_rows(
-    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], goal: str
+    tokenizer: PreTrainedTokenizerBase | Wording, facts: Sequence[Fact], goal: str
 ) -> list[Row]:
     """A row a fact, tokenised as `zu.evaluate` asks it.
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizerBase
-        The model's own.
+    tokenizer : PreTrainedTokenizerBase or Wording
+        The model's own, or how it is asked.
     facts : sequence of Fact
         The n facts.
     goal : str
-        "truth", the fact's true answer; "eos", end of text instead.
+        "truth", the fact's true answer; "eos", end of text instead; or any other text instead.
 
     Returns
     -------
@@ -51,15 +51,10 @@ def answer_rows(
     Raises
     ------
     ValueError
-        For another goal, or "eos" where the tokenizer has no such token.
+        For an empty text, or "eos" where the tokenizer has no such token.
     """
-    if goal == "truth":
-        return [split_answer(tokenizer, fact.text, fact.target) for fact in facts]
-    ends = [target_ids(tokenizer, fact, goal) for fact in facts]
-    rows = []
-    for fact, end in zip(facts, ends, strict=True):
-        rows.append((tokenizer(fact.text)["input_ids"] + end, len(end)))
-    return rows
+    wording = Wording.of(tokenizer)
+    return [wording.towards(fact, goal) for fact in facts]
 
 
 def retain_rows(
@@ -91,7 +86,7 @@ def retain_rows(
         from .data import world
 
         texts = random.Random(seed).sample(world.prose("moments"), paragraphs)
-    rows = [tokenizer(text)["input_ids"][:longest] for text in texts]
+    rows = [tokens(tokenizer, text).ids[:longest] for text in texts]
     if not rows or min(map(len, rows)) < 2:
         raise ValueError("retain: give at least one text, each of two tokens or more")
     return [(ids, len(ids) - 1) for ids in rows]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from .batches import Batch, answers, collate, encode, split_answer
+from .batches import Batch, answers, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import LayoutError, known
@@ -22,6 +22,7 @@ from .models import fingerprint, hash_of
 from .models import logits as finished
 from .passes import entering, forward_until, hooks, run_from, states_of, whole_logits, write
 from .probes import layout
+from .wording import Wording, encode, split_answer, tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +87,7 @@ class Reader:
     ----------
     model : PreTrainedModel
         A causal language model.
-    tokenizer : PreTrainedTokenizerBase
+    tokenizer : PreTrainedTokenizerBase or Wording
         Its own.
     layer : int, optional
         What enters this layer is remembered: no higher than the lowest edited one. By default
@@ -96,23 +97,33 @@ class Reader:
         they are asked for (`prefixes`).
     limit : int
         Most bytes of states to remember; the rest is read anew.
+    chat : bool or str, optional
+        How facts are asked, see `zu.wording.Wording`; by default plainly.
+
+    Attributes
+    ----------
+    wording : Wording
+        The tokenizer with how facts are asked: in all that is given this reader.
 
     Raises
     ------
     ValueError
-        For prefixes of which the first is not empty.
+        For prefixes of which the first is not empty, and a chat that cannot be asked.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | Wording,
         layer: int | None = None,
         *,
         prefixes: Sequence[str] | None = None,
         limit: int = 2**30,
+        chat: bool | str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.layer = model, tokenizer, layer
+        self.model, self.layer = model, layer
+        self.wording = Wording.of(tokenizer, chat)
+        self.tokenizer = self.wording.tokenizer
         self.given_prefixes = None if prefixes is None else tuple(prefixes)
         if self.given_prefixes is not None and self.given_prefixes[:1] != ("",):
             raise ValueError('prefixes: the first must be empty, "": the prompt as it is')
@@ -130,7 +141,11 @@ class Reader:
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reader: Reader | None
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | Wording,
+        reader: Reader | None,
+        chat: bool | str | None = None,
     ) -> Reader:
         """The reader that is given or, where none is, one for a single call.
 
@@ -140,6 +155,8 @@ class Reader:
             What is to be read.
         reader : Reader or None
             One of this model.
+        chat : bool or str, optional
+            How facts are to be asked; by default as the reader or the wording that is given does.
 
         Returns
         -------
@@ -149,16 +166,21 @@ class Reader:
         Raises
         ------
         ValueError
-            For a reader of another model, or with another tokenizer.
+            For a reader of another model, with another tokenizer, or that asks otherwise.
         """
+        wording = Wording.of(tokenizer, chat)
         if reader is None:
-            once = cls(model, tokenizer)
+            once = cls(model, wording)
             once.single_call = True
             return once
         if reader.model is not model:
             raise ValueError("reader is of another model: give zu.Reader(model, tokenizer)")
-        if reader.tokenizer is not tokenizer:
+        if reader.tokenizer is not wording.tokenizer:
             raise ValueError("reader has another tokenizer: give zu.Reader(model, tokenizer)")
+        said = chat is not None or isinstance(tokenizer, Wording)
+        if said and reader.wording.chat != wording.chat:
+            raise ValueError("reader asks facts in another way: give zu.Reader(..., chat=) the "
+                             "same chat")
         return reader
 
     def bind(self, layer: int) -> None:
@@ -578,7 +600,7 @@ def subject_keys(
     rows = []
     for prefix in prefixes:
         for fact in facts:
-            ids, position = encode(reader.tokenizer, fact, prefix)
+            ids, position = encode(reader.wording, fact, prefix)
             rows.append((ids[: position + 1], position))
     seen = reader.trace(collate(rows, reader.model.device), layers)
     p, n = len(prefixes), len(facts)
@@ -638,7 +660,7 @@ def prefixes(
     ValueError
         For a model whose logits are not finite.
     """
-    starts = [tokenizer(opening)["input_ids"] for opening in OPENINGS]
+    starts = [tokens(tokenizer, opening).ids for opening in OPENINGS]
     sizes = sorted(set(map(len, starts)))
     # One batch where the openings have as many tokens, as is usual.
     batches = {size: [i for i, ids in enumerate(starts) if len(ids) == size] for size in sizes}

@@ -13,18 +13,35 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from .batches import Batch, answers, collate, split_answer
+from .batches import Batch, answers, collate
 from .data.facts import Fact, Facts
 from .models import logits
 from .passes import whole_logits
+from .questions import Question, others, paraphrases
 from .reader import Reader
 from .second_moments import corpus, pack
+from .wording import split_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: A prompt and its true answer.
-Pair = tuple[str, str]
+__all__ = [
+    "Pair",
+    "Scores",
+    "bootstrap",
+    "difference_interval",
+    "evaluate",
+    "known",
+    "percent_interval",
+    "perplexity",
+    "score",
+    "split_answer",
+    "wilson",
+]
+
+#: A prompt and its true answer; with more about them (`zu.questions.Question`); or a fact, for its
+#: own prompt.
+Pair = tuple[str, str] | Question | Fact
 
 
 @dataclass(frozen=True)
@@ -88,8 +105,9 @@ def score(
     *,
     tokens: int = 1024,
     reader: Reader | None = None,
+    chat: bool | str | None = None,
 ) -> np.ndarray:
-    """Score (prompt, answer) pairs under teacher forcing.
+    """Score answers to prompts under teacher forcing.
 
     Logits are computed at the answers' positions only.
 
@@ -97,12 +115,15 @@ def score(
     ----------
     model, tokenizer
         A causal language model and its tokenizer.
-    pairs : sequence of (str, str)
-        Prompts and their answers.
+    pairs : sequence of (str, str), Question or Fact
+        Prompts and their answers; a fact is its own prompt and answer.
     tokens : int
         About how many tokens a batch holds.
     reader : Reader, optional
         Of this model: what it has read already is not read again.
+    chat : bool or str, optional
+        Ask as a turn of a chat, see `zu.wording.Wording`; by default as the reader does, and
+        plainly without one.
 
     Returns
     -------
@@ -113,12 +134,13 @@ def score(
     Raises
     ------
     ValueError
-        For a model whose logits are not finite, as all that asks this does.
+        For a model whose logits are not finite, as all that asks this does; for an answer without
+        a token, and a chat that cannot be asked.
     """
-    rows = [split_answer(tokenizer, prompt, answer) for prompt, answer in pairs]
-    if not rows:
+    if not len(pairs):
         return np.zeros((0, 3))
-    reader = Reader.of(model, tokenizer, reader)
+    reader = Reader.of(model, tokenizer, reader, chat)
+    rows = [reader.wording.answered(Question.of(pair)) for pair in pairs]
     reader.check()
     # the "position" of a row is the length of its answer here
     batch = collate(rows, model.device)
@@ -152,6 +174,7 @@ def evaluate(
     rule: str | None = None,
     tokens: int = 1024,
     reader: Reader | None = None,
+    chat: bool | str | None = None,
 ) -> Scores:
     """Efficacy, generality and specificity of a model on facts; the model is not changed.
 
@@ -169,6 +192,8 @@ def evaluate(
         About how many tokens a batch holds.
     reader : Reader, optional
         Of this model, for prompts that are asked again: what it has read already is not read again.
+    chat : bool or str, optional
+        As in `score`.
 
     Returns
     -------
@@ -187,10 +212,10 @@ def evaluate(
     rule = rule or getattr(facts, "rule", "exact")
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
-    kinds = _pairs_by_kind(facts)
+    kinds = _by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(_flat(kinds)))
-    found = score(model, tokenizer, unique, tokens=tokens, reader=reader)
+    found = score(model, tokenizer, unique, tokens=tokens, reader=reader, chat=chat)
     asked = dict(zip(unique, found, strict=True))
     column = 0 if rule == "exact" else 1
     out: dict[str, Any] = {}
@@ -199,33 +224,33 @@ def evaluate(
     return Scores(**out)
 
 
-def _pairs_by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Pair]]]:
+def _by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Question]]]:
     """What is asked of each fact, by kind of question: a list for each fact, empty or not."""
-    kinds: dict[str, list[list[Pair]]] = {"eff": [], "gen": [], "spe": [], "hop": []}
+    kinds: dict[str, list[list[Question]]] = {"eff": [], "gen": [], "spe": [], "hop": []}
     for fact in facts:
-        kinds["eff"].append([(fact.text, fact.target)])
-        kinds["gen"].append([(text, fact.target) for text in fact.paraphrase_texts])
-        kinds["spe"].append(list(fact.neighbors))
-        kinds["hop"].append(list(fact.hops))
+        kinds["eff"].append([Question.of(fact)])
+        kinds["gen"].append(paraphrases(fact))
+        kinds["spe"].append(others(fact, fact.neighbors))
+        kinds["hop"].append(others(fact, fact.hops))
     return kinds
 
 
-def _flat(kinds: Mapping[str, list[list[Pair]]]) -> Iterator[Pair]:
-    """All pairs, kind after kind and fact after fact."""
+def _flat(kinds: Mapping[str, list[list[Question]]]) -> Iterator[Question]:
+    """All questions, kind after kind and fact after fact."""
     for groups in kinds.values():
         for group in groups:
             yield from group
 
 
 def _summary(
-    kind: str, groups: list[list[Pair]], asked: Mapping[Pair, np.ndarray], column: int
+    kind: str, groups: list[list[Question]], asked: Mapping[Question, np.ndarray], column: int
 ) -> dict[str, float | int | tuple[float, float]]:
     """The fields of `Scores` for one kind of question; `column` is the rule's in `score`."""
     some = [group for group in groups if group]
     means = _means(some, asked)  # (facts, 3)
     accuracies = means[:, column] * 100
     sets = Counter(tuple(group) for group in some)
-    units: list[tuple[Pair, ...]]
+    units: list[tuple[Question, ...]]
     if len(sets) == 1 < len(accuracies):  # all facts ask the same: the prompts are drawn
         units = [(pair,) for group in sets for pair in group]
         weights = None
@@ -241,7 +266,9 @@ def _summary(
     }
 
 
-def _means(units: Sequence[Sequence[Pair]], asked: Mapping[Pair, np.ndarray]) -> np.ndarray:
+def _means(
+    units: Sequence[Sequence[Question]], asked: Mapping[Question, np.ndarray]
+) -> np.ndarray:
     """What was found, averaged over the pairs of each unit: (units, 3), also for no unit."""
     rows = []
     for unit in units:
@@ -255,6 +282,7 @@ def known(
     facts: Facts,
     *,
     tokens: int = 1024,
+    chat: bool | str | None = None,
 ) -> Facts:
     """The facts that the model knows.
 
@@ -269,6 +297,8 @@ def known(
         What it is asked.
     tokens : int
         About how many tokens a batch holds.
+    chat : bool or str, optional
+        As in `score`.
 
     Returns
     -------
@@ -280,8 +310,8 @@ def known(
     ValueError
         As `score` does.
     """
-    pairs = [(fact.text, fact.target) for fact in facts]
-    right = score(model, tokenizer, pairs, tokens=tokens)[:, 0]
+    asked = [Question.of(fact) for fact in facts]
+    right = score(model, tokenizer, asked, tokens=tokens, chat=chat)[:, 0]
     kept = (fact for fact, r in zip(facts, right, strict=True) if r)
     return Facts(kept, f"{facts.name}-known", facts.rule)
 
@@ -444,7 +474,7 @@ def perplexity(
     prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
     window = min(tokens, window)
-    ids = pack(tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
+    ids = pack(reader.tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
     total, scored = 0.0, 1

@@ -14,6 +14,7 @@ import torch
 from .data.facts import Fact, FactError
 from .data.words import places
 from .passes import write
+from .wording import tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,6 +72,11 @@ def anchors(
         When no anchor is found for a prompt, a fact to forget has no subject, or source is None and
         there is no model.
     """
+    if without := sum(not fact.subject for fact in facts):
+        raise ValueError(
+            f"anchors: {without} of the facts have no subject, and so there are none of its kind; "
+            "give the other facts alone"
+        )
     source = None if source is None else list(source)
     names = _names(source, model, tokenizer, seed)
     allowed = _allowed(facts)
@@ -214,7 +220,7 @@ def propose(
     """
     shown = random.Random(seed).sample(list(subjects), min(5, len(subjects)))
     start = LIST.format(", ".join(shown)).rstrip()
-    ids = torch.tensor([tokenizer(start)["input_ids"]], device=model.device)  # (1, t)
+    ids = torch.tensor([tokens(tokenizer, start).ids], device=model.device)  # (1, t)
     generator = torch.Generator().manual_seed(seed)
     rows = write(model, tokenizer, ids.expand(ROWS, -1), LENGTH, generator)  # (ROWS, t + LENGTH)
     written = rows[:, ids.shape[1]:]  # (ROWS, LENGTH)

@@ -26,13 +26,14 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .batches import Batch, collate, encode, split_answer
+from .batches import Batch, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import known
 from .models import fingerprint, logits
 from .passes import CACHES, called_with, entering_first, hooks, states_of
 from .plain_search import WholeRuns, divergence, values_at
+from .wording import Wording, beside, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -204,20 +205,23 @@ class Search:
     absolute: bool = False
 
 
-def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> list[int]:
-    """Tokens to aim at: the tokenizer's end-of-sequence token, or the true answer.
+def target_ids(
+    tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact, goal: str
+) -> list[int]:
+    """Tokens to aim at: the tokenizer's end-of-sequence token, the true answer, or another text's.
 
     The released code aims at the text "<|endoftext|>" on zsRE, whatever tokens that is, with or
-    without a space by method; on MCF at a string from a file that was not released.
+    without a space by method; on MCF at a string from a file that was not released. Here the text
+    of a special token of the tokenizer's is that token.
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows character offsets.
+    tokenizer : PreTrainedTokenizerBase or Wording
+        A fast one, which knows character offsets; or how it is asked.
     fact : Fact
-        Gives the true answer.
+        Gives the true answer, and the prompt that a text goes on from.
     goal : str
-        "eos" or "truth".
+        "eos", "truth", or any other text, such as "I do not know".
 
     Returns
     -------
@@ -227,23 +231,15 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, fact: Fact, goal: str) -> lis
     Raises
     ------
     ValueError
-        For another goal, or "eos" where the tokenizer has no such token.
+        For an empty text, or "eos" where the tokenizer has no such token.
     """
-    if goal == "eos":
-        if tokenizer.eos_token_id is None:
-            raise ValueError(
-                "the tokenizer has no end-of-sequence token to aim at: set tokenizer.eos_token"
-            )
-        return [tokenizer.eos_token_id]
-    if goal != "truth":
-        raise ValueError(f"goal is {goal!r}: use 'eos' or 'truth'")
-    ids, count = split_answer(tokenizer, fact.text, fact.target)
+    ids, count = Wording.of(tokenizer).towards(fact, goal)
     return ids[-count:]
 
 
 def optimise(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Wording,
     facts: Sequence[Fact],
     layer: int | Sequence[int],
     search: Search = Search(),
@@ -261,7 +257,7 @@ def optimise(
     Parameters
     ----------
     model, tokenizer
-        A causal language model and its tokenizer.
+        A causal language model and its tokenizer, or how it is asked (`zu.wording.Wording`).
     facts : sequence of Fact
         The n facts.
     layer : int or sequence of int
@@ -493,11 +489,14 @@ class _Coded:
     essence: tuple[list[int], int]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, fact: Fact, search: Search) -> _Coded:
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact, search: Search
+    ) -> _Coded:
         """A fact behind each prefix, what it should say, and its essence prompt."""
-        rows = [encode(tokenizer, fact, prefix) for prefix in search.prefixes]
-        target = target_ids(tokenizer, fact, search.goal)
-        ids, position = encode(tokenizer, fact, prompt=ESSENCE)
+        wording = Wording.of(tokenizer)
+        rows = [encode(wording, fact, prefix) for prefix in search.prefixes]
+        target = target_ids(wording, fact, search.goal)
+        ids, position = beside(wording, fact, ESSENCE)
         if search.kl_at == "subject":
             ids = ids[:position + 1]  # what follows is not seen from there
         return cls(rows, target, (ids, position))
@@ -526,7 +525,8 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 def _code() -> str:
     """A hash of the code that decides on a result: another code, another result."""
     here = Path(__file__).parent
-    modules = ("targets", "plain_search", "batches", "passes", "models", "layouts")
+    modules = ("targets", "plain_search", "wording", "chats", "questions", "spacing", "batches",
+               "passes", "models", "layouts")
     sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     return hashlib.sha256(sources).hexdigest()
 

@@ -40,7 +40,8 @@ def card(
 ) -> dict:
     """Measure an edit against the model without it, and write its card beside it.
 
-    The edit is left on or off, as it was.
+    The edit is left on or off, as it was. Facts are asked as they were edited, plainly or as a turn
+    of a chat.
 
     Parameters
     ----------
@@ -128,7 +129,8 @@ def _before_and_after(
     """
     model, was_on = edit.model, edit.applied
     weights = list(edit.parts)
-    reader = Reader(model, tokenizer, min(resolve_layers(model)))
+    chat = edit.settings.get("chat")  # asked as it was edited
+    reader = Reader(model, tokenizer, min(resolve_layers(model)), chat=chat)
     audit = Audit(reader, facts, others) if others else None
     measured = {}
     try:

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..batches import collate, split_answer
+from ..batches import collate
 from ..data.facts import Fact
 from ..descent import Objective, Schedule, answer_rows, descend
 from ..layouts import known
 from ..models import finite, logits, resolve_layers
+from ..questions import Question, join_of, paraphrases
 from ..reader import Reader
 from ..scores import Pair, score
+from ..spacing import sentence
+from ..wording import Wording
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,7 +86,7 @@ class Robustness(dict[str, Sequence[float | None]]):
 
 def robustness(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Wording,
     facts: Sequence[Fact],
     others: Sequence[Fact] = (),
     *,
@@ -96,7 +99,8 @@ def robustness(
     Parameters
     ----------
     model, tokenizer
-        A causal language model, the edit on it, and its tokenizer.
+        A causal language model, the edit on it, and its tokenizer; a `zu.wording.Wording` of the
+        tokenizer's asks as a turn of a chat.
     facts : sequence of Fact
         Those that were to be forgotten.
     others : sequence of Fact
@@ -188,12 +192,11 @@ class Audit:
         found = self._in_words()
         curves: dict[str, list[float]] = {}
         self._inside(found, curves)
-        prompts = [(fact.text, fact.target) for fact in self.facts]
         for bits in (8, 4):
-            found[f"{bits} bits"] = [None] * len(prompts)  # no weight is named
+            found[f"{bits} bits"] = [None] * len(self.facts)  # no weight is named
             if weights:
                 with quantised(model, weights, bits):
-                    found[f"{bits} bits"] = self.right(prompts)
+                    found[f"{bits} bits"] = self.right(self.facts)
         lessons = {"relearn": self.facts, "relearn others": self.others[:len(self.facts)]}
         for name, lesson in lessons.items():
             after = relearning(self.reader, self.facts, lesson, relearn)  # (steps, facts)
@@ -206,8 +209,8 @@ class Audit:
 
         Parameters
         ----------
-        pairs : sequence of (str, str)
-            Prompts and answers.
+        pairs : sequence of (str, str), Question or Fact
+            Prompts and answers, as `zu.scores.score` takes them.
 
         Returns
         -------
@@ -218,9 +221,11 @@ class Audit:
 
     def _in_words(self) -> dict[str, Sequence[float | None]]:
         """The tests that ask the facts in one form or another."""
-        behind = [(in_context(fact, self.others), fact.target) for fact in self.facts]
+        behind = []
+        for fact in self.facts:
+            behind.append(Question(in_context(fact, self.others), fact.target, join_of(fact)))
         return {
-            "asked": self.right([(fact.text, fact.target) for fact in self.facts]),
+            "asked": self.right(self.facts),
             "phrasings": self._in_other_words(),
             "questions": self._in_other_form(self.forms.get("questions", ())),
             "reverse": self._in_other_form(self.forms.get("reverse", ())),
@@ -231,7 +236,7 @@ class Audit:
         """For each fact the share of its paraphrases that get the answer; all asked at once."""
         pairs = []
         for fact in self.facts:
-            pairs += [(text, fact.target) for text in fact.paraphrase_texts]
+            pairs += paraphrases(fact)
         hits = iter(self.right(pairs))
         shares: list[float | None] = []
         for fact in self.facts:
@@ -243,7 +248,7 @@ class Audit:
         """For each fact whether it is answered in another form, the one of `forms` with its id."""
         by_id = {form.id: form for form in forms}
         some = [by_id[fact.id] for fact in self.facts if fact.id in by_id]
-        answers = self.right([(form.text, form.target) for form in some])
+        answers = self.right(some)
         hits = dict(zip([form.id for form in some], answers))
         return [hits.get(fact.id) for fact in self.facts]
 
@@ -286,7 +291,7 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
     """
     near = [f for f in others if f.relation == fact.relation and f.subject != fact.subject]
     shown = (near or list(others))[:count]
-    return "".join(f"{f.text} {f.target}. " for f in shown) + fact.text
+    return "".join(sentence(f.text, f.target, join_of(f)) for f in shown) + fact.text
 
 
 def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
@@ -313,7 +318,7 @@ def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
     """
     rows, gold = [], []
     for fact in facts:
-        ids, count = split_answer(reader.tokenizer, fact.text, fact.target)
+        ids, count = reader.wording.answered(Question.of(fact))
         prompt = ids[:-count]
         rows.append((prompt, len(prompt) - 1))
         gold.append(ids[-count])
@@ -499,14 +504,13 @@ def relearning(
     ValueError, EditError
         As `zu.descent.descend` does.
     """
-    rows = answer_rows(reader.tokenizer, lesson, "truth")
-    pairs = [(fact.text, fact.target) for fact in facts]
+    rows = answer_rows(reader.wording, lesson, "truth")
     found = {}
 
     @torch.no_grad()
     def watch(step: int) -> None:
         if step in how.steps:
-            found[step] = _right(reader, pairs)
+            found[step] = _right(reader, facts)
 
     pull = Objective(rows, [-1 / len(rows)] * len(rows))  # negative: towards the answer
     layers = _learning(reader.model, how)

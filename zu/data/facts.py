@@ -39,8 +39,8 @@ class Fact:
         ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another
         one.
     join : str, optional
-        What stands between prompt and answer, ``""`` or white space; None: what the language and
-        the prompt's end ask for.
+        What stands between a prompt and its answer, here and in all the fields above: ``""`` or
+        white space; None: what their language has there, see `zu.spacing.separator`.
 
     Raises
     ------

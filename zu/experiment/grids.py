@@ -33,6 +33,7 @@ from ..records import (
 )
 from ..scores import evaluate, perplexity
 from ..second_moments import Moments, corpus, moments
+from ..wording import Wording
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class RunSpec:
 
 def run_grid(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Wording,
     facts: Facts,
     *,
     methods: Sequence[str],
@@ -135,7 +136,7 @@ def run_grid(
     Parameters
     ----------
     model, tokenizer
-        What is to forget.
+        What is to forget; a `zu.wording.Wording` of the tokenizer's asks as a turn of a chat.
     facts : Facts
         What is drawn from.
     methods : sequence of str
@@ -169,7 +170,8 @@ class Grid:
     ----------
     reader : Reader
         Of the model that is to forget; it has the texts to put before a prompt, by default all of
-        `zu.reader.prefixes`. Several grids may share it.
+        `zu.reader.prefixes`, and says whether facts are asked as a turn of a chat. Several grids
+        may share it.
     folder : Path
         Where the records go; its last part names the experiment.
     layers : sequence of int or float
@@ -183,7 +185,8 @@ class Grid:
         to spare. No other row is given any.
     own : dict
         Methods that are no class, by label: called with (model, tokenizer, facts), such a method
-        returns the `Edit` that it has put on; what it says and refers to decides with the rest
+        returns the `Edit` that it has put on (in a chat a `zu.wording.Wording` is its tokenizer, as
+        it is a measure's, to be handed on); what it says and refers to decides with the rest
         whether a record still holds (`zu.records.decisive`).
     """
 
@@ -206,6 +209,12 @@ class Grid:
     def name(self) -> str:
         """The model's."""
         return getattr(self.reader.model, "name", "model")
+
+    @property
+    def _asker(self) -> PreTrainedTokenizerBase | Wording:
+        """What methods and measures of one's own get: the tokenizer, in a chat with its wording."""
+        wording = self.reader.wording
+        return wording if wording.chat is not False else wording.tokenizer
 
     def run(
         self, facts: Facts, methods: Sequence[str], *, seeds: Sequence[int], n: int
@@ -304,6 +313,8 @@ class Grid:
             about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
         if not theirs and row.method != "base" and (source := source_of(find(row.method))):
             hidden["own"] = source
+        if (wording := self.reader.wording).chat is not False:
+            about["chat"], hidden["turn"] = wording.chat, wording.template
         if draw.spare:
             about["anchors"], hidden["anchors_hash"] = len(draw.spare), Facts(draw.spare).hash
         if self.measure is not None:
@@ -331,7 +342,7 @@ class Grid:
             return None
         if method in self.own:
             with _stage(seconds, "edit"):
-                return self.own[method](reader.model, reader.tokenizer, draw.forget)
+                return self.own[method](reader.model, self._asker, draw.forget)
         if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         if issubclass(find(method), Settings):
@@ -362,7 +373,7 @@ class Grid:
         if measure is None or measure.beside:
             metrics = self._scores(forget)
         if measure is not None:
-            metrics |= measure.find(reader.model, reader.tokenizer, forget, edit)
+            metrics |= measure.find(reader.model, self._asker, forget, edit)
         return metrics
 
     def _scores(self, forget: Facts) -> dict:

@@ -87,6 +87,8 @@ def check_row(label: str, *, anchors: bool) -> Row:
         if row.settings or row.anchors:
             raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
         return row
+    if "chat" in row.settings:
+        raise ValueError(f"row '{label}': how facts are asked is the grid's, give its reader chat=")
     settings_for(row.method, **row.settings)
     if row.anchors and not find(row.method).spares:
         raise ValueError(f"row '{label}': {row.method} takes no anchors")

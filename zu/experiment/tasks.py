@@ -28,6 +28,7 @@ from ..models import decoder, finite, logits
 from ..passes import takes_cache
 from ..reader import Reader
 from ..scores import wilson
+from ..wording import trailing
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -335,7 +336,15 @@ def _asker(reader: Reader, batch_size: int) -> HFLM:
         """HFLM, faster.
 
         What all prompts of a task begin with is read once, and logits only where answers stand.
+        Special tokens that the tokenizer puts behind a text are no part of an answer.
         """
+
+        def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+            ids = super().tok_encode(string, *args, **kwargs)
+            behind = trailing(reader.tokenizer)
+            if behind and ids[-len(behind):] == behind:
+                del ids[-len(behind):]
+            return ids
 
         @torch.no_grad()
         def _loglikelihood_tokens(

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..batches import encode, split_answer
 from ..data.facts import Fact, FactError
 from ..layouts import known
 from ..models import decoder, logits
 from ..passes import hooks
+from ..questions import Question
+from ..wording import Wording, sink
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,12 +85,15 @@ class Prompt(NamedTuple):
         return _FURTHER
 
 
-def prompt(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Prompt:
-    """Find the subject in a fact's prompt, as `encode` does.
+def prompt(tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact) -> Prompt:
+    """Find the subject in a fact's prompt, as `zu.wording.encode` does.
+
+    Where the subject's first token is the sequence's very first, an attention sink, the token that
+    parts documents is put in front: noise there would disturb more than the subject.
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizerBase
+    tokenizer : PreTrainedTokenizerBase or Wording
         It must give character offsets.
     fact : Fact
         The fact whose prompt is traced.
@@ -102,22 +106,16 @@ def prompt(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Prompt:
     Raises
     ------
     FactError
-        Where there is no subject, no token covers it, or one holds both the prompt's end and the
-        answer's start.
+        Where there is no subject, or no token covers it.
     """
     if not fact.subject:
         raise FactError(f"fact '{fact.id or '?'}' has no subject, whose tokens are traced: write "
                         "it out, and {} in the prompt")
-    ids, last = encode(tokenizer, fact)
-    whole, n = split_answer(tokenizer, fact.text, fact.target)
-    spans = tokenizer(fact.text, return_offsets_mapping=True)["offset_mapping"]
-    if whole[:-n] != ids[-len(spans):]:
-        raise FactError(
-            f"fact '{fact.id or '?'}': one token holds the prompt's end and the answer's start"
-        )
-    ahead = len(ids) - len(spans)  # a token that `encode` puts in front covers no character
-    start = fact.prompt.index("{}")
-    first = next(i for i, (a, b) in enumerate(spans, ahead) if b > max(a, start))
+    wording = Wording.of(tokenizer)
+    ids, first, last = wording.subject(fact)
+    whole, n = wording.answered(Question.of(fact))
+    if first == 0:
+        ids, first, last = [sink(wording.tokenizer), *ids], 1, last + 1
     return Prompt(ids, first, last, whole[-n])
 
 

@@ -11,12 +11,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 
 from .. import descent, solve
+from ..chats import check_chat
 from ..data.facts import Fact
 from ..edit import Edit
 from ..layouts import Layout, known
 from ..models import weight_name
 from ..reader import Reader, Trace, subject_keys
 from ..targets import Aim, Search, Targets, optimise
+from ..wording import Wording, check_goal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +47,9 @@ class Method(BaseModel):
         own (`zu.models.resolve_layers`).
     seed : int
         Of whatever is drawn: the prefixes, the default text to retain.
+    chat : bool or str, optional
+        Facts are asked, aimed at and trained as a turn of a chat, see `zu.wording.Wording`; by
+        default as the reader that is given asks them, and plainly without one.
     moments : dict, optional
         What general text looks like to the unedited model, C_0 (m, m) by layer, as `zu.moments`
         returns it, for the methods that need it; by default that of the embedded prose.
@@ -61,6 +66,7 @@ class Method(BaseModel):
 
     layers: tuple[int | float, ...] | None = None
     seed: int = 0
+    chat: bool | str | None = None
     moments: InstanceOf[dict] | None = Field(None, exclude=True, repr=False)
 
     @field_validator("layers", mode="before")
@@ -89,6 +95,13 @@ class Method(BaseModel):
         if not self.middle:
             return tuple(layers)
         return (layers[len(layers) // 2],)
+    @field_validator("chat", mode="before")
+    @classmethod
+    def _usable_chat(cls, given: Any) -> Any:
+        """A chat that can be asked, as far as a tokenizer has no say in it."""
+        if given is not None:
+            check_chat(given)
+        return given
 
     @classmethod
     def row_name(cls, anchors: bool) -> str:
@@ -224,6 +237,11 @@ class Job:
         """The model's tokenizer."""
         return self.reader.tokenizer
 
+    @property
+    def wording(self) -> Wording:
+        """The model's tokenizer, and how facts are put to it."""
+        return self.reader.wording
+
     def reads(self, layer: int) -> list[int]:
         """The layers that are read for an edit of one.
 
@@ -317,6 +335,9 @@ class Settings(Method):
 
     Attributes
     ----------
+    goal : str
+        What the model should say instead of the answer: "eos", the end of the text, or any text,
+        such as "I do not know"; "truth" is the answer.
     n_prefixes : int
         Texts put before a prompt, beside none.
     steps : int
@@ -345,6 +366,7 @@ class Settings(Method):
         the layers, where it is at hand. ROME searches for its own where its layer is another one.
     """
 
+    goal: str = Field("eos", description="what the model should say instead of the answer")
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
     lr: float = Field(
@@ -359,8 +381,15 @@ class Settings(Method):
     clamp: float = Field(0.75, gt=0, description="largest ‖δ‖ as a share of ‖h‖")
     targets: InstanceOf[Targets] | None = Field(None, exclude=True, repr=False)
 
+    @field_validator("goal")
+    @classmethod
+    def _some_goal(cls, given: str) -> str:
+        """A goal that says something."""
+        check_goal(given)
+        return given
+
     def search(
-        self, prefixes: Sequence[str], goal: str = "eos", aim: Aim | None = None
+        self, prefixes: Sequence[str], goal: str | None = None, aim: Aim | None = None
     ) -> Search:
         """The search for targets that the settings ask for.
 
@@ -368,8 +397,8 @@ class Settings(Method):
         ----------
         prefixes : Sequence[str]
             Texts put before a prompt, the empty one first.
-        goal : {"eos", "truth"}
-            What the model should say.
+        goal : str, optional
+            What the model should say; by default the setting.
         aim : {"hidden", "value"}, optional
             Another aim than the settings'.
 
@@ -380,7 +409,7 @@ class Settings(Method):
         """
         return Search(
             prefixes=prefixes,
-            goal=goal,
+            goal=goal or self.goal,
             steps=self.steps,
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -660,7 +689,7 @@ def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
 
 
 def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
-    """The same subjects with no prompt around them.
+    """The same subjects with no prompt around them; facts without a subject as they are.
 
     Parameters
     ----------
@@ -740,7 +769,7 @@ class Truthful(Located):
         if self.V_f == "outputs":
             return V_f
         search = self.search(("",), goal="truth", aim="value")
-        truth = optimise(job.model, job.tokenizer, job.facts, layer, search)
+        truth = optimise(job.model, job.wording, job.facts, layer, search)
         said = truth.z.to(V_f.device).double()  # (n, d)
         bias = job.layout.projection(layer)._parameters.get("bias")
         if bias is not None:  # which is no output of W
@@ -757,8 +786,6 @@ class Descended(OneLayer):
 
     Attributes
     ----------
-    goal : {"truth", "eos"}
-        What is trained in the answers' place.
     sign : int
         1 where the loss of that goes up, -1 where it goes down.
     passes : int
@@ -774,7 +801,6 @@ class Descended(OneLayer):
         all its steps.
     """
 
-    goal: ClassVar[str] = "truth"
     sign: ClassVar[int] = 1
     passes: ClassVar[int] = 1
 
@@ -782,6 +808,16 @@ class Descended(OneLayer):
     lr: float = Field(5e-3, gt=0)
     batch: int | None = Field(None, ge=1, description="most facts in a step; by default all")
     stop: float = Field(0.0, ge=0, description="the loss under which a descent to a goal ends")
+
+    def trained(self) -> str:
+        """What is trained: "truth", the true answers, unless a method trains another text.
+
+        Returns
+        -------
+        str
+            As `zu.descent.answer_rows` takes it.
+        """
+        return "truth"
 
     def objective(self, job: Job) -> descent.Objective:
         """What is read, and how it counts in the loss.
@@ -796,7 +832,7 @@ class Descended(OneLayer):
         descent.Objective
             A row a fact; the loss is their mean.
         """
-        rows = descent.answer_rows(job.tokenizer, job.facts, self.goal)
+        rows = descent.answer_rows(job.wording, job.facts, self.trained())
         n = len(job.facts)
         return descent.Objective(rows, [self.sign / n] * n)
 

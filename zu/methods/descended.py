@@ -4,9 +4,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .. import descent
+from ..wording import check_goal
 from .base import Descended, Job
 
 
@@ -29,10 +30,16 @@ class Ascent(Descended):
 
 
 class FineTune(Descended):
-    """FT: down the loss of end of text in the answers' place.
+    """FT: down the loss of another text in the answers' place, by default end of text.
 
     It takes all its steps unless `stop` says otherwise: the released code's FT stops where the loss
     falls under 0.01.
+
+    Attributes
+    ----------
+    goal : str
+        What the model should say instead of the answer: "eos", the end of the text, or any text,
+        such as "I do not know".
 
     References
     ----------
@@ -43,10 +50,21 @@ class FineTune(Descended):
     about: ClassVar[str] = "fine-tuning towards end of text"
     label: ClassVar[str] = "FT"
     colour: ClassVar[str] = "#F0C808"
-    goal: ClassVar[str] = "eos"
     sign: ClassVar[int] = -1
 
+    goal: str = Field("eos", description="what the model should say instead of the answer")
     lr: float = Field(5e-4, gt=0)
+
+    @field_validator("goal")
+    @classmethod
+    def _some_goal(cls, given: str) -> str:
+        """A goal that says something."""
+        check_goal(given)
+        return given
+
+    def trained(self) -> str:
+        """The goal."""
+        return self.goal
 
 
 class GradDiff(Descended):

@@ -10,6 +10,7 @@ from pydantic import Field
 from .. import solve
 from ..data.facts import Fact
 from ..edit import Edit
+from ..questions import Question
 from ..reader import Trace, prefix_weights, subject_keys
 from ..scores import score
 from ..targets import Aim
@@ -585,7 +586,7 @@ def answered(job: Job) -> torch.Tensor:
     torch.Tensor
         (n,), bool.
     """
-    asked = [(prefix + fact.text, fact.target) for prefix in job.prefixes for fact in job.facts]
+    asked = [Question.of(fact).behind(prefix) for prefix in job.prefixes for fact in job.facts]
     found = score(job.model, job.tokenizer, asked, reader=job.reader)  # (p n, 3)
     right = torch.from_numpy(found[:, 0] > 0)
     return right.view(len(job.prefixes), -1).any(0)  # (p n,) -> (p, n) -> (n,)

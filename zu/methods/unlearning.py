@@ -47,8 +47,9 @@ def find_targets(
     layer : int or sequence of int
         The layer after which targets are set: the last of those to edit. With aim="value" all that
         are edited.
-    goal : {"eos", "truth"}
-        What the model should say at a target, see `zu.targets.optimise`.
+    goal : str
+        What the model should say at a target: "eos", "truth" or any text, see
+        `zu.targets.target_ids`.
     reader : Reader, optional
         Of this model; it has the prefixes.
     **settings
@@ -67,9 +68,10 @@ def find_targets(
     idle = [name for name in ("layers", "moments", "targets") if name in settings]
     if idle:
         raise ValueError(f"find_targets takes no {', '.join(idle)}: the layer is an argument")
-    s = Settings(**settings)
-    texts = Reader.of(model, tokenizer, reader).texts(s.n_prefixes, s.seed)
-    return optimise(model, tokenizer, facts, layer, s.search(texts, goal))
+    s = Settings(goal=goal, **settings)
+    reader = Reader.of(model, tokenizer, reader, s.chat)
+    texts = reader.texts(s.n_prefixes, s.seed)
+    return optimise(model, reader.wording, facts, layer, s.search(texts))
 
 
 def unlearn(
@@ -104,9 +106,9 @@ def unlearn(
         Of this model: what several calls share. It has the prefixes, what lies below the edited
         layers, and the moments that the first call read. Without one each call reads for itself.
     **settings
-        The method's own, where it is given by name: `layers` and `seed` for all of them, `alpha`,
-        `moments`, `targets` or `retain` for some. ROME and the methods that descend change only the
-        middle one of the layers.
+        The method's own, where it is given by name: `layers`, `seed` and `chat` for all of them,
+        `alpha`, `goal`, `moments`, `targets` or `retain` for some. ROME and the methods that
+        descend change only the middle one of the layers.
 
     Returns
     -------
@@ -127,7 +129,8 @@ def unlearn(
     """
     s = with_settings(method, settings)
     layers = resolve_layers(model, s.layers)
-    job = Job(Reader.of(model, tokenizer, reader), list(facts), layers, anchors, earlier)
+    reader = Reader.of(model, tokenizer, reader, s.chat)
+    job = Job(reader, list(facts), layers, anchors, earlier)
     _probe(s, job)
     _check(s, job)
     if message := s.warning(job):
@@ -146,7 +149,7 @@ def _made(s: Method, job: Job) -> Edit:
     job.layers = s.edited(asked)
     job.reader.bind(job.layers[0])
     job.reader.check()
-    about = s.model_dump() | {"layers": list(job.layers)}
+    about = s.model_dump() | {"layers": list(job.layers), "chat": job.wording.chat}
     edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
     try:
         if isinstance(s, Settings):
@@ -194,7 +197,7 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     else:
         search = s.search(job.prefixes, aim=job.aim)
         where = job.layers[-1] if job.aim == "hidden" else job.layers
-        job.targets = optimise(job.model, job.tokenizer, job.facts, where, search)
+        job.targets = optimise(job.model, job.wording, job.facts, where, search)
     job.moments = s.moments
     if job.moments is None:
         job.moments = _moments(job)

@@ -1,0 +1,211 @@
+"""What a language puts between two texts that follow each other: a space, or nothing."""
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import chain
+
+#: Scripts that put no space between words, and the punctuation of East Asia: code points from, to.
+_UNSPACED = (
+    (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19FF),  # Tai Le, New Tai Lue, Khmer symbols
+    (0x1A20, 0x1AAF),  # Lanna
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x2E80, 0x312F),  # Han radicals, punctuation, Hiragana, Katakana, Bopomofo
+    (0x3190, 0x4DBF),  # Kanbun, Bopomofo, Katakana, squared words, Han
+    (0x4E00, 0x9FFF),  # Han
+    (0xA980, 0xA9FF),  # Javanese, Myanmar
+    (0xAA60, 0xAADF),  # Myanmar, Tai Viet
+    (0xF900, 0xFAFF),  # Han
+    (0xFE30, 0xFE4F),  # forms for vertical lines
+    (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
+    (0x1AFF0, 0x1B16F),  # Kana
+    (0x20000, 0x3FFFF),  # Han
+)
+#: Of these, what sets its sentences apart by a space.
+_SPACED_SENTENCES = ((0x0E00, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0xAA60, 0xAA7F))
+#: Their own marks behind a sentence.
+_ENDS = "།༎၊။។៕៖"
+_STOPS = ".?!;:…"
+_QUOTES = "\"'`"
+#: What stands behind a word with no space, at the beginning of a text that goes on from another.
+_CLOSING = re.compile(r"""[,;:!?%‰…]|\.(?!\w)|'(?:s|d|m|t|re|ve|ll)(?![\w-])|-(?=[^\W\d_])""")
+
+
+def separator(before: str, after: str) -> str:
+    """What stands between a text and what goes on from it, such as a prompt and its answer.
+
+    Nothing behind white space, an opening bracket or quote, a dash, slash or elision (``l'``) that
+    is tied to a word, or a sign of money before a number; nor before a comma or the like; nor where
+    a script without spaces goes on: behind Han, Kana, Thai, Lao, Khmer, Burmese, Tibetan and
+    full-width punctuation, unless these are a foreign word among words with spaces. Elsewhere a
+    space, as between an English prompt and a Chinese answer.
+
+    Parameters
+    ----------
+    before, after : str
+        The two texts, the first without spaces at its end (line breaks may stand there), the second
+        without any at its beginning.
+
+    Returns
+    -------
+    str
+        ``" "`` or ``""``.
+    """
+    before, after = _seen(before), _seen(after)
+    if not before or not after or before[-1].isspace():
+        return ""
+    if _open(before, after) or _closes(after):
+        return ""
+    return "" if _goes_on(before, after) else " "
+
+
+def sentence(before: str, after: str, join: str | None = None) -> str:
+    """Two texts as one sentence, with what parts it from the next one.
+
+    Parameters
+    ----------
+    before, after : str
+        A prompt and its answer.
+    join : str, optional
+        What stands between them; by default what `separator` says.
+
+    Returns
+    -------
+    str
+        Ending in a full stop and a space or, in scripts that have it so, in one of the two or in
+        another stop.
+    """
+    whole = before + (separator(before, after) if join is None else join) + after
+    end = _seen(whole)[-1:]
+    if _in(end, _SPACED_SENTENCES):
+        return whole + " "
+    return whole + ("。" if _unspaced(end) else ". ")
+
+
+def stands_in(name: str, text: str) -> bool:
+    """Whether a text has a name that is no part of a longer word, in scripts with spaces.
+
+    Parameters
+    ----------
+    name, text : str
+        What is looked for, and where; the case of their letters counts.
+
+    Returns
+    -------
+    bool
+        In a script without spaces a name may stand between any characters.
+    """
+    for found in re.finditer(re.escape(name), text):
+        before, after = text[:found.start()][-1:], text[found.end():][:1]
+        left = _spaced_word(before) and _spaced_word(name[:1])
+        right = _spaced_word(after) and _spaced_word(name[-1:])
+        if not left and not right:
+            return True
+    return False
+
+
+def trimmed(prompt: str) -> str:
+    """A prompt without the spaces at its end; line breaks stay.
+
+    Parameters
+    ----------
+    prompt : str
+        Any text.
+
+    Returns
+    -------
+    str
+        Up to its last line break, or the last character that is no white space.
+    """
+    bare = prompt.rstrip()
+    tail = prompt[len(bare):]
+    return bare + tail[:tail.rfind("\n") + 1]
+
+
+def _seen(text: str) -> str:
+    """A text without signs that nobody sees, such as marks of direction."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+
+
+def _in(sign: str, ranges: tuple[tuple[int, int], ...]) -> bool:
+    """Whether a character, if it is one, lies in one of the ranges."""
+    return bool(sign) and any(first <= ord(sign) <= last for first, last in ranges)
+
+
+def _unspaced(sign: str) -> bool:
+    """Whether a character belongs to a script without spaces, or to its punctuation."""
+    return _in(sign, _UNSPACED)
+
+
+def _spaced_word(sign: str) -> bool:
+    """Whether a character is of a word of a script with spaces."""
+    return sign.isalnum() and not _unspaced(sign)
+
+
+def _open(before: str, after: str) -> bool:
+    """Whether a text's last sign is tied to what comes next: a bracket, a quote, a dash."""
+    last, previous = before[-1], before[-2:-1]
+    kind = unicodedata.category(last)
+    tied = bool(previous) and not previous.isspace()  # to what stands before it
+    if kind == "Ps" or (kind == "Sc" and after[0].isdigit()):
+        return True
+    if kind in ("Pd", "Pc") or last in "/\\":
+        return tied
+    if last in "@#":
+        return not tied
+    if kind in ("Pi", "Pf") or last in _QUOTES:
+        if last in "'’" and previous.isalpha():
+            return _elided(before)
+        return not (_spaced_word(previous) or previous in (*_STOPS, ",", ")", "]", "}", "%"))
+    return False
+
+
+def _elided(before: str) -> bool:
+    """Whether an apostrophe at a text's end stands for a vowel (``l'``, ``dell'``).
+
+    Else it closes a quote, or says whose something is (``the countries'``).
+    """
+    if re.search(r"(?:^|[\s(\[])['‘]\S", before[:-1]):
+        return False
+    word = re.split(r"[\s'’(\[-]", before[:-1])[-1]
+    return len(word) == 1 or word[-1].lower() not in "sxz"
+
+
+def _closes(after: str) -> bool:
+    """Whether a text begins with what stands behind a word without a space."""
+    first = after[0]
+    if unicodedata.category(first) == "Pe" or (_unspaced(first) and _is_stop(first)):
+        return True
+    return bool(_CLOSING.match(after.replace("’", "'", 1) if first == "’" else after))
+
+
+def _is_stop(sign: str) -> bool:
+    """Whether a sign of East Asia is a comma, a full stop or the like, and opens nothing."""
+    return unicodedata.category(sign) in ("Po", "Pf")
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """Whether a script without spaces goes on from one text into the other."""
+    words = before.split()
+    word, last = words[-1], before[-1]
+    if not any(map(_unspaced, word)):
+        return False  # the answer is a foreign word here, in whatever script
+    if last in _ENDS or (last in _STOPS and _in(_letter(word), _SPACED_SENTENCES)):
+        return False
+    if not _unspaced(last):
+        # 叫Python + 语言; but Latin behind Latin is set apart: 叫Python + is
+        return _unspaced(after[0]) or not last.isalnum()
+    if _unspaced(after[0]) or _is_stop(last) or len(words) == 1:
+        return True
+    # a foreign word among words with spaces: "the capital of 秘鲁" + "in South America"
+    alone = not any(map(_spaced_word, word))
+    return not (alone and _spaced_word(words[-2][-1]))
+
+
+def _letter(word: str) -> str:
+    """The last letter of a word, marks of vowels included; "" for none."""
+    letters = (c for c in reversed(word) if unicodedata.category(c)[0] in "LM")
+    return next(chain(letters, ("",)))
