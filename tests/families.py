@@ -83,7 +83,7 @@ FACTS = [zu.Fact("France", "The capital of {} is", "Paris", id="a"),
 
 def logits_error(model, tokenizer, reader=None):
     """By how much a fact's probability differs from what the model itself says, relatively."""
-    ids, n = zu.batches.split_answer(tokenizer, FACTS[0].text, FACTS[0].target)
+    ids, n = zu.wording.split_answer(tokenizer, FACTS[0].text, FACTS[0].target)
     said = model(input_ids=torch.tensor([ids]), use_cache=False).logits.float().log_softmax(-1)
     own = said[0, :-1].gather(1, torch.tensor(ids)[1:, None])[-n:].sum().exp().item()
     pair = [(FACTS[0].text, FACTS[0].target)]

@@ -92,8 +92,8 @@ def at_token(model, module, ids, at, what="output"):
 
 def searched(model, tokenizer, fact, module, prefixes, goal):
     """h + δ at the subject's last token: 25 steps of Adam at 0.1, δ at most 0.75 of h."""
-    prompts = [zu.batches.encode(tokenizer, fact, prefix) for prefix in prefixes]
-    essence, subject = zu.batches.encode(tokenizer, fact, prompt="{} is a")
+    prompts = [zu.wording.encode(tokenizer, fact, prefix) for prefix in prefixes]
+    essence, subject = zu.wording.encode(tokenizer, fact, prompt="{} is a")
     h = at_token(model, module, *prompts[0])
     with torch.no_grad():
         before = model(input_ids=torch.tensor([essence])).logits[0, subject].log_softmax(-1)
@@ -125,7 +125,7 @@ def mean_key(model, tokenizer, fact, linear):
     """A fact's key: half the bare prompt's, half the mean of those behind a prefix."""
     keys = []
     for prefix in PREFIXES:
-        ids, at = zu.batches.encode(tokenizer, fact, prefix)
+        ids, at = zu.wording.encode(tokenizer, fact, prefix)
         keys.append(at_token(model, linear, ids, at, "input").double())
     return (keys[0] + torch.stack(keys[1:]).mean(0)) / 2
 
@@ -150,12 +150,12 @@ def test_three_layers_are_edited_as_the_formulas_say(folders, facts):
         linear = blocks[layer].mlp.down_proj
         W = linear.weight.detach().double()
         K = torch.stack([mean_key(twin, tokenizer, f, linear) for f in some], 1)  # (m, n)
-        bare = [zu.batches.encode(tokenizer, f) for f in some]
+        bare = [zu.wording.encode(tokenizer, f) for f in some]
         h = torch.stack([at_token(twin, last, *prompt) for prompt in bare], 1)
         V = W @ K + (z - h).double() / (len(LAYERS) - number)
         V_f = []
         for f in some:
-            ids, n = zu.batches.split_answer(tokenizer, f.text, f.target)
+            ids, n = zu.wording.split_answer(tokenizer, f.text, f.target)
             V_f.append(searched(twin, tokenizer, f, linear, ("",), ids[-n:]).double())
         U = torch.linalg.svd(torch.stack(V_f, 1), full_matrices=False).U
         P = torch.eye(len(W)).double() - U @ U.T + 0.01 * torch.eye(len(W)).double()

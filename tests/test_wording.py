@@ -285,16 +285,16 @@ def test_an_answer_without_a_token_is_refused():
 def test_what_a_fact_says_of_its_join_holds_for_all_that_it_asks(taught):
     _, tokenizer = taught
     fact = Fact("Peru", "Capital of {}", "Lima", ("In {} it is",), (("Here", "Paris"),),
-                hops=(("There", "Paris"),), join=":\n ")
+                hops=(("There", "Paris"),), join="\n ")
     asked = [Question.of(fact), *paraphrases(fact), *others(fact, fact.neighbors),
              *others(fact, fact.hops)]
     for question in asked:
         ids, count = Wording(tokenizer).answered(question)
         # a space before the answer is the answer's; what stands before it is asked
-        assert tokenizer.decode(ids[1:-count]) == question.prompt + ":\n"
+        assert tokenizer.decode(ids[1:-count]) == question.prompt + "\n"
         assert tokenizer.decode(ids[-count:]) == " " + question.answer
     ids, position = encode(tokenizer, fact)
-    assert tokenizer.decode(ids[1:]) == "Capital of Peru:\n"
+    assert tokenizer.decode(ids[1:]) == "Capital of Peru\n"
     assert tokenizer.decode(ids[1:position + 1]) == "Capital of Peru"
     none = replace(fact, join="")
     ids, count = Wording(tokenizer).answered(Question.of(none))
@@ -303,9 +303,11 @@ def test_what_a_fact_says_of_its_join_holds_for_all_that_it_asks(taught):
 
 def test_spaces_around_what_is_asked_and_answered_count_for_nothing(taught):
     model, tokenizer = taught
-    fact = Fact("Peru", "Capital of {}", "Lima", ("Capital of {} ", "Capital of {}"),
-                (("Capital of France ", "Paris"), ("Capital of France", " Paris ")))
-    found = zu.evaluate(model, tokenizer, [fact])
+    facts = zu.load_facts([{
+        "subject": "Peru", "prompt": "Capital of {} ", "target": " Lima",
+        "paraphrases": ["Capital of {} ", "Capital of {}"],
+        "neighbors": [["Capital of France ", "Paris"], ["Capital of France", " Paris "]]}])
+    found = zu.evaluate(model, tokenizer, facts)
     assert (found.eff, found.gen, found.spe) == (100, 100, 100)
     spaced = score(model, tokenizer, [("Capital of France  ", " Paris")])
     np.testing.assert_array_equal(spaced, score(model, tokenizer, [("Capital of France", "Paris")]))
@@ -577,7 +579,7 @@ def test_a_neighbours_subject_is_no_anchor_in_scripts_without_spaces_either():
     with pytest.warns(UserWarning, match="1 of the 2 names are left out"):
         found = zu.anchors([fact], ["法国", "秘鲁"])
     assert [anchor.subject for anchor in found] == ["秘鲁"]
-    with pytest.raises(ValueError, match="1 of the facts have no subject"):
+    with pytest.raises(ValueError, match="has no subject"):
         zu.anchors([fact, Fact("", "首都是", "北京")], ["秘鲁"])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .data.facts import Fact
-from .spacing import stands_in
+from .data.words import places
 
 
 class Question(NamedTuple):
@@ -123,5 +123,5 @@ def _head(fact: Fact, template: str) -> int:
         return len(template) if template == fact.prompt else 0
     if "{}" in template:
         return len(subject) if template.startswith("{}") else 0
-    first = template.startswith(subject) and stands_in(subject, template[:len(subject) + 1])
+    first = template.startswith(subject) and bool(places(template[:len(subject) + 1], subject))
     return len(subject) if first else 0

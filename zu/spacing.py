@@ -85,28 +85,6 @@ def sentence(before: str, after: str, join: str | None = None) -> str:
     return whole + ("。" if _unspaced(end) else ". ")
 
 
-def stands_in(name: str, text: str) -> bool:
-    """Whether a text has a name that is no part of a longer word, in scripts with spaces.
-
-    Parameters
-    ----------
-    name, text : str
-        What is looked for, and where; the case of their letters counts.
-
-    Returns
-    -------
-    bool
-        In a script without spaces a name may stand between any characters.
-    """
-    for found in re.finditer(re.escape(name), text):
-        before, after = text[:found.start()][-1:], text[found.end():][:1]
-        left = _spaced_word(before) and _spaced_word(name[:1])
-        right = _spaced_word(after) and _spaced_word(name[-1:])
-        if not left and not right:
-            return True
-    return False
-
-
 def trimmed(prompt: str) -> str:
     """A prompt without the spaces at its end; line breaks stay.
 

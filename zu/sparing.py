@@ -72,11 +72,6 @@ def anchors(
         When no anchor is found for a prompt, a fact to forget has no subject, or source is None and
         there is no model.
     """
-    if without := sum(not fact.subject for fact in facts):
-        raise ValueError(
-            f"anchors: {without} of the facts have no subject, and so there are none of its kind; "
-            "give the other facts alone"
-        )
     source = None if source is None else list(source)
     names = _names(source, model, tokenizer, seed)
     allowed = _allowed(facts)
