@@ -58,7 +58,8 @@ def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(
     old = models.down_proj(model, 2).weight.clone()
     objective = objective_of(name, tokenizer, facts, texts)
     for tokens in (4096, 20):  # one batch, or padded parts whose gradients add up
-        new, losses = descent.descend(model, objective, [2], descent.Schedule(3, 0.05, tokens=tokens))
+        how = descent.Schedule(3, 0.05, tokens=tokens)
+        new, losses = descent.descend(model, objective, [2], how)
         other, _ = zu.load_model(model.config._name_or_path, device="cpu")
         hand, slope, plain = by_hand(other, tokenizer, facts, texts, name, 2, 0.05, 3)
         assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
@@ -142,7 +143,8 @@ def test_each_loss_pulls_where_it_says(tiny, facts, texts):
     assert max(ga[0], npo[0], kept[0]) < 0.5 * start
     assert kept[1] < ga[1]  # the retained text is predicted better with it in the loss
     rows = descent.answer_rows(tokenizer, facts, "eos")
-    _, losses = descent.descend(model, descent.Objective(rows, [-0.2] * 5), [2], descent.Schedule(25, 5e-4))
+    pull = descent.Objective(rows, [-0.2] * 5)
+    _, losses = descent.descend(model, pull, [2], descent.Schedule(25, 5e-4))
     assert losses[-1] < losses[0]
     with pytest.raises(ValueError, match="ga: setting 'retain' is not usable"):
         after("ga", retain=texts)

@@ -43,8 +43,9 @@ def losses_and_gradient(problem, delta, active):
     return nll.detach(), divergence.detach(), gradient
 
 
-def both_agree(model, coded, place=HIDDEN, how=Search(kl=3.0), **near):
+def both_agree(model, coded, place=HIDDEN, kl_at="subject", **near):
     """Every fact with no δ, every fact with one, some facts with another: losses and gradients."""
+    how = Search(kl=3.0, kl_at=kl_at)
     plain, fast = (kind(model, place, coded, how) for kind in (WholeRuns, targets._Problem))
     torch.testing.assert_close(plain.h, fast.h, **near)
     every, some = torch.arange(len(coded)), torch.tensor([1, 3, 4])
@@ -68,8 +69,7 @@ def test_losses_and_gradients_are_those_of_the_fast_search(tiny, facts, goal, pl
     model, tokenizer = tiny
     coded = coded_facts(tokenizer, facts, goal, kl_at)
     assert len({c.length for c in coded}) > 1 and len({c.width for c in coded}) > 1
-    how = Search(kl=3.0, kl_at=kl_at)
-    both_agree(model.double(), coded, place, how, rtol=1e-4, atol=1e-6)
+    both_agree(model.double(), coded, place, kl_at, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("place", PLACES)
