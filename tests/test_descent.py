@@ -58,12 +58,94 @@ def test_losses_and_gradients_are_those_of_a_plain_cross_entropy(
     old = models.down_proj(model, 2).weight.clone()
     objective = objective_of(name, tokenizer, facts, texts)
     for tokens in (4096, 20):  # one batch, or padded parts whose gradients add up
-        new, losses = descent.descend(model, objective, [2], descent.Schedule(3, 0.05, tokens=tokens))
+        how = descent.Schedule(3, 0.05, tokens=tokens)
+        new, losses = descent.descend(model, objective, [2], how)
         other, _ = zu.load_model(model.config._name_or_path, device="cpu")
         hand, slope, plain = by_hand(other, tokenizer, facts, texts, name, 2, 0.05, 3)
         assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
         assert (new[2] - hand).norm() < 1e-4 * (hand - old).norm() and slope.norm() > 1e-3
     assert torch.equal(models.down_proj(model, 2).weight, old)
+
+
+@pytest.mark.parametrize("name", ["ga", "ft", "npo"])
+def test_in_batches_a_step_sees_so_many_rows_in_the_order_in_which_they_come(
+        tiny, facts, name, monkeypatch):
+    """By hand: two facts, two facts, one fact, and again; each step's loss is their mean."""
+    model, tokenizer = tiny
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
+    objective = objective_of(name, tokenizer, facts, None)
+    rows, seen = objective.rows, []
+    how = descent.Schedule(2, 0.05, batch=2)
+    new, losses = descent.descend(model, objective, [2], how, watch=seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6]  # steps, not rounds
+    other, _ = zu.load_model(model.config._name_or_path, device="cpu")
+    weight = models.down_proj(other, 2).weight.requires_grad_(True)
+
+    def nll(ids, count):
+        said = other(torch.tensor([ids])).logits[0, -count - 1:-1]
+        return F.cross_entropy(said, torch.tensor(ids[-count:]), reduction="sum")
+
+    start, old, plain = [nll(*row).detach() for row in rows], weight.detach().clone(), []
+    for some in 2 * [(0, 1), (2, 3), (4,)]:
+        each = []
+        for i in some:
+            if name == "npo":  # the reference is the model before the first step of all
+                ratio = (start[i] - nll(*rows[i])).exp()
+                each.append(2 / 0.1 * torch.log(1 + ratio ** 0.1))
+            else:
+                each.append({"ga": -1, "ft": 1}[name] * nll(*rows[i]) / rows[i][1])
+        loss = sum(each) / len(some)
+        plain.append(loss.item())
+        (slope,) = torch.autograd.grad(loss, weight)
+        with torch.no_grad():
+            weight -= 0.05 * slope
+    assert torch.allclose(losses, torch.tensor(plain), rtol=1e-4)
+    assert (new[2] - weight).norm() < 1e-4 * (weight - old).norm() and (weight != old).any()
+
+
+def test_a_batch_of_all_rows_or_more_is_one_step(tiny, facts):
+    model, tokenizer = tiny
+    objective = objective_of("ga", tokenizer, facts, None)
+    whole, losses = descent.descend(model, objective, [2], descent.Schedule(3, 1e-3))
+    for size in (5, 99):
+        new, same = descent.descend(model, objective, [2], descent.Schedule(3, 1e-3, batch=size))
+        assert torch.equal(new[2], whole[2]) and torch.equal(same, losses)
+
+
+def test_a_descent_to_a_goal_ends_after_the_round_in_which_its_loss_fell_under_stop(tiny, facts):
+    model, tokenizer = tiny
+    objective = objective_of("ft", tokenizer, facts, None)
+    _, losses = descent.descend(model, objective, [2], descent.Schedule(12, 5e-3))
+    assert (losses[1:] < losses[:-1]).all()  # of all rows together it is the loss itself
+    for last in (0, 4):
+        stop = float(losses[last]) + 1e-6
+        new, fewer = descent.descend(model, objective, [2], descent.Schedule(12, 5e-3, stop=stop))
+        assert torch.equal(fewer, losses[:last + 1])
+        short, _ = descent.descend(model, objective, [2], descent.Schedule(last + 1, 5e-3))
+        assert torch.equal(new[2], short[2])
+    _, every = descent.descend(
+        model, objective, [2], descent.Schedule(12, 5e-3, stop=float(losses[-1]) - 1e-6))
+    assert len(every) == 12
+
+
+def test_in_batches_the_loss_that_ends_a_descent_is_that_of_all_rows(tiny, facts):
+    """Each row's loss as it was when the row was seen."""
+    model, tokenizer = tiny
+    objective = objective_of("ft", tokenizer, facts, None)
+    _, losses = descent.descend(model, objective, [2], descent.Schedule(6, 5e-3, batch=2))
+    # (18,) -> (6, 3): a step's loss is the mean over its rows, of which there are 2, 2 and 1
+    rounds = (losses.view(6, 3) * torch.tensor([0.4, 0.4, 0.2])).sum(1)
+    assert (rounds[1:] < rounds[:-1]).all()
+    how = descent.Schedule(6, 5e-3, batch=2, stop=float(rounds[2]) + 1e-5)
+    _, fewer = descent.descend(model, objective, [2], how)
+    assert torch.equal(fewer, losses[:9])
+
+
+@pytest.mark.parametrize("name", ["ga", "npo"])
+def test_what_pulls_nothing_up_takes_all_its_steps_whatever_stop_says(tiny, facts, name):
+    model, tokenizer = tiny
+    objective = objective_of(name, tokenizer, facts, None)
+    assert len(descent.descend(model, objective, [2], descent.Schedule(4, 1e-3, stop=1e9))[1]) == 4
 
 
 def test_soft_caps_and_sliding_windows_are_the_model_s_own(gemma, facts, texts):
@@ -142,7 +224,8 @@ def test_each_loss_pulls_where_it_says(tiny, facts, texts):
     assert max(ga[0], npo[0], kept[0]) < 0.5 * start
     assert kept[1] < ga[1]  # the retained text is predicted better with it in the loss
     rows = descent.answer_rows(tokenizer, facts, "eos")
-    _, losses = descent.descend(model, descent.Objective(rows, [-0.2] * 5), [2], descent.Schedule(25, 5e-4))
+    pull = descent.Objective(rows, [-0.2] * 5)
+    _, losses = descent.descend(model, pull, [2], descent.Schedule(25, 5e-4))
     assert losses[-1] < losses[0]
     with pytest.raises(ValueError, match="ga: setting 'retain' is not usable"):
         after("ga", retain=texts)

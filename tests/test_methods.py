@@ -17,7 +17,7 @@ def job(tiny, facts, texts, cache):
     return model, tokenizer, facts, dict(moments=C0, steps=5)
 
 
-def matrices(job, facts=None):
+def matrices(job, facts=None, aim="hidden"):
     """W, K_f and R = V_star − W K_f of one layer, float64, each read on its own."""
     model, tokenizer, all_facts, settings = job
     facts = all_facts if facts is None else facts
@@ -28,7 +28,7 @@ def matrices(job, facts=None):
                      for p in prefixes])
     # half the bare prompt, half the five others
     keys = torch.stack([0.5 * r[0] + 0.1 * sum(r[1:]) for r in rows])
-    targets = zu.find_targets(model, tokenizer, facts, LAYER, steps=settings["steps"])
+    targets = zu.find_targets(model, tokenizer, facts, LAYER, steps=settings["steps"], aim=aim)
     return (models.down_proj(model, LAYER).weight.double(), keys.T,
             (targets.z - targets.h).double().T)
 
@@ -42,9 +42,11 @@ def change(job, method, facts=None, **more):
                 new, edit)
 
 
-def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job):
-    W, K, R = matrices(job, job[2][:1])
-    delta, new, _ = change(job, "rome", job[2][:1])
+@pytest.mark.parametrize("aim", ["value", "hidden"])
+def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job, aim):
+    W, K, R = matrices(job, job[2][:1], aim)
+    delta, new, edit = change(job, "rome", job[2][:1], aim=aim)
+    assert edit.settings["aim"] == aim
     assert (new @ K - (W @ K + R)).norm() < 1e-5 * R.norm()
     C0, g = job[3]["moments"][LAYER], torch.Generator().manual_seed(0)
     # any other change with the same answer differs by Y, Y k = 0
@@ -55,8 +57,14 @@ def test_rome_maps_its_key_to_its_value_and_moves_general_keys_least(job):
         assert torch.trace((delta + Y) @ C0 @ (delta + Y).T) > torch.trace(delta @ C0 @ delta.T)
 
 
+def test_rome_aims_at_what_its_projection_puts_out_unless_told_otherwise(job):
+    plain, value, hidden = (change(job, "rome", **aim)[0]
+                            for aim in ({}, {"aim": "value"}, {"aim": "hidden"}))
+    assert torch.equal(plain, value) and not torch.allclose(plain, hidden, rtol=0.1)
+
+
 def test_rome_edits_fact_after_fact_or_the_first_only(job):
-    W, K, R = matrices(job)
+    W, K, R = matrices(job, aim="value")
     C0, hand = job[3]["moments"][LAYER], W.clone()
     for k, v in zip(K.T, (W @ K + R).T, strict=True):
         u = torch.linalg.solve(C0, k)
@@ -72,10 +80,19 @@ def test_rome_edits_fact_after_fact_or_the_first_only(job):
     assert len(first.parts[models.weight_name(job[0], LAYER)][1]) == 1
 
 
-def test_rome_aims_at_the_middle_layer_whatever_the_targets_are_for(job):
+@pytest.mark.parametrize("aim", ["value", "hidden"])
+def test_rome_aims_at_the_middle_layer_whatever_the_targets_are_for(job, aim):
     wrong = zu.find_targets(*job[:3], 3, steps=5)
-    delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong)
-    assert edit.settings["layers"] == [2] and torch.equal(delta, change(job, "rome")[0])
+    delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong, aim=aim)
+    assert edit.settings["layers"] == [2] and "targets" not in edit.settings
+    own, _, alone = change(job, "rome", aim=aim)
+    assert torch.equal(delta, own)
+    right = zu.find_targets(*job[:3], 2, steps=5, aim=aim)
+    given, _, edit = change(job, "rome", targets=right, aim=aim)
+    assert edit.settings["targets"] == "given" and torch.equal(given, own)
+    few = zu.find_targets(*job[:2], job[2][:1], 2, steps=5, aim=aim)
+    with pytest.raises(ValueError, match="targets are of 1 facts, but 5 are to be forgotten"):
+        change(job, "rome", targets=few, aim=aim)
 
 
 def test_memit_satisfies_its_normal_equations(job):
@@ -230,6 +247,13 @@ def test_targets_of_other_facts_or_of_another_layer_are_refused(job):
         zu.unlearn(model, tokenizer, facts, "memit", layers=[LAYER], targets=targets, **settings)
     with pytest.raises(ValueError, match="targets are of layer 2, but layer 3 is the last"):
         zu.unlearn(model, tokenizer, facts[:1], "memit", layers=[1, 3], targets=targets, **settings)
+    with pytest.raises(ValueError, match="targets have aim='hidden', but the edit has 'value'"):
+        zu.unlearn(model, tokenizer, facts[:1], "memit", layers=[LAYER], targets=targets,
+                   aim="value", **settings)
+    both = zu.find_targets(model, tokenizer, facts, (1, LAYER), steps=2, aim="value")
+    with pytest.raises(ValueError, match=r"values of the layers \[1, 2\], but \[2\] are to be"):
+        zu.unlearn(model, tokenizer, facts, "memit", layers=[LAYER], targets=both, aim="value",
+                   **settings)
     with pytest.raises(ValueError, match="find_targets takes no layers, moments"):
         zu.find_targets(model, tokenizer, facts, LAYER, layers=[1], moments={})
 

@@ -42,12 +42,29 @@ class Model:
         self.weights = [numbers(3, 4, seed=i).float() for i in range(4)]
 
 
+class Layout:
+    """How such a model is read; a bias, a scale and how a weight is stored may be set."""
+
+    def __init__(self, model, bias=None, scale=1.0, stored=lambda W: W):
+        self.model, self.bias, self.factor, self.way = model, bias, scale, stored
+
+    def matrix(self, layer):
+        return self.model.weights[layer]
+
+    def projection(self, layer):
+        return SimpleNamespace(_parameters={"bias": self.bias})
+
+    def stored(self, layer, W):
+        return self.way(W)
+
+    def scale(self, layer):
+        return self.factor
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """Such a model wherever methods look for a projection."""
-    for module in (base, located):
-        monkeypatch.setattr(module, "down_proj", lambda model, layer: SimpleNamespace(
-            weight=model.weights[layer]))
+    monkeypatch.setattr(base, "known", Layout)
     monkeypatch.setattr(base, "weight_name", lambda model, layer: f"{type(model).__name__}.{layer}")
     return Model()
 
@@ -81,8 +98,9 @@ def keys(monkeypatch):
         rows = len(facts) * (len(prefixes) if each else 1)
         seed = sum(len(fact.prompt) for fact in facts)
         found = {layer: numbers(rows, 4, seed=seed + layer) for layer in layers}
-        bare = SimpleNamespace(hidden={x: numbers(len(facts), 3, seed=50 + x).float()
-                                       for x in layers})
+        bare = SimpleNamespace(
+            hidden={x: numbers(len(facts), 3, seed=50 + x).float() for x in layers},
+            values={x: numbers(len(facts), 3, seed=70 + x).float() for x in layers})
         return found, bare
 
     monkeypatch.setattr(base, "subject_keys", read)
@@ -166,12 +184,31 @@ def test_a_search_is_as_the_settings_say():
     s = Settings(steps=3, lr=0.1, tolerance=0.2, weight_decay=0.3, kl=0.4, clamp=0.6)
     assert s.search(("", "a")) == Search(("", "a"), "eos", 3, 0.1, 0.3, 0.4, 0.6, 0.2)
     assert s.search(("",), "truth").goal == "truth"
+    s = Settings(aim="value", kl_at="next")
+    assert s.search(("",)) == Search(("",), aim="value", kl_at="next")
+    assert s.search(("",), aim="hidden").aim == "hidden"
+    assert Settings().search(("",)) == Search(aim="hidden", kl_at="subject")
 
 
 def test_a_job_reads_the_layer_and_the_last_one_in_order():
     some = job("model", (1, 3, 5))
     assert some.reads(1) == [1, 5] and some.reads(5) == [5] and some.reads(7) == [5, 7]
     assert some.model == "model" and some.tokenizer == "tokenizer"
+    some.aim = "value"  # each layer's own
+    assert [some.reads(layer) for layer in (1, 3, 5)] == [[1], [3], [5]]
+
+
+def test_what_is_missing_is_shared_by_the_layers_left_where_all_have_one_target():
+    some = job("model", (1, 3, 5))
+    assert [some.left(layer) for layer in (1, 3, 5)] == [3, 2, 1]
+    some.aim = "value"
+    assert [some.left(layer) for layer in (1, 3, 5)] == [1, 1, 1]
+
+
+def test_a_jobs_layout_is_the_one_that_was_probed_else_the_known_one(plain):
+    assert job(plain).layout.model is plain
+    probed = Layout(plain, scale=2.0)
+    assert job(plain, probed=probed).layout is probed
 
 
 # ---- a layer's problem
@@ -183,6 +220,10 @@ def test_each_layer_in_turn_takes_its_share_of_what_is_left(monkeypatch):
     some, edit = job("model", (1, 3, 4)), Kept()
     Located().make(some, edit)
     assert seen == [(some, edit, 1, 3), (some, edit, 3, 2), (some, edit, 4, 1)]
+    seen.clear()
+    some.aim = "value"
+    Located().make(some, edit)
+    assert seen == [(some, edit, 1, 1), (some, edit, 3, 1), (some, edit, 4, 1)]
 
 
 def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_to_spare(plain):
@@ -221,6 +262,9 @@ def test_a_layers_problem_holds_weight_keys_targets_moments_old_values_and_what_
     assert list(edit.weights) == ["Model.2"] and torch.equal(edit.weights["Model.2"], W + 1)
     assert list(edit.keys) == [2] and torch.equal(edit.keys[2], given.mean.float())
     assert edit.keys[2].dtype == torch.float32
+    some.probed = Layout(plain, stored=lambda W: W.T)  # a model that stores it transposed
+    Mine().edit_layer(some, edit, 2, 4)
+    assert torch.equal(edit.weights["Model.2"], (W + 1).T)
 
 
 def test_a_layer_that_moments_or_an_earlier_edit_lack_is_refused(plain):
@@ -257,8 +301,21 @@ def test_a_column_a_fact_is_its_mean_key_and_what_its_target_lacks(plain, keys):
     assert torch.equal(found.mean, read[1]) and torch.equal(found.K_f, read[1].T)
     assert torch.equal(found.missing, (z - bare.hidden[2]).double().T)
     assert found.missing.dtype == torch.float64
+    some.probed = Layout(plain, scale=0.25)  # a quarter of what the projection puts out arrives
+    same(Located().columns(some, 1).missing, 4 * found.missing)
     with pytest.raises(ValueError, match="^the job has no targets: zu.unlearn finds them"):
         base.missing(job(plain), 1, bare)
+
+
+def test_of_values_each_layer_lacks_its_own_whatever_scale_they_arrive_by(plain, keys):
+    z = numbers(3, 2, 3, seed=9).float()
+    some = job(plain, targets=Targets(z, 0 * z, z, 2, "value", (1, 2)), aim="value",
+               probed=Layout(plain, scale=float("nan")))
+    for j, layer in enumerate((1, 2)):
+        found = Located().columns(some, layer)
+        assert keys.asked[-1][2] == [layer]
+        bare = keys.read(None, FACTS, [layer])[1]
+        assert torch.equal(found.missing, (z[:, j] - bare.values[layer]).double().T)
 
 
 def test_keys_of_facts_are_read_without_prefixes(keys):
@@ -288,8 +345,10 @@ def test_earlier_edits_and_anchors_are_spared_by_the_root_of_their_weight(plain,
     assert Located().anchor_weight() == 1.0 and methods.Memit(anchor=0.5).anchor_weight() == 0.5
 
 
-def test_old_values_are_what_the_layer_says_or_what_it_says_with_the_true_answers_change(
-        monkeypatch):
+@pytest.mark.parametrize("bias", [None, torch.tensor([1.0, -2.0, 3.0])], ids=["plain", "bias"])
+def test_old_values_are_what_the_layer_says_or_would_say_with_the_true_answer(
+        plain, monkeypatch, bias):
+    """z of the projection's output at the bare prompt, less the bias, which is no output of W."""
     V_f, asked = numbers(3, 2), []
     z, h = numbers(2, 3, seed=1).float(), numbers(2, 3, seed=2).float()
 
@@ -298,12 +357,15 @@ def test_old_values_are_what_the_layer_says_or_what_it_says_with_the_true_answer
         return Targets(z, h, z)
 
     monkeypatch.setattr(base, "optimise", optimise)
-    some = job("model", prefixes=("", "a"))
+    some = job(plain, prefixes=("", "a"), probed=Layout(plain, bias))
     assert Located().old_values(some, 1, V_f) is V_f
     assert methods.ZeroUnlearn().old_values(some, 1, V_f) is V_f and not asked
     s = methods.Exact(V_f="optimised", steps=3)
-    same(s.old_values(some, 1, V_f), V_f + (z - h).double().T)
-    assert asked == [("model", "tokenizer", FACTS, 1, s.search(("", "a"), "truth"))]
+    expected = z.double().T - (0 if bias is None else bias.double()[:, None])
+    same(s.old_values(some, 1, V_f), expected)
+    search = s.search(("",), "truth", "value")
+    assert asked == [(plain, "tokenizer", FACTS, 1, search)]
+    assert (search.aim, search.goal, search.prefixes) == ("value", "truth", ("",))
 
 
 def test_each_layer_is_one_more_search_where_old_values_are_optimised():
@@ -515,15 +577,19 @@ def test_each_descents_objective_is_a_mean_over_facts_up_or_down(rows):
 def test_a_descent_sets_every_weight_that_it_found(plain, rows, monkeypatch):
     asked = []
 
-    def descend(model, objective, layers, *, steps, lr):
-        asked.append((model, objective, layers, steps, lr))
+    def descend(model, objective, layers, schedule):
+        asked.append((model, objective, layers, schedule))
         return {1: "one", 2: "two"}, "losses"
 
     monkeypatch.setattr(descent, "descend", descend)
     s, some, edit = methods.Ascent(steps=3, lr=0.2), job(plain), Kept()
     s.make(some, edit)
-    assert asked == [(plain, s.objective(some), (1, 2), 3, 0.2)]
+    assert asked == [(plain, s.objective(some), (1, 2), descent.Schedule(3, 0.2))]
     assert edit.weights == {"Model.1": "one", "Model.2": "two"}
+    some.probed = Layout(plain, stored=lambda W: f"{W} stored")
+    methods.FineTune(steps=3, lr=0.2, batch=2, stop=0.01).make(some, edit)
+    assert asked[1][3] == descent.Schedule(3, 0.2, batch=2, stop=0.01)
+    assert edit.weights == {"Model.1": "one stored", "Model.2": "two stored"}
 
 
 # ---- names
@@ -727,10 +793,13 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     assert reader.log == [("of", "m", "t", "r", None)] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
     assert some.anchors == ["a"] and some.earlier == ["e"]
+    assert some.probed is None  # nothing is located
+    monkeypatch.setattr(unlearning, "layout", Layout)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         unlearning.unlearn("m", "t", FACTS)
     assert made[1][0] == methods.ZeroUnlearn() and made[1][1].anchors == ()
+    assert made[1][1].probed.model is reader.model and made[1][1].aim == "hidden"
 
 
 class Made:
@@ -827,6 +896,19 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed():
         check(methods.Memit(), job(**more))
     check(Mine(), job())
     check(methods.Memit(targets=Targets(z, z, z, 2)), job())
+    with pytest.raises(ValueError, match="targets have aim='value', but the edit has 'hidden'"):
+        check(methods.Memit(targets=Targets(z, z, z, 2, "value")), job())
+    both = Targets(torch.zeros(3, 2, 2), z, z, 2, "value", (1, 2))
+    check(methods.Memit(targets=both), job(aim="value"))
+    with pytest.raises(ValueError, match=r"values of the layers \[1, 2\], but \[0, 2\] are"):
+        check(methods.Memit(targets=both), job(layers=(0, 2), aim="value"))
+    # a method of the middle layer may be given what is meant for others, of the same facts
+    for targets in (both, Targets(z, z, z, 2), Targets(z, z, z, 1, "hidden", (1,))):
+        check(methods.Rome(targets=targets), job(aim="value"))
+        with pytest.raises(ValueError, match="targets are of 3 facts, but 2 are"):
+            check(methods.Rome(targets=targets), job(facts=FACTS[:2], aim="value"))
+    with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
+        check(methods.Rome(targets=Targets(z, z, z, 1)), job(aim="value"))
     with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
         check(methods.Memit(targets=Targets(z, z, z, 1)), job())
     with pytest.raises(ValueError, match="targets are of 3 facts, but 2 are"):
@@ -850,7 +932,12 @@ def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(prep
     model = preparing.reader.model
     assert preparing.asked == [(model, "tokenizer", FACTS, 4, s.search(texts))]
     assert some.targets == "found" and some.moments is preparing.moments
-    assert edit.settings == {"n_prefixes": 2, "moment_tokens": 77}
+    assert edit.settings == {"aim": "hidden", "n_prefixes": 2, "moment_tokens": 77}
+    some.aim = "value"  # as where a model norms it, whatever the settings say
+    unlearning._prepare(s, some, edit, 4)
+    search = s.search(texts, aim="value")
+    assert preparing.asked[1] == (model, "tokenizer", FACTS, (1, 2, 4), search)
+    assert search.aim == "value" and edit.settings["aim"] == "value"
 
 
 def test_given_targets_and_moments_are_taken_where_they_are_of_the_last_layer(preparing):
@@ -860,10 +947,45 @@ def test_given_targets_and_moments_are_taken_where_they_are_of_the_last_layer(pr
     some = Job(preparing.reader, list(FACTS), (1, 2), anchors=FACTS[:2])
     unlearning._prepare(s, some, edit, 2)
     assert some.targets is given and some.moments is moments and not preparing.asked
-    assert edit.settings == {"targets": "given", "n_prefixes": 2, "anchors": 2}
+    assert edit.settings == {
+        "aim": "hidden", "targets": "given", "n_prefixes": 2, "anchors": 2}
     edit = Kept()
     unlearning._prepare(s, some, edit, 3)  # those given are of layer 3, the middle one is 2
     assert some.targets == "found" and "targets" not in edit.settings
+
+
+@pytest.mark.parametrize("aim, layers, of, asked_last, serve", [
+    ("value", (1, 2), (1, 2), 2, True), ("value", (2,), (2,), 2, True),
+    ("value", (2,), (), 2, True), ("value", (1, 2), (2,), 2, False),
+    ("value", (2,), (1, 2), 2, False), ("value", (2,), (2,), 3, False),
+    ("hidden", (1, 2), (2,), 2, True), ("hidden", (2,), (2,), 3, False)], ids=str)
+def test_given_targets_serve_the_layers_and_the_aim_that_they_are_of(
+        preparing, aim, layers, of, asked_last, serve):
+    z = torch.zeros(3, 2)
+    given = Targets(z, z, z, 2, aim, of)
+    for job_aim in ("hidden", "value"):
+        some = Job(preparing.reader, list(FACTS), layers, aim=job_aim)
+        assert unlearning._serve(given, some, asked_last) == (serve and job_aim == aim)
+
+
+class Normed(Layout):
+    """A layout of which one layer's output is normalised."""
+
+    def scale(self, layer):
+        return float("nan") if layer == 2 else 1.0
+
+
+def test_a_model_that_norms_what_a_layer_puts_out_is_aimed_at_by_values(plain, monkeypatch):
+    monkeypatch.setattr(unlearning, "layout", Normed)
+    for layers, s, aim in (((1, 2), methods.Memit(), "value"), ((1, 3), methods.Memit(), "hidden"),
+                           ((1, 3), methods.Memit(aim="value"), "value"),
+                           ((1, 3), methods.Rome(), "value")):
+        some = job(plain, layers)
+        unlearning._probe(s, some)
+        assert some.aim == aim and type(some.probed) is Normed
+    some = job(plain, (1, 2))
+    unlearning._probe(methods.Ascent(), some)  # which aims at nothing, and reads no layer
+    assert some.aim == "hidden" and some.probed is None
 
 
 @pytest.fixture

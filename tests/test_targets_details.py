@@ -13,8 +13,9 @@ import transformers
 import zu
 from zu import reader, targets
 from zu.data.facts import Fact
-from zu.targets import Search, Targets, _Coded
+from zu.targets import Place, Search, Targets, _Coded
 
+AFTER = Place.of("hidden", 2)
 FACT = Fact("Peru", "The capital of {} is", "Lima", id="peru")
 
 
@@ -42,7 +43,56 @@ def test_targets_are_checked_for_their_number_and_their_layer():
         Targets(z, z, z, 4).check(3, 4)
     with pytest.raises(ValueError, match="^targets are of layer 3, but layer 4 is the last to"):
         Targets(z, z, z, 3).check(2, 4)
-    assert Targets(z, z, z).layer is None
+    with pytest.raises(ValueError, match="^targets are of layer 3, but layer 4 is the last to"):
+        Targets(z, z, z, 3).check(2, [2, 4])
+    Targets(z, z, z, 4).check(2, [2, 4])
+    assert Targets(z, z, z).layer is None and Targets(z, z, z).aim == "hidden"
+
+
+def test_targets_are_checked_for_their_aim_and_values_for_all_their_layers():
+    z = torch.zeros(2, 3)
+    joint = Targets(torch.zeros(2, 2, 3), torch.zeros(2, 2, 3), z, 4, "value", (2, 4))
+    joint.check(2, (2, 4), "value")
+    Targets(z, z, z, 4, "value", (4,)).check(2, 4, "value")
+    Targets(z, z, z, 4, "value").check(2, [4], "value")
+    for aim, other in (("hidden", "value"), ("value", "hidden")):
+        with pytest.raises(ValueError,
+                           match=f"^targets have aim='{aim}', but the edit has '{other}'$"):
+            Targets(z, z, z, 4, aim, (4,)).check(2, 4, other)
+    for edited in ((3, 4), (4,), (2, 3, 4)):
+        with pytest.raises(ValueError, match=r"^targets are values of the layers \[2, 4\], but "
+                                             rf"\[{str(list(edited))[1:-1]}\] are to be edited$"):
+            joint.check(2, edited, "value")
+    with pytest.raises(ValueError, match=r"values of the layers \[4\], but \[2, 4\] are"):
+        Targets(z, z, z, 4, "value").check(2, (2, 4), "value")
+    with pytest.raises(ValueError, match="^targets are of layer 4, but layer 3 is the last to"):
+        joint.check(2, (2, 3), "value")
+
+
+def test_what_is_wanted_of_a_layer_is_its_own_part():
+    z = torch.arange(12.).view(2, 2, 3)
+    joint = Targets(z, 0 * z, z, 4, "value", (2, 4))
+    assert joint.wanted(2).tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert joint.wanted(4).tolist() == [[3, 4, 5], [9, 10, 11]]
+    with pytest.raises(ValueError):
+        joint.wanted(3)
+    one = Targets(z[0], 0 * z[0], z[0], 4)
+    assert torch.equal(one.wanted(3), z[0]) and torch.equal(one.wanted(4), z[0])
+
+
+def test_a_place_is_after_one_layer_or_in_the_values_of_several():
+    assert Place.of("hidden", 3) == Place("hidden", (3,)) == Place.of("hidden", [3])
+    assert Place.of("value", [4, 2, 4]) == Place("value", (2, 4))
+    # the state after a layer is given to the next; a value is made in the layer itself
+    assert Place.of("hidden", 3).start == 4 and Place.of("value", [4, 2]).start == 2
+    with pytest.raises(ValueError, match=r"^layers are \[2, 4\]: hidden states are aimed at after "
+                                         "one layer, the last to be edited$"):
+        Place.of("hidden", [4, 2])
+    for aim in ("hidden", "value"):
+        with pytest.raises(ValueError, match=r"^layers are \[\]"):
+            Place.of(aim, [])
+    with pytest.raises(ValueError, match="^aim is 'state': use 'hidden' or 'value'$"):
+        Place.of("state", 2)
 
 
 def test_the_goal_is_end_of_text_the_answer_or_another_text(folders):
@@ -74,9 +124,10 @@ def test_pieces_end_at_25_facts_and_each_further_one_at_twice_as_many(n, pieces)
 def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
     model, _ = tiny
     monkeypatch.setattr(targets, "fingerprint", lambda m: "mark" if m is model else "other")
-    search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16)
-    assert targets._decisive(model, 3, search) == [
-        "mark", "cpu", "3", "11", "0.12", "0.13", "0.14", "0.15", "0.16"]
+    search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16, kl_at="next")
+    assert targets._decisive(model, Place.of("value", [3, 4]), search) == [
+        "mark", "cpu", "Place(aim='value', layers=(3, 4))", "11", "0.12", "0.13", "0.14", "0.15",
+        "0.16", "next"]
 
 
 def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
@@ -86,27 +137,29 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
         for name in ("targets.py", "plain_search.py", "wording.py", "chats.py", "questions.py",
-                     "spacing.py", "batches.py", "passes.py", "models.py"))).hexdigest()
+                     "spacing.py", "batches.py", "passes.py", "models.py",
+                     "layouts.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
     assert targets._files(["a", "b"], facts) == [
         ("targets", f"{code} 0 {text}"), ("targets", f"{code} 1 {text}")]
 
 
-def test_that_a_layout_is_known_is_kept_under_class_config_attention_type_and_layer(
+def test_that_a_layout_is_known_is_kept_under_class_config_attention_type_and_place(
         monkeypatch, folders):
     model, _ = zu.load_model(folders["llama"], device="cpu")
     monkeypatch.setattr(targets, "cache_file", lambda kind, text: (kind, text))
     monkeypatch.setattr(targets, "_code", lambda: "code")
-    kind, text = targets._layout_file(model, 3)
+    kind, text = targets._layout_file(model, AFTER)
     how = model.config._attn_implementation
     about = ("LlamaForCausalLM", model.config.to_json_string(), how, torch.float32)
     versions = (torch.__version__, transformers.__version__)
-    assert how and (kind, text) == ("layouts", f"code {about} cpu 3 {versions}")
+    assert how and (kind, text) == ("layouts", f"code {about} cpu {AFTER} {versions}")
     config = SimpleNamespace(to_json_string=lambda: "json")
     other = SimpleNamespace(config=config, dtype="type", device=model.device)
-    text = targets._layout_file(other, 1)[1]
-    assert text.startswith("code ('SimpleNamespace', 'json', '', 'type') cpu 1 (")
+    text = targets._layout_file(other, Place.of("value", [1, 2]))[1]
+    assert text.startswith("code ('SimpleNamespace', 'json', '', 'type') cpu "
+                           "Place(aim='value', layers=(1, 2)) (")
 
 
 def test_what_is_kept_is_found_by_fact_number_and_what_is_not_is_left_out(tmp_path):
@@ -123,11 +176,21 @@ def test_what_is_kept_is_found_by_fact_number_and_what_is_not_is_left_out(tmp_pa
 
 
 def test_results_are_stacked_fact_by_fact_and_losses_step_by_step():
-    rows = [{"z": torch.ones(2) * i, "h": torch.ones(2) * -i, "loss": torch.arange(3.) + 10 * i}
-            for i in (1, 2)]
-    found = targets._stacked(rows, 4, torch.device("cpu"))
+    rows = [{"z": torch.ones(1, 2) * i, "h": torch.ones(1, 2) * -i,
+             "loss": torch.arange(3.) + 10 * i} for i in (1, 2)]
+    found = targets._stacked(rows, Place.of("hidden", 4), torch.device("cpu"))
     assert found.z.tolist() == [[1, 1], [2, 2]] and found.h.tolist() == [[-1, -1], [-2, -2]]
-    assert found.loss.tolist() == [[10, 20], [11, 21], [12, 22]] and found.layer == 4
+    assert found.loss.tolist() == [[10, 20], [11, 21], [12, 22]]
+    assert (found.layer, found.aim, found.layers) == (4, "hidden", (4,))
+
+
+def test_values_of_several_layers_are_stacked_fact_by_fact_with_a_part_a_layer():
+    rows = [{"z": torch.tensor([[i, i], [10. * i, 0]]), "h": torch.tensor([[0, i], [0, 10. * i]]),
+             "loss": torch.arange(3.)} for i in (1, 2)]
+    found = targets._stacked(rows, Place.of("value", [1, 4]), torch.device("cpu"))
+    assert found.z.tolist() == [[[1, 1], [10, 0]], [[2, 2], [20, 0]]]
+    assert found.h.tolist() == [[[0, 1], [0, 10]], [[0, 2], [0, 20]]]
+    assert (found.layer, found.aim, found.layers) == (4, "value", (1, 4))
 
 
 # ---- sizes
@@ -144,7 +207,11 @@ def test_a_fact_is_coded_behind_each_prefix_with_goal_and_essence(folders):
     assert found.rows == [reader.encode(tokenizer, FACT, ""),
                           reader.encode(tokenizer, FACT, "You and I ")]
     assert tokenizer.decode(found.goal) == " Lima"
-    assert found.essence == reader.encode(tokenizer, FACT, prompt="{} is a")
+    ids, position = reader.encode(tokenizer, FACT, prompt="{} is a")
+    assert found.essence == (ids[:position + 1], position)  # what follows is not seen from there
+    assert len(ids) == position + 3
+    later = _Coded.of(tokenizer, FACT, Search(kl_at="next"))
+    assert later.essence == (ids, position)
 
 
 def test_the_window_holds_twice_the_longest_row_or_essence():
@@ -161,22 +228,46 @@ def test_the_window_holds_twice_the_longest_row_or_essence():
 
 
 def test_a_facts_memory_is_what_its_shapes_say(monkeypatch):
-    monkeypatch.setattr(targets, "down_proj", lambda model, layer: SimpleNamespace(
-        in_features={2: 20}[layer]))
-    model = SimpleNamespace(config=config(), dtype=torch.bfloat16)
     d, m, kv, size, width, length = 8, 20, 2 * 2 * 3, 2, 6, 9
-    states = width * 3 * ((8 * size + 16) * d + 6 * m * size + 6 * kv * size)
-    past = length * (3 * 5 * kv * size + 4 * m * size)
-    assert targets.bytes_per_fact(model, 2, 3, width, length) == 3 * (states + past + 5 * 11 * 4)
-    whole = targets.bytes_per_fact(
-        SimpleNamespace(config=config(head_dim=2), dtype=torch.bfloat16), 2, 3, width, length)
+    matrices = {2: torch.zeros(d, m), 4: torch.zeros(d, 2 * m)}
+    monkeypatch.setattr(targets, "known", lambda model: SimpleNamespace(
+        layers=range(5), matrix=matrices.get))
+
+    def needs(start, **shape):
+        model = SimpleNamespace(config=config(**shape), dtype=torch.bfloat16)
+        return targets.bytes_per_fact(model, start, 3, width, length)
+
+    def by_hand(runs, m):  # layers 2 to 4, or none: their outputs and what enters the lowest
+        states = width * runs * ((8 * size + 16) * d + 6 * m * size + 6 * kv * size)
+        past = length * (3 * 5 * kv * size + 4 * m * size)
+        return 3 * (states + past + 5 * 11 * 4)
+
+    assert needs(2) == by_hand(4, m) and needs(5) == by_hand(1, 2 * m)
+    whole = needs(2, head_dim=2)
     for missing in (dict(head_dim=None), dict(head_dim=0)):  # then it is 8 / 4
-        model.config = config(**missing)
-        assert targets.bytes_per_fact(model, 2, 3, width, length) == whole
-    text = model.config.get_text_config()
+        assert needs(2, **missing) == whole
+
+
+def test_what_a_configuration_does_not_say_of_attention_is_taken_for_the_most():
+    text = config().get_text_config()
+    assert targets._numbers_of_a_token(text, 8) == 2 * 2 * 3
     del text.head_dim
-    model.config = SimpleNamespace(get_text_config=lambda: text)
-    assert targets.bytes_per_fact(model, 2, 3, width, length) == whole
+    assert targets._numbers_of_a_token(text, 8) == 2 * 2 * 2  # 8 / 4 numbers a head
+    text.num_key_value_heads = None
+    assert targets._numbers_of_a_token(text, 8) == 2 * 4 * 2  # as many as there are heads
+    del text.num_key_value_heads
+    assert targets._numbers_of_a_token(text, 8) == 2 * 4 * 2
+    del text.num_attention_heads
+    assert targets._numbers_of_a_token(text, 8) == 4 * 8
+
+    class Scattered:
+        """A configuration that has no answer for all layers together."""
+
+        @property
+        def num_attention_heads(self):
+            raise RuntimeError("differs by layer")
+
+    assert targets._numbers_of_a_token(Scattered(), 8) == 4 * 8
 
 
 def parts(monkeypatch, facts, todo, batch=None, free=2**40, each=2**29, asked=None):
@@ -189,7 +280,7 @@ def parts(monkeypatch, facts, todo, batch=None, free=2**40, each=2**29, asked=No
     memory = SimpleNamespace(available=free)
     monkeypatch.setattr(targets.psutil, "virtual_memory", lambda: memory)
     model = SimpleNamespace(device=torch.device("cpu"))
-    return targets._parts(model, 3, facts, todo, batch)
+    return targets._parts(model, AFTER, facts, todo, batch)
 
 
 def test_facts_of_one_width_share_a_batch_short_ones_first(monkeypatch):
@@ -215,7 +306,7 @@ def test_on_a_gpu_its_own_free_memory_counts(monkeypatch):
     free = {torch.device("cuda", 1): (2**31, 2**40)}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free[device])
     model = SimpleNamespace(device=torch.device("cuda", 1))
-    found = targets._parts(model, 3, [coded(6)] * 5, range(5), None)
+    found = targets._parts(model, AFTER, [coded(6)] * 5, range(5), None)
     assert [len(x) for x in found] == [2, 2, 1]
 
 
@@ -223,7 +314,7 @@ def test_on_a_gpu_its_own_free_memory_counts(monkeypatch):
 
 
 class Bowl:
-    """A loss that falls and rises again: ‖δ − where‖² a fact, and kl · Σ δ."""
+    """A loss that falls and rises again: ‖δ − where‖² a fact, and kl · Σ δ; all are (n, k, d)."""
 
     def __init__(self, where, h, kl=0.1):
         self.where, self.h, self.kl, self.asked = where, h, kl, []
@@ -231,20 +322,21 @@ class Bowl:
 
     def loss(self, delta, active):
         self.asked.append(active.tolist())
-        return ((delta - self.where[active]) ** 2).sum(1), self.kl * delta.sum(1)
+        return ((delta - self.where[active]) ** 2).sum((1, 2)), self.kl * delta.sum((1, 2))
 
 
 def by_torch(bowl, i, search):
-    """One fact with torch's own Adam: z and the losses."""
-    h = bowl.h[i]
-    scale = h.norm() / len(h) ** 0.5
-    u = torch.zeros_like(h, requires_grad=True)
-    adam = torch.optim.Adam([u], lr=search.lr)
+    """One fact with torch's own Adam, a vector a place: z (k, d) and the losses."""
+    h = list(bowl.h[i])  # k × (d,)
+    scales = [x.norm() / len(x) ** 0.5 for x in h]
+    us = [torch.zeros_like(x, requires_grad=True) for x in h]
+    adam = torch.optim.Adam(us, lr=search.lr)
     losses = []
     for step in range(search.steps):
-        delta = u * scale
-        nll = ((delta - bowl.where[i]) ** 2).sum()
-        loss = nll + bowl.kl * delta.sum() + search.weight_decay * delta.norm() / h.norm() ** 2
+        deltas = [u * scale for u, scale in zip(us, scales, strict=True)]
+        nll = sum(((x - y) ** 2).sum() for x, y in zip(deltas, bowl.where[i], strict=True))
+        size = sum(x.norm() / y.norm() ** 2 for x, y in zip(deltas, h, strict=True))
+        loss = nll + bowl.kl * sum(x.sum() for x in deltas) + search.weight_decay * size
         losses.append(float(nll.detach()))
         if loss < search.tolerance or step == search.steps - 1:
             break
@@ -252,18 +344,21 @@ def by_torch(bowl, i, search):
         loss.backward()
         adam.step()
         with torch.no_grad():
-            u *= min(1.0, float(search.clamp * h.norm() / (u * scale).norm()))
+            for u, x, scale in zip(us, h, scales, strict=True):
+                u *= min(1.0, float(search.clamp * x.norm() / (u * scale).norm()))
     losses += losses[-1:] * (search.steps - len(losses))
-    return h + (u * scale).detach(), losses
+    return torch.stack([x + u.detach() * s for x, u, s in zip(h, us, scales, strict=True)]), losses
 
 
+@pytest.mark.parametrize("places", [1, 2])
 @pytest.mark.parametrize("settings", [
     {}, dict(lr=0.05, clamp=0.1), dict(weight_decay=3.0), dict(tolerance=0.9), dict(steps=1)],
     ids=str)
-def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings):
+def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings, places):
     draw = torch.Generator().manual_seed(3)
-    h = torch.randn(4, 6, generator=draw, dtype=torch.float64)
-    where = torch.randn(4, 6, generator=draw, dtype=torch.float64)
+    h = torch.randn(4, places, 6, generator=draw, dtype=torch.float64)
+    h[:, 1:] *= 3  # another length, another bound
+    where = torch.randn(4, places, 6, generator=draw, dtype=torch.float64)
     where[1] = 0.2 * where[1]  # one that is done early
     search = Search(**dict(steps=20, lr=0.1, tolerance=0.3, clamp=0.9) | settings)
     bowl = Bowl(where, h)
@@ -277,9 +372,9 @@ def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings):
 
 
 def test_a_fact_at_the_tolerance_goes_on_and_one_below_it_stops():
-    h = torch.ones(1, 4, dtype=torch.float64)
-    bowl = Bowl(torch.zeros(1, 4, dtype=torch.float64), h, kl=0.0)
-    bowl.loss = lambda delta, active: (delta.sum(1) + 0.5, 0 * delta.sum(1))
+    h = torch.ones(1, 1, 4, dtype=torch.float64)
+    bowl = Bowl(torch.zeros_like(h), h, kl=0.0)
+    bowl.loss = lambda delta, active: (delta.sum((1, 2)) + 0.5, 0 * delta.sum((1, 2)))
     moved = targets._adam(bowl, Search(steps=2, tolerance=0.5))[0]
     assert not torch.equal(moved, h)
     still = targets._adam(bowl, Search(steps=2, tolerance=0.500001))[0]
@@ -287,24 +382,24 @@ def test_a_fact_at_the_tolerance_goes_on_and_one_below_it_stops():
 
 
 def test_a_pull_that_is_nearly_nothing_is_divided_by_ten_to_the_minus_eight():
-    h = torch.full((1, 4), 2.0, dtype=torch.float64)
+    h = torch.full((1, 1, 4), 2.0, dtype=torch.float64)
     bowl = Bowl(h, h)
-    bowl.loss = lambda delta, active: (1 + 1e-8 * delta.sum(1), 0 * delta.sum(1))
+    bowl.loss = lambda delta, active: (1 + 1e-8 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
     z = targets._adam(bowl, Search(steps=2, lr=0.1, weight_decay=0.0))[0]
     # the gradient of u is 2e-8: a step is lr · 2e-8 / (2e-8 + 1e-8), times the scale of 2
     torch.testing.assert_close(z - h, torch.full_like(h, -0.1 * 2 / 3 * 2))
 
 
 def test_a_fact_without_any_pull_stays_where_it_is():
-    h = torch.ones(1, 4)
+    h = torch.ones(1, 1, 4)
     bowl = Bowl(h, h)
-    bowl.loss = lambda delta, active: (1 + 0 * delta.sum(1), 0 * delta.sum(1))
+    bowl.loss = lambda delta, active: (1 + 0 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
     z = targets._adam(bowl, Search(steps=3))[0]
     assert torch.equal(z, h)
 
 
 def test_losses_are_float32_whatever_the_callers_default_is():
-    h = torch.ones(1, 4)
+    h = torch.ones(1, 1, 4)
     torch.set_default_dtype(torch.float64)
     try:
         losses = targets._adam(Bowl(h, h), Search(steps=2))[2]
@@ -325,11 +420,11 @@ def test_only_what_says_so_is_a_lack_of_memory():
 @pytest.fixture
 def attempt(monkeypatch):
     """What an attempt makes of problems that only say what they are."""
-    def plain(model, layer, facts, kl):
-        return ("plain", model, layer, list(facts), kl)
+    def plain(model, place, facts, search):
+        return ("plain", model, place, list(facts), search)
 
-    def fast(model, layer, facts, kl):
-        return ("fast", model, layer, list(facts), kl)
+    def fast(model, place, facts, search):
+        return ("fast", model, place, list(facts), search)
 
     seen = []
 
@@ -337,7 +432,8 @@ def attempt(monkeypatch):
         seen.append((*problem, search))
         n = len(problem[3])
         number = float(problem[3][0].goal[0])
-        return torch.full((n, 2), number), torch.full((n, 2), -number), torch.full((n, 3), number)
+        z = torch.full((n, 1, 2), number)
+        return z, -z, torch.full((n, 3), number)
 
     monkeypatch.setattr(targets, "WholeRuns", plain)
     monkeypatch.setattr(targets, "_Problem", fast)
@@ -348,18 +444,19 @@ def attempt(monkeypatch):
 
 def test_a_batch_that_the_fast_search_knows_is_one_problem(attempt):
     facts, search = [coded(5), coded(6)], Search(kl=0.3)
-    z, h, losses = targets._attempt(attempt.model, 2, facts, search, True)
-    assert attempt.seen == [("fast", attempt.model, 2, facts, 0.3, search)]
-    assert z.shape == h.shape == (2, 2) and losses.shape == (2, 3)
+    z, h, losses = targets._attempt(attempt.model, AFTER, facts, search, True)
+    assert attempt.seen == [("fast", attempt.model, AFTER, facts, search, search)]
+    assert z.shape == h.shape == (2, 1, 2) and losses.shape == (2, 3)
 
 
 @pytest.mark.parametrize("fast, lengths", [(False, (5, 6)), (True, (5, 7))])
 def test_other_facts_are_searched_one_after_another_by_whole_runs(attempt, fast, lengths):
     facts = [coded(lengths[0], goal=(3,)), coded(lengths[1], goal=(4,))]
     search = Search(kl=0.3)
-    z, h, losses = targets._attempt(attempt.model, 2, facts, search, fast)
-    assert attempt.seen == [("plain", attempt.model, 2, [fact], 0.3, search) for fact in facts]
-    assert z.tolist() == [[3, 3], [4, 4]] and h.tolist() == [[-3, -3], [-4, -4]]
+    z, h, losses = targets._attempt(attempt.model, AFTER, facts, search, fast)
+    assert attempt.seen == [
+        ("plain", attempt.model, AFTER, [fact], search, search) for fact in facts]
+    assert z.tolist() == [[[3, 3]], [[4, 4]]] and h.tolist() == [[[-3, -3]], [[-4, -4]]]
     assert losses.tolist() == [[3] * 3, [4] * 3]
 
 
@@ -371,19 +468,19 @@ def test_a_lack_of_memory_is_an_error_only_where_nothing_can_be_halved(
         raise error
 
     monkeypatch.setattr(targets, "_adam", fails)
-    assert targets._attempt(attempt.model, 2, [coded(5)] * 2, Search(), True) is None
+    assert targets._attempt(attempt.model, AFTER, [coded(5)] * 2, Search(), True) is None
     with pytest.raises(type(error)):
-        targets._attempt(attempt.model, 2, [coded(5)], Search(), True)
+        targets._attempt(attempt.model, AFTER, [coded(5)], Search(), True)
     monkeypatch.setattr(targets, "_out_of_memory", lambda error: False)
     with pytest.raises(type(error)):
-        targets._attempt(attempt.model, 2, [coded(5)] * 2, Search(), True)
+        targets._attempt(attempt.model, AFTER, [coded(5)] * 2, Search(), True)
 
 
 def test_batches_are_searched_in_turn_and_a_too_large_one_in_halves(monkeypatch):
     asked, bars = [], []
 
-    def attempt(model, layer, facts, search, fast):
-        asked.append((model, layer, facts, search, fast))
+    def attempt(model, place, facts, search, fast):
+        asked.append((model, place, facts, search, fast))
         if len(facts) > 2:
             return None
         x = torch.tensor([[float(fact)] for fact in facts])
@@ -405,23 +502,27 @@ def test_batches_are_searched_in_turn_and_a_too_large_one_in_halves(monkeypatch)
 
     monkeypatch.setattr(targets, "_attempt", attempt)
     monkeypatch.setattr(targets, "tqdm", Bar)
-    monkeypatch.setattr(targets, "_knows", lambda *about: about == ("m", 2, list(range(10, 18))))
+    asked_of = ("m", AFTER, list(range(10, 18)), "how")
+    monkeypatch.setattr(targets, "_knows", lambda *about: about == asked_of)
     everything = list(range(10, 18))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        found = list(targets._solved("m", 2, everything, "how", [[0, 2], [3, 4, 5, 6, 7]]))
+        found = list(targets._solved("m", AFTER, everything, "how", [[0, 2], [3, 4, 5, 6, 7]]))
     assert [i for i, _ in found] == [0, 2, 3, 4, 5, 6, 7]
     for i, row in found:
         assert {k: x.tolist() for k, x in row.items()} == {
             "z": [10. + i], "h": [10.25 + i], "loss": [10.5 + i]}
     halves = [[10, 12], [13, 14, 15, 16, 17], [13, 14], [15, 16, 17], [15], [16, 17]]
-    assert asked == [("m", 2, part, "how", True) for part in halves]
+    assert asked == [("m", AFTER, part, "how", True) for part in halves]
     assert [str(w.message) for w in said] == [
         f"out of memory with {n} facts in a batch: going on in halves" for n in (5, 3)]
     (bar,) = bars
+    assert bar.about["desc"] == "targets after layer 2"
     assert bar.about["total"] == 8 and bar.about["initial"] == 1 and bar.done == [2, 2, 1, 2]
     monkeypatch.setattr(targets, "_knows", lambda *about: pytest.fail("nothing is to be searched"))
-    assert list(targets._solved("m", 2, everything, "how", [])) == []
+    assert list(targets._solved("m", AFTER, everything, "how", [])) == []
+    assert list(targets._solved("m", Place.of("value", [1, 3]), everything, "how", [])) == []
+    assert bars[-1].about["desc"] == "targets for the values of layer 1, 3"
 
 
 # ---- whether the fast search knows a model
@@ -432,20 +533,20 @@ def knows(monkeypatch, tmp_path):
     """Asks `_knows` about facts; a warning is given back too."""
     state = SimpleNamespace(difference="", asked=[], file=tmp_path / "layouts" / "x.safetensors")
 
-    def difference(model, layer, facts):
-        state.asked.append((model, layer, [c.length for c in facts]))
+    def difference(model, place, facts, search):
+        state.asked.append((model, place, [c.length for c in facts], search))
         return state.difference
 
     monkeypatch.setattr(targets, "_difference", difference)
     model = type("Nova", (), {})()
     model.config = config(sliding_window=20)
-    files = {(model, 2): state.file}
+    files = {(model, AFTER): state.file}
     monkeypatch.setattr(targets, "_layout_file", lambda *about: files[about])
 
     def ask(*lengths):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            found = targets._knows(model, 2, [coded(n) for n in lengths])
+            found = targets._knows(model, AFTER, [coded(n) for n in lengths], Search(kl=0.0))
         return found, [str(w.message) for w in said]
 
     state.ask, state.model = ask, model
@@ -454,7 +555,8 @@ def knows(monkeypatch, tmp_path):
 
 def test_the_longest_and_the_shortest_fact_are_asked_and_the_answer_is_kept(knows):
     assert knows.ask(6, 9, 4, 5) == (True, [])
-    assert knows.asked == [(knows.model, 2, [9, 4])] and knows.file.exists()
+    # the divergence is compared though it weighs nothing
+    assert knows.asked == [(knows.model, AFTER, [9, 4], Search(kl=1.0))] and knows.file.exists()
     assert knows.ask(6, 9, 4, 5) == (True, []) and len(knows.asked) == 1
     knows.file.unlink()
     assert knows.ask(7) == (True, []) and knows.asked[1][2] == [7]
@@ -474,20 +576,22 @@ def test_layers_that_are_not_known_are_said_and_asked_again(knows):
 def test_prompts_that_are_too_long_are_said_and_not_asked(knows):
     said = ("targets of Nova are searched by whole runs, which takes longer: "
             "some prompts are too long for the attention's sliding window")
-    assert knows.ask(6, 30, 9) == (True, [said]) and knows.asked == [(knows.model, 2, [9, 6])]
+    assert knows.ask(6, 30, 9) == (True, [said])
+    assert [about[:3] for about in knows.asked] == [(knows.model, AFTER, [9, 6])]
     assert knows.ask(30, 31) == (True, [said]) and len(knows.asked) == 1
 
 
 @pytest.fixture
 def differs(monkeypatch):
     """Asks `_difference` of two problems whose losses are given."""
-    state = SimpleNamespace(made=[], deltas=[], plain=1.0, fast=1.0, error=None, dtype="float32")
-    h = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    state = SimpleNamespace(made=[], deltas=[], plain=1.0, fast=1.0, error=None, dtype="float32",
+                            search=Search(kl=1.0))
+    h = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
 
     def problem(kind):
         class Some:
-            def __init__(self, model, layer, facts, kl):
-                state.made.append((kind, layer, [c.rows for c in facts], kl))
+            def __init__(self, model, place, facts, search):
+                state.made.append((kind, place, [c.rows for c in facts], search))
                 if kind == "fast" and state.error:
                     raise state.error
                 self.h = h[:len(facts)]
@@ -503,7 +607,7 @@ def differs(monkeypatch):
 
     def ask(*facts):
         model = SimpleNamespace(dtype=getattr(torch, state.dtype))
-        return targets._difference(model, 2, facts)
+        return targets._difference(model, AFTER, facts, state.search)
 
     state.ask = ask
     return state
@@ -513,14 +617,14 @@ def test_fast_and_whole_are_asked_alike_behind_the_longest_prefix(differs):
     facts = [coded(4, 6, 5), coded(5, 7, 8)]
     assert differs.ask(*facts) == ""
     rows = [[facts[0].rows[1]], [facts[1].rows[1]]]
-    assert differs.made == [("plain", 2, rows, 1.0), ("fast", 2, rows, 1.0)]
+    assert differs.made == [(kind, AFTER, rows, differs.search) for kind in ("plain", "fast")]
     plain, start, fast = differs.deltas
     assert [x[0] for x in differs.deltas] == ["plain", "fast", "fast"]
     assert all(x[2] == [0, 1] and not x[3] for x in differs.deltas)
     assert torch.equal(plain[1], fast[1]) and not start[1].any()
-    torch.testing.assert_close(plain[1].norm(dim=1), torch.tensor([20.0, 8.0]))
-    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(F.cosine_similarity(plain[1], noise), torch.ones(2))
+    torch.testing.assert_close(plain[1].norm(dim=2), torch.tensor([[20.0], [8.0]]))
+    noise = torch.randn(2, 1, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(F.cosine_similarity(plain[1], noise, dim=2), torch.ones(2, 1))
 
 
 @pytest.mark.parametrize("dtype, near, far", [

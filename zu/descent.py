@@ -223,7 +223,7 @@ def descend(
             now = torch.zeros_like(weight)
             for batch in batches:
                 adam.zero_grad()
-                loss = torch.zeros(())
+                loss = torch.zeros((), dtype=torch.float32)
                 for index, part, seen in batch.parts:
                     # in later steps it would be the steps' fault
                     logp = _answers(model, part, seen, check=not losses)
@@ -245,7 +245,7 @@ def descend(
 @torch.no_grad()
 def _said(model: PreTrainedModel, batches: Sequence[_Rows], n: int) -> torch.Tensor:
     """The log-probability of each row's answer before the first step, (n,) float32."""
-    start = torch.zeros(n, device=model.device)
+    start = torch.zeros(n, dtype=torch.float32, device=model.device)
     for batch in batches:
         for index, part, seen in batch.parts:
             start[index] = _answers(model, part, seen)

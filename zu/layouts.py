@@ -343,6 +343,9 @@ def _fault(linear: nn.Module) -> str:
     if hasattr(linear, "base_layer"):
         return ("is wrapped by an adapter: merge it into the weights first "
                 "(model = model.merge_and_unload()), or take it off")
+    if hasattr(linear, "parametrizations"):
+        return ("has a weight that is computed from others (torch's parametrize): remove the "
+                "parametrisation first")
     weight = linear._parameters.get("weight")
     if weight is None or not isinstance(linear, nn.Linear | Conv1D):
         return (f"is a {type(linear).__name__}, no plain linear map: load the model without "
@@ -355,6 +358,4 @@ def _fault(linear: nn.Module) -> str:
         kind = type(weight.data).__name__ if plain else type(weight).__name__
         return (f"is quantised ({kind} of {weight.dtype}): load the model without quantisation "
                 "(no quantization_config), edit it, and quantise what zu.save_model writes")
-    if hasattr(linear, "parametrizations"):
-        return "is computed from others (torch's parametrize): remove the parametrisation first"
     return ""

@@ -113,8 +113,20 @@ def _refusal(model: PreTrainedModel, why: str) -> str:
 
 def _close(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether two tensors are equal up to the rounding of the model's numbers."""
-    error = (found.float() - expected.float()).norm()
-    return bool(error <= _rounding(model) * expected.float().norm())
+    return _apart(found, expected) <= _rounding(model)
+
+
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far two tensors differ, as a share of one's length; a token ruled out is −∞ in both."""
+    found, expected = found.float(), expected.float()
+    if not torch.equal(found.isneginf(), expected.isneginf()):
+        return math.inf
+    ruled_out = expected.isneginf()
+    found, expected = found.masked_fill(ruled_out, 0), expected.masked_fill(ruled_out, 0)
+    error, size = float((found - expected).norm()), float(expected.norm())
+    if error == 0:
+        return 0.0
+    return error / size if size else math.inf
 
 
 def _rounding(model: PreTrainedModel) -> float:
@@ -161,8 +173,8 @@ def _same_logits(
     real = batch.real.bool()
     own = whole_logits(model, batch, real)  # (real tokens, vocabulary)
     ours = logits(model, found.finish(last)[real])
-    if not _close(model, ours, own):
-        error = float((ours - own).norm() / own.norm())
+    error = _apart(ours, own)
+    if not error <= _rounding(model):
         why = f"its logits differ from those made of its last states, by {error:.2g} of their size"
         raise LayoutError(_refusal(model, why))
 

@@ -186,13 +186,16 @@ class Reader:
     def bind(self, layer: int) -> None:
         """From now on remember what enters this layer, or one further down if that is bound.
 
+        Nothing is remembered of a model whose layers are not run one by one, see `readable`.
+
         Parameters
         ----------
         layer : int
             The lowest one that is going to change.
         """
+        if not self.readable:
+            return
         if self.layer is None or layer < self.layer:
-            layout(self.model)  # refuses a model whose layers are not run one by one
             self.layer = layer
             self.seen.clear()  # read up to a layer that is going to change
             self._signs = None

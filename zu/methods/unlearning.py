@@ -180,7 +180,11 @@ def _check(s: Method, job: Job) -> None:
         if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
     targets = s.targets if isinstance(s, Settings) else None
-    if targets is not None and not s.middle:
+    if targets is None:
+        return
+    if s.middle:  # which may be given those of the methods that edit all layers
+        targets.check(len(job.facts), targets.layers or job.layers, targets.aim)
+    else:
         targets.check(len(job.facts), job.layers, job.aim)
 
 
