@@ -127,7 +127,7 @@ def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
     search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16, kl_at="next")
     assert targets._decisive(model, Place.of("value", [3, 4]), search) == [
         "mark", "cpu", "Place(aim='value', layers=(3, 4))", "11", "0.12", "0.13", "0.14", "0.15",
-        "0.16", "next"]
+        "0.16", "next", "False"]
 
 
 def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
