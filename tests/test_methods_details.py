@@ -3,6 +3,7 @@ import inspect
 import sys
 import types
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -677,6 +678,11 @@ def reader(plain, monkeypatch):
     found = Reader(plain)
     monkeypatch.setattr(unlearning.Reader, "of", lambda *given: (
         found.log.append(("of", *given)), found)[1])
+    # what is asked of a model's modules and weights
+    monkeypatch.setattr(unlearning, "settled", lambda model: nullcontext())
+    monkeypatch.setattr(unlearning, "_check_weights", lambda *given: None)
+    monkeypatch.setattr(unlearning, "not_named", lambda *given: [])
+    monkeypatch.setattr(unlearning, "has_adapters", lambda model: False)
     return found
 
 
@@ -826,10 +832,11 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed():
 
 @pytest.fixture
 def preparing(reader, monkeypatch):
-    asked, moments = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77)
+    asked, moments, checked = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77), []
+    monkeypatch.setattr(unlearning, "_check_finite", checked.append)
     monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
     monkeypatch.setattr(unlearning, "_moments", lambda job: moments if job.facts else None)
-    return SimpleNamespace(reader=reader, asked=asked, moments=moments)
+    return SimpleNamespace(reader=reader, asked=asked, moments=moments, checked=checked)
 
 
 def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(preparing):
@@ -841,6 +848,7 @@ def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(prep
     model = preparing.reader.model
     assert preparing.asked == [(model, "tokenizer", FACTS, 4, s.search(texts))]
     assert some.targets == "found" and some.moments is preparing.moments
+    assert preparing.checked == ["found"]
     assert edit.settings == {"n_prefixes": 2, "moment_tokens": 77}
 
 

@@ -15,6 +15,7 @@ from .batches import Batch, answers, collate, split_answer
 from .data.facts import Fact
 from .edit import EditError
 from .models import decoder, down_proj, logits
+from .modes import settles
 from .passes import entering, hooks, run_from
 from .targets import target_ids
 
@@ -151,6 +152,7 @@ class Objective:
 Watch = Callable[[int], object]
 
 
+@settles
 def descend(
     model: PreTrainedModel,
     objective: Objective,

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from .batches import Batch
 from .models import decoder, down_proj, finite
+from .modes import settles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -189,6 +190,7 @@ def run_from(
     return states
 
 
+@settles
 @torch.no_grad()
 def write(
     model: PreTrainedModel,

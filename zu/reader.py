@@ -18,6 +18,7 @@ from .batches import Batch, answers, collate, encode, split_answer
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .models import decoder, down_proj, fingerprint, hash_of
+from .modes import settles
 from .passes import entering, forward_until, hooks, run_from, states_of, write
 
 if TYPE_CHECKING:
@@ -319,6 +320,7 @@ class Reader:
         self._keep(key, found, _bytes(found))
         return found
 
+    @settles
     @torch.no_grad()
     def last_states(
         self, batch: Batch, past: DynamicCache | None = None, about: Hashable = ()
@@ -415,6 +417,7 @@ def _contents(*tensors: torch.Tensor | None) -> tuple:
     return tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in tensors)
 
 
+@settles
 @torch.no_grad()
 def trace(
     model: PreTrainedModel,

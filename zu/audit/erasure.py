@@ -14,8 +14,10 @@ from ..batches import collate, split_answer
 from ..data.facts import Fact
 from ..descent import Objective, answer_rows, descend
 from ..models import decoder, finite, logits, resolve_layers
+from ..modes import settled, settles
 from ..reader import Reader
 from ..scores import Pair, score
+from ..wrappers import parameter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,6 +82,7 @@ class Robustness(dict[str, Sequence[float | None]]):
         self.curves = dict(curves)
 
 
+@settles
 def robustness(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -116,7 +119,7 @@ def robustness(
     Raises
     ------
     ValueError
-        Without others, and for a model that puts out NaN or infinity.
+        Without two others or more, and for a model that puts out NaN or infinity.
     """
     audit = Audit(Reader(model, tokenizer), facts, others, forms)
     return audit.run(weights, relearn)
@@ -139,7 +142,7 @@ class Audit:
     Raises
     ------
     ValueError
-        Without others.
+        Without two others or more.
     """
 
     def __init__(
@@ -153,6 +156,9 @@ class Audit:
             raise ValueError("others: give facts (zu.Fact) of the same relations that are not to "
                              "be forgotten, as many as you have: the probe is fitted on them, and "
                              "relearning is tried with them")
+        if len({fact.text for fact in others}) < 2:
+            raise ValueError("others: one prompt is too few, give two or more: the probe is fitted "
+                             "on how they differ")
         self.reader = reader
         self.facts = facts
         self.others = others
@@ -181,6 +187,11 @@ class Audit:
         ValueError
             For a model that puts out NaN or infinity.
         """
+        with settled(self.reader.model):
+            return self._run(weights, relearn)
+
+    def _run(self, weights: Sequence[str], relearn: Relearning) -> Robustness:
+        """`run`, of a model in evaluation mode."""
         model = self.reader.model
         self.reader.bind(min(_learning(model, relearn)))
         self.reader.check()
@@ -456,7 +467,8 @@ def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterat
     bits : int
         How many a value has.
     """
-    kept = {name: model.get_parameter(name).detach().clone() for name in names}
+    weights = {name: parameter(model, name) for name in names}
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
     levels = 2 ** (bits - 1) - 1  # on either side of 0
     try:
         with torch.no_grad():
@@ -464,12 +476,12 @@ def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterat
                 largest = weight.float().abs().amax(1, keepdim=True)  # (d, m) -> (d, 1)
                 scale = largest.clamp_min(1e-12) / levels
                 rounded = (weight.float() / scale).round() * scale
-                model.get_parameter(name).copy_(rounded.to(weight.dtype))
+                weights[name].copy_(rounded.to(weight.dtype))
         yield
     finally:
         with torch.no_grad():
             for name, weight in kept.items():
-                model.get_parameter(name).copy_(weight)
+                weights[name].copy_(weight)
 
 
 def relearning(

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from ..batches import Batch, collate
 from ..data.names import closest
 from ..models import decoder, finite, logits
+from ..modes import settles
 from ..reader import Reader
 from ..scores import wilson
 
@@ -180,6 +181,7 @@ def digest(names: Sequence[str], folder: str | Path) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+@settles
 def downstream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..batches import encode, split_answer
 from ..data.facts import Fact, FactError
 from ..models import decoder, logits
+from ..modes import settles
 from ..passes import hooks
 
 if TYPE_CHECKING:
@@ -353,6 +354,7 @@ class Corruption(NamedTuple):
 CORRUPTION = Corruption()
 
 
+@settles
 @torch.no_grad()
 def indirect_effects(
     model: PreTrainedModel,

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.facts import Fact
-from ..edit import Edit, EditError
-from ..models import fingerprint, resolve_layers
+from ..edit import Edit, EditError, not_named
+from ..models import fingerprint, resolve_layers, weight_name
+from ..modes import settled
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
 from ..targets import Targets, optimise
+from ..wrappers import has_adapters, parameter, why_not_editable
 from .base import Job, Method, Settings
 from .registry import with_settings
 
@@ -59,14 +61,17 @@ def find_targets(
     Raises
     ------
     ValueError
-        For settings that a search does not read.
+        For settings that a search does not read, and for a model whose weights were loaded inside
+        `torch.inference_mode`.
     """
     idle = [name for name in ("layers", "moments", "targets") if name in settings]
     if idle:
         raise ValueError(f"find_targets takes no {', '.join(idle)}: the layer is an argument")
     s = Settings(**settings)
-    texts = Reader.of(model, tokenizer, reader).texts(s.n_prefixes, s.seed)
-    return optimise(model, tokenizer, facts, layer, s.search(texts, goal))
+    _check_weights(model)
+    with settled(model):
+        texts = Reader.of(model, tokenizer, reader).texts(s.n_prefixes, s.seed)
+        return optimise(model, tokenizer, facts, layer, s.search(texts, goal))
 
 
 def unlearn(
@@ -84,7 +89,8 @@ def unlearn(
 
     For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
     way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
-    method's solve.
+    method's solve. Training mode, `torch.no_grad` and `torch.inference_mode` around the call have
+    no influence.
 
     Parameters
     ----------
@@ -116,7 +122,8 @@ def unlearn(
         Unknown methods or settings, what the method cannot take, a model whose logits are not
         finite.
     EditError
-        An edit that exploded or changes nothing. The model is then as it was.
+        An edit that exploded, that the weights' dtype cannot hold, or that changes nothing; weights
+        that cannot be edited. The model is then as it was.
 
     References
     ----------
@@ -126,9 +133,28 @@ def unlearn(
     layers = resolve_layers(model, s.layers)
     job = Job(Reader.of(model, tokenizer, reader), list(facts), layers, anchors, earlier)
     _check(s, job)
-    if message := s.warning(job):
+    _check_weights(model, layers)
+    for message in _to_know(s, job):
         warnings.warn(message, stacklevel=2)
-    return _made(s, job)
+    with settled(model):
+        return _made(s, job)
+
+
+def _to_know(s: Method, job: Job) -> list[str]:
+    """What a user should know before a job is done."""
+    message = s.warning(job)
+    said = [message] if message else []
+    if there := not_named(job.model, job.earlier):
+        way = "restore it first" + (", or name it in earlier=" if s.spares else "")
+        said.append(f"the model carries an edit already ({'; '.join(there)}) that is not named in "
+                    f"earlier: this one is made on top of it, and does not spare it; {way}. If a "
+                    "cell ran twice, the first edit can no longer be taken off: load the model "
+                    "afresh")
+    if has_adapters(job.model):
+        said.append("the model has adapters of PEFT: its own save_pretrained saves these alone, "
+                    "and this edit would be lost; save the edit too (edit.save), or merge the "
+                    "adapters first (merge_and_unload) and save the whole (zu.save_model)")
+    return said
 
 
 def _made(s: Method, job: Job) -> Edit:
@@ -167,6 +193,29 @@ def _check(s: Method, job: Job) -> None:
     targets = s.targets if isinstance(s, Settings) else None
     if targets is not None:
         targets.check(len(job.facts), job.layers[-1])
+        _check_finite(targets)
+    for layer, C0 in (s.moments or {}).items():
+        if not bool(C0.isfinite().all()):
+            raise ValueError(f"moments of layer {layer} are NaN or infinite: read them again with "
+                             "zu.moments")
+
+
+def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
+    """Refuse weights through which no gradient can be taken, and, of layers, those to stay."""
+    for name, weight in model.named_parameters():
+        if weight.is_inference():
+            raise EditError(f"{name} cannot be read for an edit: {why_not_editable(weight)}")
+    for layer in layers:
+        name = weight_name(model, layer)
+        if why := why_not_editable(parameter(model, name)):
+            raise EditError(f"{name} cannot be edited: {why}")
+
+
+def _check_finite(targets: Targets) -> None:
+    """Refuse targets that are no numbers."""
+    if not bool(targets.z.isfinite().all() and targets.h.isfinite().all()):
+        raise ValueError("targets are NaN or infinite: search for them again (zu.find_targets), "
+                         "with a smaller lr or in another dtype (float32, bfloat16)")
 
 
 def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
@@ -181,6 +230,7 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     else:  # those given, if any, are of another layer
         search = s.search(job.prefixes)
         job.targets = optimise(job.model, job.tokenizer, job.facts, job.layers[-1], search)
+        _check_finite(job.targets)
     job.moments = s.moments
     if job.moments is None:
         job.moments = _moments(job)
