@@ -681,7 +681,7 @@ def reader(plain, monkeypatch):
     # what is asked of a model's modules and weights
     monkeypatch.setattr(unlearning, "settled", lambda model: nullcontext())
     monkeypatch.setattr(unlearning, "_check_weights", lambda *given: None)
-    monkeypatch.setattr(unlearning, "not_named", lambda *given: [])
+    monkeypatch.setattr(unlearning, "edits_on", lambda model: {"t": "rome, 1 facts"})
     monkeypatch.setattr(unlearning, "has_adapters", lambda model: False)
     return found
 
@@ -704,7 +704,7 @@ def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
 
 
 def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
-    made, log = [], []
+    made, log, first = [], [], SimpleNamespace(ticket="t")
 
     class Warns(Mine):
         spares: ClassVar[bool] = True
@@ -716,18 +716,22 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     monkeypatch.setattr(unlearning, "resolve_layers", lambda model, layers: (model, layers))
     monkeypatch.setattr(unlearning, "_made", lambda s, job: (made.append((s, job)), "edit")[1])
     with pytest.warns(UserWarning, match="^look out$") as said:
-        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=["e"],
+        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=[first],
                                    reader="r", layers=[2], seed=5)
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
     assert log == [some] and s == Warns(layers=(2,), seed=5)
     assert reader.log == [("of", "m", "t", "r")] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
-    assert some.anchors == ["a"] and some.earlier == ["e"]
+    assert some.anchors == ["a"] and some.earlier == [first]
+    with pytest.warns(UserWarning, match=r"carries an edit already \(rome, 1 facts\)") as said:
+        unlearning.unlearn("m", "t", FACTS)
+    assert said[0].filename == __file__
+    monkeypatch.setattr(unlearning, "edits_on", lambda model: {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         unlearning.unlearn("m", "t", FACTS)
-    assert made[1][0] == methods.ZeroUnlearn() and made[1][1].anchors == ()
+    assert made[2][0] == methods.ZeroUnlearn() and made[2][1].anchors == ()
 
 
 class Made:

@@ -9,7 +9,7 @@ from torch import nn
 
 import zu
 from zu import models
-from zu.edit import edits_on
+from zu.carried import edits_on
 from zu.modes import settled, settles
 from zu.wrappers import is_transposed, layer_of, parameter, plain_name, unwrapped
 

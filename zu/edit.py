@@ -4,22 +4,22 @@ from __future__ import annotations
 import json
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
+from .carried import delist, enlist, mark
 from .damage import moved
 from .data.cache import write_whole
-from .models import sums
+from .export import Factors, differing, front_matter, source_of, write_adapter
 from .wrappers import (
     is_transposed,
     layer_of,
     parameter,
     plain_name,
-    unwrapped,
     why_not_editable,
 )
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 FORMAT = "zu-edit-3"
 #: The format before it: a weight's mark there does not tell values that have changed places.
 BEFORE = "zu-edit-2"
-#: The attribute of a model that lists the edits on it, in plain values.
-_CARRIED = "_zu_edits"
 #: What is left out of a low-rank change, as a share of its norm: half of float32's rounding.
 ROUNDING = 2.0 ** -24
 #: A change as it is stored: itself, (d, m), or two factors, (d, r) and (r, m); float32.
@@ -87,7 +85,8 @@ class Edit:
         self.parts: dict[str, Parts] = {}
         self.keys: dict[int, torch.Tensor] = {}
         self.damage: dict[int, float] = {}
-        self._ticket = secrets.token_hex(8)  # by which the model lists it
+        #: By which a model lists it, see `zu.carried`.
+        self.ticket = secrets.token_hex(8)
         self._dtype = ""  # of the weights that the edit was made for
         self._marks: dict[str, str] = {}  # of the weights that the edit was made for
         self._original: dict[str, torch.Tensor] = {}  # what the weights were; empty while off
@@ -128,9 +127,9 @@ class Edit:
                 f"{name}: the edit has NaN, infinity or a norm of {size:.3g} against {scale:.3g} "
                 "of the weight itself; nothing was applied. Use a larger lam or alpha, a smaller "
                 "lr, fewer facts")
-        parts, mark = _factors(delta, 2 * self.facts), _mark(old)
+        parts = _factors(delta, 2 * self.facts)
         edited = _rounded(name, old, parts)
-        self.parts[name], self._marks[name], self._dtype = parts, mark, str(old.dtype)
+        self.parts[name], self._marks[name], self._dtype = parts, mark(old), str(old.dtype)
         self.damage.clear()  # it was of the change before
         self._put(name, edited)
 
@@ -195,7 +194,7 @@ class Edit:
             weight = self._parameter(name)
             weight.copy_(_cast(self._original.pop(name), casts[name]))
         self._edited.clear()
-        _unlist(self.model, self._ticket)
+        delist(self.model, self.ticket)
         if cast := next(filter(None, casts.values()), None):
             way = " to ".join(map(str, cast))
             warnings.warn(f"the model was cast to {way} while the edit was on: the edit is off, and"
@@ -336,6 +335,78 @@ class Edit:
         where = Path(path).expanduser()
         write_whole(where, lambda part: save_file(tensors, part, metadata=about))
 
+    @torch.no_grad()
+    def save_pretrained(self, folder: str | Path, *, rank: int | None = None) -> None:
+        """Write the edit as an adapter of PEFT: two factors a weight, each with its rank, scale 1.
+
+        ``PeftModel.from_pretrained(model, folder)`` then gives the edited model, where `model` is
+        the one that the edit was made for, an adapter that was merged into it included.
+        ``merge_and_unload`` does so to the rounding of the weights' dtype, and PEFT's unmerge takes
+        the edit off to that rounding: `restore` alone does so bit for bit.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where to write: a folder that is not there, or an empty one. ``~`` is the user's own.
+        rank : int, optional
+            Take the best approximation of at most this rank; a warning says what it leaves out. By
+            default the change is written as it is, or refused.
+
+        Raises
+        ------
+        EditError
+            For a change whose factors would be no smaller than the weight itself, as of a method
+            that descends; and for an edit that changes nothing.
+        FileExistsError
+            For a folder with something in it.
+        OSError
+            Where it cannot be written.
+        """
+        if rank is not None and rank < 1:
+            raise EditError(f"rank is {rank}: give 1 or more")
+        changes, left_out = {}, {}
+        for name, parts in self.parts.items():
+            left, right, lost = _cut(name, parts, rank)
+            if len(right):  # a weight that stays what it is needs no adapter
+                transposed = is_transposed(self.model, name)
+                A, B = (left.T, right.T) if transposed else (right, left)
+                changes[name], left_out[name] = Factors(A, B, transposed), lost
+        if not changes:
+            raise EditError("the edit changes nothing: there is no adapter to write")
+        lost = max(left_out.values())
+        if lost > 2 * ROUNDING:
+            warnings.warn(f"an adapter of rank {rank} leaves out up to {lost:.1%} of a weight's "
+                          "change: it is not the edit, measure what it does", stacklevel=3)
+        about = {"zu": FORMAT, "before": json.dumps(self._marks)}
+        write_adapter(folder, changes, self._readme(left_out), about, base=self._base())
+
+    def _base(self) -> str | None:
+        """Where the model lies that the edit is of; None, with a warning, where it is another."""
+        source = source_of(self.model)
+        if other := differing(self.model, self._original):
+            warnings.warn(f"the model is not what lies in '{source}' ({other} is another: it was "
+                          "trained, or an adapter was merged into it). The adapter fits the model "
+                          "as it was edited: save that without the edit (zu.save_model), and load "
+                          "the adapter onto it", stacklevel=5)
+            return None
+        return source or None
+
+    def _readme(self, left_out: dict[str, float]) -> str:
+        """What a README says of the edit, behind the hub's front matter."""
+        head = front_matter(self.model, "peft", [self.method] if self.method else [])
+        lines = [f"# {self.method or 'An edit'}: {self.facts} facts to forget", "",
+                 "An edit by zu as an adapter of PEFT. It fits one model alone: the one that it "
+                 "was made for, unedited, with whatever had been merged into it.", "", "```python",
+                 "from peft import PeftModel", "",
+                 "model = PeftModel.from_pretrained(model, folder)", "```", "",
+                 "Merging and unmerging are exact to the rounding of the weights' dtype, not bit "
+                 "for bit.", ""]
+        lines += [f"- {line.strip()}" for line in self.summary().split("\n")[1:]]
+        for name, lost in left_out.items():
+            if lost > 2 * ROUNDING:
+                lines.append(f"- {name}: {lost:.2%} of the change is left out here")
+        return head + "\n" + "\n".join(lines) + "\n"
+
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel) -> Edit:
         """Read an edit for a copy of the model that it was made for. It is not applied yet.
@@ -408,11 +479,11 @@ class Edit:
         if not _fits(parts, weight):
             raise EditError(f"{path}: {name} is no finite float32 change of a weight "
                             f"{tuple(weight.shape)}, whole or in two factors; {made_for}")
-        mark = _mark if about["format"] == FORMAT else _old_mark
-        if self._marks.pop(name, None) != mark(weight):
+        now = mark(weight) if about["format"] == FORMAT else _old_mark(weight)
+        if self._marks.pop(name, None) != now:
             raise EditError(f"{path}: {name} of this model is not what the edit was made for; "
                             f"{made_for}")
-        self._marks[plain_name(name)] = _mark(weight)
+        self._marks[plain_name(name)] = mark(weight)
         return parts
 
     def _parameter(self, name: str) -> nn.Parameter:
@@ -435,64 +506,7 @@ class Edit:
         self._original.setdefault(name, weight.detach().clone())
         self._edited[name] = edited
         weight.copy_(edited)
-        _list(self.model, self._ticket, f"{self.method}, {self.facts} facts", self._marks)
-
-
-def edits_on(model: nn.Module) -> dict[str, str]:
-    """The edits that a model carries, whoever still holds them.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A model, or a copy of one.
-
-    Returns
-    -------
-    dict of str to str
-        What each is, by its ticket. An edit is left out whose weights are what they were without
-        it: other weights were loaded into the model.
-    """
-    found = {}
-    for ticket, (about, marks) in getattr(unwrapped(model), _CARRIED, {}).items():
-        if any(_mark(parameter(model, name)) != mark for name, mark in marks.items()):
-            found[ticket] = about
-    return found
-
-
-def not_named(model: nn.Module, earlier: Iterable[Edit]) -> list[str]:
-    """What the edits are that a model carries beside those that are named.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A model.
-    earlier : iterable of Edit
-        Those that its user knows of.
-
-    Returns
-    -------
-    list of str
-        The method of each and how many facts it is of.
-    """
-    known = {edit._ticket for edit in earlier}
-    return [about for ticket, about in edits_on(model).items() if ticket not in known]
-
-
-def _list(model: nn.Module, ticket: str, about: str, marks: dict[str, str]) -> None:
-    """Have the model say that an edit is on it: in plain values, which copies and pickles keep."""
-    inner = unwrapped(model)
-    there = getattr(inner, _CARRIED, {}) | {ticket: (about, dict(marks))}
-    setattr(inner, _CARRIED, there)
-
-
-def _unlist(model: nn.Module, ticket: str) -> None:
-    """Have the model no longer say that an edit is on it."""
-    inner = unwrapped(model)
-    there = {key: x for key, x in getattr(inner, _CARRIED, {}).items() if key != ticket}
-    if there:
-        setattr(inner, _CARRIED, there)
-    elif hasattr(inner, _CARRIED):
-        delattr(inner, _CARRIED)
+        enlist(self.model, self.ticket, f"{self.method}, {self.facts} facts", self._marks)
 
 
 def _rounded(name: str, old: torch.Tensor, parts: Parts) -> torch.Tensor:
@@ -568,6 +582,28 @@ def _factors(delta: torch.Tensor, bound: int) -> Parts:
     return (left.float(), right.float()) if fits else (delta.float(),)
 
 
+def _cut(name: str, parts: Parts, rank: int | None) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A change as two factors, of at most a rank where one is given, and the share left out.
+
+    `EditError` for one without such factors that are smaller than itself.
+    """
+    if len(parts) == 2 and (rank is None or len(parts[1]) <= rank):
+        return *parts, 0.0
+    delta = _product(parts).double()
+    d, m = delta.shape
+    u, s, vt = torch.linalg.svd(delta, full_matrices=False)  # (d, k), (k,), (k, m)
+    full = int((s > ROUNDING * s.norm() / len(s) ** 0.5).sum())
+    if rank is None and full * (d + m) >= d * m:
+        raise EditError(
+            f"{name} is changed at rank {full} of {min(d, m)}: as an adapter that would be no "
+            "smaller than the weight. Save the edited model whole (zu.save_model), or the edit "
+            "(edit.save), or give rank= for an approximation")
+    keep = full if rank is None else min(rank, full)
+    root = s[:keep].sqrt()
+    lost = float(s[keep:].norm() / s.norm()) if full else 0.0
+    return (u[:, :keep] * root).float(), (root[:, None] * vt[:keep]).float(), lost
+
+
 def _product(parts: Parts) -> torch.Tensor:
     """The change that the parts make, (d, m) float32."""
     if len(parts) == 1:
@@ -591,11 +627,6 @@ def _fits(parts: Parts, weight: torch.Tensor) -> bool:
 def _size(n: int) -> str:
     """A number of bytes in words."""
     return f"{n / 1e3:.1f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB"
-
-
-def _mark(weight: torch.Tensor) -> str:
-    """A short text that tells one weight from another, for refusing an edit on the wrong model."""
-    return " ".join(f"{x:.9e}" for x in sums(weight))
 
 
 def _old_mark(weight: torch.Tensor) -> str:

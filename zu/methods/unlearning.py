@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..carried import edits_on
 from ..data.facts import Fact
-from ..edit import Edit, EditError, not_named
+from ..edit import Edit, EditError
 from ..models import fingerprint, resolve_layers, weight_name
 from ..modes import settled
 from ..reader import Reader
@@ -144,7 +145,9 @@ def _to_know(s: Method, job: Job) -> list[str]:
     """What a user should know before a job is done."""
     message = s.warning(job)
     said = [message] if message else []
-    if there := not_named(job.model, job.earlier):
+    named = {edit.ticket for edit in job.earlier}
+    there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
+    if there:
         way = "restore it first" + (", or name it in earlier=" if s.spares else "")
         said.append(f"the model carries an edit already ({'; '.join(there)}) that is not named in "
                     f"earlier: this one is made on top of it, and does not spare it; {way}. If a "
