@@ -15,7 +15,7 @@ import zu
 from zu import descent, methods, solve
 from zu.data.facts import Fact
 from zu.edit import EditError
-from zu.methods import base, located, registry, unlearning
+from zu.methods import base, located, registry, ruin, unlearning
 from zu.methods.base import Columns, Job, Located, Method, Problem, Settings
 from zu.second_moments import Moments
 from zu.targets import Search, Targets
@@ -740,6 +740,10 @@ class Made:
     def __init__(self, model, **about):
         self.model, self.about, self.log, self.changed = model, about, [], ["weight"]
         self.parts, self.settings, self.relative_size = {}, about.get("settings"), None
+        self.damage = {}
+
+    def measure(self, moments):
+        self.damage = dict(moments)
 
     def restore(self):
         self.log.append("restore")
@@ -750,6 +754,7 @@ def making(reader, monkeypatch):
     prepared = []
     monkeypatch.setattr(unlearning, "Edit", Made)
     monkeypatch.setattr(unlearning, "_prepare", lambda *given: prepared.append(given))
+    monkeypatch.setattr(ruin, "before", lambda job: None)
     return SimpleNamespace(reader=reader, prepared=prepared, model=reader.model)
 
 

@@ -272,14 +272,20 @@ class Edit:
             size = _size(sum(x.nbytes for x in parts))
             share = self.relative_size(name)
             lines.append(f"  {name}: {d} x {m}, {rank}, {share:.2%} of the weight, {size}")
-        lines.append(f"  damage, general energy moved: {self._damage_in_words()}")
+        lines.append(f"  damage, general energy moved: {self.damage_in_words()}")
         kept = sum(x.nbytes for x in self.keys.values())
         if kept:
             lines.append(f"  keys for later edits: {_size(kept)}")
         return "\n".join(lines)
 
-    def _damage_in_words(self) -> str:
-        """By layer the share of general energy that moves, or that it is not measured."""
+    def damage_in_words(self) -> str:
+        """By layer the share of general energy that moves, or that it is not measured.
+
+        Returns
+        -------
+        str
+            Such as ``"layer 15 8.21%, layer 16 3.10%"``.
+        """
         each = [f"layer {layer} {share:.2%}" for layer, share in self.damage.items()]
         return ", ".join(each) or "not measured (edit.measure(zu.moments(...)) does)"
 

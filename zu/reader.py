@@ -118,6 +118,9 @@ class Reader:
         #: fingerprint of the model then.
         self.moments: dict[int, torch.Tensor] = {}
         self.moments_of = ""
+        #: Perplexity on held-out prose, as `zu.unlearn` checks it, by the model's fingerprint and
+        #: the number of tokens.
+        self.prose: dict[tuple[str, int], float] = {}
         self.single_call = False  # see `of`
         self.limit = limit  # bytes
         #: What was read: (value, bytes), by the state of what lies below and what was read.

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.facts import Fact, Facts
 from ..edit import Edit
-from ..methods import Settings, find, source_of, unlearn
+from ..methods import DamageWarning, Settings, find, source_of, unlearn
 from ..models import fingerprint, resolve_layers, tokenizer_hash
 from ..reader import Reader
 from ..records import (
@@ -307,7 +307,8 @@ class Grid:
         edit = self._edit(draw, seconds)
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = self._metrics(draw.forget, edit)
-        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
+        damage = {str(layer): share for layer, share in edit.damage.items()} if edit else {}
+        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds, "damage": damage,
                  "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
@@ -316,7 +317,8 @@ class Grid:
     def _edit(self, draw: _Draw, seconds: dict[str, float]) -> Edit | None:
         """The edit of a row, put on; None for "base"."""
         reader, method = self.reader, draw.row.method
-        settings = {"layers": self.chosen} | draw.row.settings
+        # a ruined model is a result too: its record says the damage
+        settings: dict[str, Any] = {"layers": self.chosen, "check": False} | draw.row.settings
         if method == "base":
             return None
         if method in self.own:
@@ -326,7 +328,8 @@ class Grid:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         if issubclass(find(method), Settings):
             settings["moments"] = self._moments(seconds)
-        with _stage(seconds, "edit"):
+        with _stage(seconds, "edit"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamageWarning)
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
                            anchors=draw.spare, reader=reader, **settings)
 

@@ -17,6 +17,7 @@ from ..second_moments import Moments
 from ..second_moments import moments as read_moments
 from ..targets import Targets, optimise
 from ..wrappers import has_adapters, parameter, why_not_editable
+from . import ruin
 from .base import Job, Method, Settings
 from .registry import with_settings
 
@@ -108,9 +109,9 @@ def unlearn(
         Of this model: what several calls share. It has the prefixes, what lies below the edited
         layers, and the moments that the first call read. Without one each call reads for itself.
     **settings
-        The method's own, where it is given by name: `layers` and `seed` for all of them, `alpha`,
-        `moments`, `targets` or `retain` for some. ROME and the methods that descend change only the
-        middle one of the layers.
+        The method's own, where it is given by name: `layers`, `seed` and `check` for all of them,
+        `alpha`, `moments`, `targets` or `retain` for some. ROME and the methods that descend change
+        only the middle one of the layers.
 
     Returns
     -------
@@ -123,8 +124,9 @@ def unlearn(
         Unknown methods or settings, what the method cannot take, a model whose logits are not
         finite.
     EditError
-        An edit that exploded, that the weights' dtype cannot hold, or that changes nothing; weights
-        that cannot be edited. The model is then as it was.
+        An edit that exploded, that the weights' dtype cannot hold, or that changes nothing; one
+        that makes perplexity on held-out prose more than twice what it was, unless `check` is off;
+        weights that cannot be edited. The model is then as it was.
 
     References
     ----------
@@ -174,15 +176,22 @@ def _made(s: Method, job: Job) -> Edit:
     job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers)}
     edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
+    was = ruin.before(job) if s.check else None
     try:
         if isinstance(s, Settings):
             _prepare(s, job, edit, asked[-1])
+        else:
+            job.moments = s.moments or _remembered(job)
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
+        edit.measure(job.moments or {})
+        if was is not None:
+            ruin.judge(s, job, edit, was)
     except BaseException:  # an interrupt too leaves the model as it was
         edit.restore()
         raise
+    ruin.warn(edit)
     return edit
 
 
@@ -267,6 +276,15 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
         reader.moments = Moments(reader.moments | more, more.tokens)
         reader.moments_of = now
     return reader.moments
+
+
+def _remembered(job: Job) -> dict[int, torch.Tensor] | None:
+    """The moments that the reader remembers, where they are of this model unedited."""
+    reader = job.reader
+    if not reader.moments:
+        return None
+    same = job.earlier or fingerprint(reader.model) == reader.moments_of
+    return reader.moments if same else None
 
 
 def _in_vain(s: Method, edit: Edit) -> str:
