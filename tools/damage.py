@@ -53,10 +53,11 @@ def edits(reader: zu.Reader) -> Iterator[dict]:
             more: dict[str, Any] = {"layers": LAYERS, "moments": C0, "check": False}
             if issubclass(zu.METHODS[method], Located):
                 more |= {"targets": targets, "n_prefixes": 0}
-            with zu.unlearn(model, tokenizer, forget, method, reader=reader, **settings, **more) as e:
+            more |= settings
+            with zu.unlearn(model, tokenizer, forget, method, reader=reader, **more) as edit:
                 ppl = perplexity(reader)
             yield {"method": method, "settings": settings, "n": n, "seed": seed, "ppl": ppl,
-                   "damage": {str(layer): share for layer, share in e.damage.items()}}
+                   "damage": {str(layer): share for layer, share in edit.damage.items()}}
 
 
 def perplexity(reader: zu.Reader) -> float:

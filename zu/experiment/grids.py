@@ -304,7 +304,9 @@ class Grid:
     def _run(self, draw: _Draw, spec: RunSpec) -> dict:
         """Make the edit, measure while it is on, take it off; returns the record."""
         seconds: dict[str, float] = {}
-        edit = self._edit(draw, seconds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamageWarning)  # the record says it
+            edit = self._edit(draw, seconds)
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = self._metrics(draw.forget, edit)
         damage = {str(layer): share for layer, share in edit.damage.items()} if edit else {}
@@ -328,8 +330,7 @@ class Grid:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
         if issubclass(find(method), Settings):
             settings["moments"] = self._moments(seconds)
-        with _stage(seconds, "edit"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DamageWarning)
+        with _stage(seconds, "edit"):
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
                            anchors=draw.spare, reader=reader, **settings)
 
