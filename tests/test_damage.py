@@ -205,12 +205,12 @@ def test_a_model_that_reads_prose_as_noise_is_edited_with_a_word(job, reads):
 def test_an_edit_that_moves_more_than_the_layer_puts_out_warns_whether_it_is_checked_or_not(
         job, reads, monkeypatch):
     model, tokenizer, facts, settings = job
-    monkeypatch.setattr(ruin, "DOUBLES", 1e-4)  # less than a small edit does
+    monkeypatch.setattr(ruin, "DOUBLES", 0.0)
     for check, numbers in ((False, []), (True, [20.0, 21.0])):
         reads.numbers = numbers
         with pytest.warns(DamageWarning, match="perplexity doubles in most runs") as said:
             edit = zu.unlearn(model, tokenizer, facts, "memit", **settings, check=check)
-        assert max(edit.damage.values()) > 1e-4 and said[0].filename == __file__
+        assert max(edit.damage.values()) > 0 and said[0].filename == __file__
         edit.restore()
 
 
@@ -219,11 +219,11 @@ def test_a_grid_measures_ruined_models_too_and_says_nothing_aloud(
     model, tokenizer, facts, _ = job
     grid = Grid(zu.Reader(model, tokenizer, prefixes=("",)), tmp_path / "few_shot",
                 layers=(1, 2, 3), texts=Texts(moment_tokens=256, ppl_tokens=32))
-    monkeypatch.setattr(ruin, "DOUBLES", 1e-4)
+    monkeypatch.setattr(ruin, "DOUBLES", 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DamageWarning)
         (record,) = grid.run(facts, ["memit:steps=2"], seeds=[1], n=5)
-    assert max(record["damage"].values()) > 1e-4 and not reads.read
+    assert max(record["damage"].values()) > 0 and not reads.read
 
 
 def test_what_is_known_of_damage_holds_in_the_kept_runs():
