@@ -172,7 +172,7 @@ def test_a_summary_says_what_changed_and_how_large_it_is(job):
     name = models.weight_name(model, 1)
     share = edit.deltas[name].norm() / snapshot(edit.restore() or model)[name].norm()
     assert (lines[2] == f"  {name}: 32 x 80, rank 5, {share:.2%} of the weight, 2.2 kB"
-            and len(lines) == 6)
+            and len(lines) == 7)
     assert (edit.nbytes == 3 * 4 * 5 * (32 + 80)
             and repr(edit) == "Edit('memit', 5 facts, 3 weights, 6.7 kB, off)")
     for fact in facts:

@@ -233,6 +233,7 @@ def test_an_edit_says_in_a_line_and_in_words_what_it_is(model):
         "  settings: lam=0.5, alpha=2",
         "  a.weight: 4 x 6, rank 1, 25.00% of the weight, 0.0 kB",
         "  b/c.weight: 3 x 3, full, 112.25% of the weight, 0.0 kB",
+        "  damage, general energy moved: not measured (edit.measure(zu.moments(...)) does)",
     ]
     assert edit.summary().split("\n") == with_words
     edit.restore()
@@ -264,13 +265,16 @@ def saved(edit, path):
 def test_a_file_says_what_its_edit_is_and_which_weights_it_was_made_for(dtype, tmp_path):
     model = Two(dtype)
     weight = model.a.weight.detach().double()
+    places = 1 + torch.arange(24, dtype=torch.float64) * 0.6180339887498949 % 1
+    placed = weight.flatten() @ places
     edit = changed(model, matrix(1.0), method="rome", settings={"lam": 1}, facts=1)
     edit.keys[7] = torch.arange(12.0).reshape(6, 2).T  # not contiguous
     about, tensors = saved(edit, tmp_path / "new" / "edit.safetensors")
-    assert json.loads(about.pop("before")) == {A: f"{weight.sum():.9e} {weight.norm():.9e}"}
+    mark = f"{weight.sum():.9e} {weight.norm():.9e} {placed:.9e}"
+    assert json.loads(about.pop("before")) == {A: mark}
     assert json.loads(about.pop("settings")) == {"lam": 1}
-    assert about == {"format": "zu-edit-2", "method": "rome", "facts": "1", "model": "two",
-                     "dtype": str(dtype)}
+    assert about == {"format": "zu-edit-3", "method": "rome", "facts": "1", "model": "two",
+                     "dtype": str(dtype), "damage": "{}"}
     assert set(tensors) == {"keys/7", f"left/{A}", f"right/{A}"}
     assert torch.equal(tensors["keys/7"], edit.keys[7])
 
@@ -321,19 +325,20 @@ def test_an_edit_is_refused_for_other_weights_and_says_for_which_it_was_made(mod
         f"; {MADE_FOR}, and with dtype=torch.float32, not torch.bfloat16")
 
 
-def test_weights_that_differ_in_their_sum_or_their_norm_alone_are_told_apart(model, tmp_path):
+def test_weights_that_differ_in_their_sum_norm_or_order_alone_are_told_apart(model, tmp_path):
     changed(model, matrix(1.0), facts=1).save(tmp_path / "e")
-    negative, wider = Two(), Two()
+    negative, wider, turned = Two(), Two(), Two()
     with torch.no_grad():
+        turned.a.weight.copy_(turned.a.weight.flip(0))
         negative.a.weight.neg_()
         mean = wider.a.weight.mean()
         wider.a.weight.sub_(mean).mul_(2).add_(mean)
-    for other in (negative, wider):
+    for other in (negative, wider, turned):
         with pytest.raises(EditError, match="is not what the edit was made for"):
             Edit.load(tmp_path / "e", other)
 
 
-ABOUT = {"format": "zu-edit-2", "method": "m", "settings": "{}", "facts": "1", "before": "{}"}
+ABOUT = {"format": "zu-edit-3", "method": "m", "settings": "{}", "facts": "1", "before": "{}"}
 LEFT, RIGHT = f"left/{A}", f"right/{A}"
 
 
@@ -363,10 +368,10 @@ def test_only_a_finite_float32_change_of_the_weights_shape_is_taken(model, tenso
 
 
 @pytest.mark.parametrize("about, said", [
-    (None, "not an edit written by this zu (format None, not 'zu-edit-2')"),
+    (None, "not an edit written by this zu (format None, not 'zu-edit-3')"),
     ({"format": "zu-edit-1"},
-     "not an edit written by this zu (format 'zu-edit-1', not 'zu-edit-2')"),
-    ({"format": "zu-edit-2"}, "what it says about itself is damaged (KeyError('method')); make the "
+     "not an edit written by this zu (format 'zu-edit-1', not 'zu-edit-3')"),
+    ({"format": "zu-edit-3"}, "what it says about itself is damaged (KeyError('method')); make the "
                               "edit again"),
 ])
 def test_a_file_that_is_no_edit_is_said_to_be_none(model, about, said, tmp_path):

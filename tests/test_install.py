@@ -55,7 +55,7 @@ def test_zu_is_found_from_the_folder_that_holds_a_clone_of_that_name(tmp_path):
 def test_import_zu_loads_nothing_of_the_extras(tmp_path):
     code = ("import sys, zu; print(sorted({m.partition('.')[0] for m in sys.modules} & "
             "{'matplotlib', 'pandas', 'datasets', 'lm_eval', 'scipy', 'IPython', 'seaborn', "
-            "'snakemake'}))")
+            "'snakemake', 'peft'}))")
     said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}",
                cwd=tmp_path)
     assert said.strip() == "[]"

@@ -3,6 +3,7 @@ import inspect
 import sys
 import types
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ import zu
 from zu import descent, methods, solve
 from zu.data.facts import Fact
 from zu.edit import EditError
-from zu.methods import base, located, registry, unlearning
+from zu.methods import base, located, registry, ruin, unlearning
 from zu.methods.base import Columns, Job, Located, Method, Problem, Settings
 from zu.second_moments import Moments
 from zu.targets import Search, Targets
@@ -752,6 +753,11 @@ def reader(plain, monkeypatch):
     found = Reader(plain)
     monkeypatch.setattr(unlearning.Reader, "of", lambda *given: (
         found.log.append(("of", *given)), found)[1])
+    # what is asked of a model's modules and weights
+    monkeypatch.setattr(unlearning, "settled", lambda model: nullcontext())
+    monkeypatch.setattr(unlearning, "_check_weights", lambda *given: None)
+    monkeypatch.setattr(unlearning, "edits_on", lambda model: {"t": "rome, 1 facts"})
+    monkeypatch.setattr(unlearning, "has_adapters", lambda model: False)
     return found
 
 
@@ -773,7 +779,7 @@ def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
 
 
 def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
-    made, log = [], []
+    made, log, first = [], [], SimpleNamespace(ticket="t")
 
     class Warns(Mine):
         spares: ClassVar[bool] = True
@@ -785,21 +791,25 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     monkeypatch.setattr(unlearning, "resolve_layers", lambda model, layers: (model, layers))
     monkeypatch.setattr(unlearning, "_made", lambda s, job: (made.append((s, job)), "edit")[1])
     with pytest.warns(UserWarning, match="^look out$") as said:
-        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=["e"],
+        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=[first],
                                    reader="r", layers=[2], seed=5)
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
     assert log == [some] and s == Warns(layers=(2,), seed=5)
     assert reader.log == [("of", "m", "t", "r", None)] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
-    assert some.anchors == ["a"] and some.earlier == ["e"]
+    assert some.anchors == ["a"] and some.earlier == [first]
     assert some.probed is None  # nothing is located
     monkeypatch.setattr(unlearning, "layout", Layout)
+    with pytest.warns(UserWarning, match=r"carries an edit already \(rome, 1 facts\)") as said:
+        unlearning.unlearn("m", "t", FACTS)
+    assert said[0].filename == __file__
+    monkeypatch.setattr(unlearning, "edits_on", lambda model: {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         unlearning.unlearn("m", "t", FACTS)
-    assert made[1][0] == methods.ZeroUnlearn() and made[1][1].anchors == ()
-    assert made[1][1].probed.model is reader.model and made[1][1].aim == "hidden"
+    assert made[2][0] == methods.ZeroUnlearn() and made[2][1].anchors == ()
+    assert made[2][1].probed.model is reader.model and made[2][1].aim == "hidden"
 
 
 class Made:
@@ -808,6 +818,10 @@ class Made:
     def __init__(self, model, **about):
         self.model, self.about, self.log, self.changed = model, about, [], ["weight"]
         self.parts, self.settings, self.relative_size = {}, about.get("settings"), None
+        self.damage = {}
+
+    def measure(self, moments):
+        self.damage = dict(moments)
 
     def restore(self):
         self.log.append("restore")
@@ -818,6 +832,7 @@ def making(reader, monkeypatch):
     prepared = []
     monkeypatch.setattr(unlearning, "Edit", Made)
     monkeypatch.setattr(unlearning, "_prepare", lambda *given: prepared.append(given))
+    monkeypatch.setattr(ruin, "before", lambda job: None)
     return SimpleNamespace(reader=reader, prepared=prepared, model=reader.model)
 
 
@@ -917,10 +932,11 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed():
 
 @pytest.fixture
 def preparing(reader, monkeypatch):
-    asked, moments = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77)
+    asked, moments, checked = [], Moments({1: torch.eye(2), 2: torch.eye(2)}, 77), []
+    monkeypatch.setattr(unlearning, "_check_finite", checked.append)
     monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
     monkeypatch.setattr(unlearning, "_moments", lambda job: moments if job.facts else None)
-    return SimpleNamespace(reader=reader, asked=asked, moments=moments)
+    return SimpleNamespace(reader=reader, asked=asked, moments=moments, checked=checked)
 
 
 def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(preparing):
@@ -932,6 +948,7 @@ def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(prep
     model = preparing.reader.model
     assert preparing.asked == [(model, "tokenizer", FACTS, 4, s.search(texts))]
     assert some.targets == "found" and some.moments is preparing.moments
+    assert preparing.checked == ["found"]
     assert edit.settings == {"aim": "hidden", "n_prefixes": 2, "moment_tokens": 77}
     some.aim = "value"  # as where a model norms it, whatever the settings say
     unlearning._prepare(s, some, edit, 4)

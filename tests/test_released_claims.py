@@ -85,7 +85,7 @@ RIGHT = [
     ("V_f", "book/where_to_aim.md", r"`V_f=\"optimised\"` in `zu` is this one"),
     ("V_f", "book/ablation.md", r"The authors' row has ε = 0\.01 as well"),
     ("V_f", "book/cost.md", r"for the true answer too, with the bare prompt only"),
-    ("KL", "zu/targets.py", r"KL\(changed ‖ original\) of what is said at the subject's last token"),
+    ("KL", "zu/targets.py", r"KL\(changed ‖ original\) of what is said at the subject's last"),
     ("KL", "book/where_to_aim.md",
      r"read the next word at the subject's last token, before “is a” is seen\. `zu` does so too"),
     ("β of GD", "zu/methods/located.py",

@@ -56,8 +56,8 @@ def test_moments_of_an_edited_model_or_of_other_text_are_not_taken_from_the_cach
 
 def test_too_little_text_is_an_error(tiny):
     model, tokenizer = tiny
-    with pytest.raises(ValueError, match="one window of 512"):
-        zu.moments(model, tokenizer, (1,), ["short"])
+    with pytest.raises(ValueError, match="one window of 200"):
+        zu.moments(model, tokenizer, (1,), ["short"], window=200)
 
 
 def test_an_interrupted_sum_goes_on_where_it_stopped(tiny, texts, cache, monkeypatch):

@@ -6,6 +6,7 @@ from . import solve
 from .audit import card, robustness
 from .data import Fact, FactError, Facts, cache_dir, load_facts
 from .edit import Edit, EditError
+from .export import save_model
 from .layouts import Layout, LayoutError
 from .methods import METHODS, RECOMMENDED, find_targets, register, unlearn
 from .models import load_model
@@ -41,6 +42,7 @@ __all__ = [
     "perplexity",
     "register",
     "robustness",
+    "save_model",
     "solve",
     "unlearn",
 ]

@@ -16,6 +16,7 @@ from .data.facts import Fact
 from .edit import EditError
 from .layouts import LayoutError, known
 from .models import logits
+from .modes import settles
 from .passes import entering, hooks, run_from, whole_logits
 from .probes import layout
 from .wording import Wording, tokens
@@ -174,6 +175,7 @@ class Schedule:
     tokens: int = 4096
 
 
+@settles
 def descend(
     model: PreTrainedModel,
     objective: Objective,

@@ -2,18 +2,33 @@
 from __future__ import annotations
 
 import json
+import secrets
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
+from .carried import delist, enlist, mark
+from .damage import moved
 from .data.cache import write_whole
+from .export import Factors, differing, front_matter, source_of, write_adapter
+from .wrappers import (
+    is_transposed,
+    layer_of,
+    parameter,
+    plain_name,
+    why_not_editable,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = "zu-edit-2"
+FORMAT = "zu-edit-3"
+#: The format before it: a weight's mark there does not tell values that have changed places.
+BEFORE = "zu-edit-2"
 #: What is left out of a low-rank change, as a share of its norm: half of float32's rounding.
 ROUNDING = 2.0 ** -24
 #: A change as it is stored: itself, (d, m), or two factors, (d, r) and (r, m); float32.
@@ -50,6 +65,9 @@ class Edit:
         where that is smaller.
     keys : dict of int to Tensor
         By layer, the facts' keys (n, m), for later edits that should spare them.
+    damage : dict of int to float
+        By layer, the share of general energy that the edit moves, see `measure`; empty where it is
+        not measured.
     """
 
     def __init__(
@@ -66,10 +84,15 @@ class Edit:
         self.facts = facts
         self.parts: dict[str, Parts] = {}
         self.keys: dict[int, torch.Tensor] = {}
+        self.damage: dict[int, float] = {}
+        #: By which a model lists it, see `zu.carried`.
+        self.ticket = secrets.token_hex(8)
+        self._dtype = ""  # of the weights that the edit was made for
         self._marks: dict[str, str] = {}  # of the weights that the edit was made for
         self._original: dict[str, torch.Tensor] = {}  # what the weights were; empty while off
         self._edited: dict[str, torch.Tensor] = {}  # what they are; empty while off
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def set(self, name: str, weight: torch.Tensor) -> None:
         """Record the new value of a parameter and put it on.
@@ -79,17 +102,20 @@ class Edit:
         Parameters
         ----------
         name : str
-            As in ``model.named_parameters()``.
+            As in ``model.named_parameters()``; it is stored without the names of wrappers
+            (`zu.wrappers.plain_name`).
         weight : Tensor
             (d, m), float64: the new value.
 
         Raises
         ------
         EditError
-            With the model as it was, for another shape, NaN, infinity, or a change a hundred times
-            larger than the weight.
+            With the model as it was, for a weight that cannot be edited, another shape, NaN,
+            infinity, what the weight's dtype cannot hold, or a change a hundred times larger than
+            the weight.
         """
-        current = self._parameter(name)
+        name = plain_name(name)
+        current = self._editable(name)
         if weight.shape != current.shape:
             raise EditError(f"{name}: new weight {tuple(weight.shape)}, expected "
                             f"{tuple(current.shape)}")
@@ -101,9 +127,11 @@ class Edit:
                 f"{name}: the edit has NaN, infinity or a norm of {size:.3g} against {scale:.3g} "
                 "of the weight itself; nothing was applied. Use a larger lam or alpha, a smaller "
                 "lr, fewer facts")
-        parts, mark = _factors(delta, 2 * self.facts), _mark(old)
-        self.parts[name], self._marks[name] = parts, mark
-        self._put(name)
+        parts = _factors(delta, 2 * self.facts)
+        edited = _rounded(name, old, parts)
+        self.parts[name], self._marks[name], self._dtype = parts, mark(old), str(old.dtype)
+        self.damage.clear()  # it was of the change before
+        self._put(name, edited)
 
     @property
     def deltas(self) -> dict[str, torch.Tensor]:
@@ -113,6 +141,7 @@ class Edit:
         """
         return {name: _product(parts) for name, parts in self.parts.items()}
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def apply(self) -> Self:
         """Put the edit on; nothing happens where it is on already.
@@ -124,28 +153,77 @@ class Edit:
         -------
         Edit
             Itself.
+
+        Raises
+        ------
+        EditError
+            With the model as it was, for weights that cannot be edited, and for a sum that their
+            dtype cannot hold.
         """
-        for name in self.parts:
+        edited = {}
+        for name, parts in self.parts.items():
             if name not in self._original:
-                self._put(name)
+                edited[name] = _rounded(name, self._editable(name).detach(), parts)
+        for name, weight in edited.items():
+            self._put(name, weight)
         return self
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def restore(self) -> None:
         """Take the edit off: every weight is again what it was, bit for bit.
+
+        Where the model was cast to another dtype meanwhile, every weight is what it was, cast in
+        the same way, and a warning says so. A merged adapter of PEFT comes off only to the weights'
+        rounding.
 
         Raises
         ------
         EditError
             When something else changed a weight since: take later edits off first.
         """
+        casts = {}
         for name, edited in self._edited.items():
-            if not torch.equal(self._parameter(name), edited):
+            found = _casts(edited, self._parameter(name))
+            if found is None:
                 raise EditError(f"{name} was changed after this edit was applied: restore the "
-                                "later edit first")
+                                "later edit first; where a training step, a merge or other weights "
+                                "loaded into the model changed it, load the model afresh")
+            casts[name] = found
         for name in list(self._original):
-            self._parameter(name).copy_(self._original.pop(name))
+            weight = self._parameter(name)
+            weight.copy_(_cast(self._original.pop(name), casts[name]))
         self._edited.clear()
+        delist(self.model, self.ticket)
+        if cast := next(filter(None, casts.values()), None):
+            way = " to ".join(map(str, cast))
+            warnings.warn(f"the model was cast to {way} while the edit was on: the edit is off, and"
+                          " each weight is what it was, rounded in the same way; what the cast "
+                          "took from the weights does not come back", stacklevel=4)
+
+    @torch.no_grad()
+    def measure(self, moments: Mapping[int, torch.Tensor]) -> dict[int, float]:
+        """By layer the share of general energy that the edit moves: tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ).
+
+        `zu.unlearn` does this itself where a method needs the moments, or they are at hand.
+
+        Parameters
+        ----------
+        moments : mapping of int to Tensor
+            C_0, (m, m), by layer, of the unedited model, as `zu.moments` returns it.
+
+        Returns
+        -------
+        dict of int to float
+            `damage`, with those layers in it whose moments are given.
+        """
+        for name, parts in self.parts.items():
+            layer, old = layer_of(name), self._original.get(name, self._parameter(name).detach())
+            transposed = is_transposed(self.model, name)
+            m = old.shape[0 if transposed else 1]
+            if layer is not None and layer in moments and len(moments[layer]) == m:
+                self.damage[layer] = moved(old, parts, moments[layer], transposed=transposed)
+        return self.damage
 
     @property
     def applied(self) -> bool:
@@ -169,8 +247,14 @@ class Edit:
     def __enter__(self) -> Self:
         return self.apply()
 
-    def __exit__(self, *error: object) -> None:
-        self.restore()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.restore()
+        except EditError as problem:
+            if error is None:
+                raise
+            # what went wrong in the block is not to be hidden by this
+            error.add_note(f"the edit is still on the model: {problem}")
 
     def __repr__(self) -> str:
         state = "on" if self.applied else "off"
@@ -188,10 +272,22 @@ class Edit:
             size = _size(sum(x.nbytes for x in parts))
             share = self.relative_size(name)
             lines.append(f"  {name}: {d} x {m}, {rank}, {share:.2%} of the weight, {size}")
+        lines.append(f"  damage, general energy moved: {self.damage_in_words()}")
         kept = sum(x.nbytes for x in self.keys.values())
         if kept:
             lines.append(f"  keys for later edits: {_size(kept)}")
         return "\n".join(lines)
+
+    def damage_in_words(self) -> str:
+        """By layer the share of general energy that moves, or that it is not measured.
+
+        Returns
+        -------
+        str
+            Such as ``"layer 15 8.21%, layer 16 3.10%"``.
+        """
+        each = [f"layer {layer} {share:.2%}" for layer, share in self.damage.items()]
+        return ", ".join(each) or "not measured (edit.measure(zu.moments(...)) does)"
 
     def relative_size(self, name: str) -> float:
         """The size of a change against its weight's.
@@ -206,6 +302,7 @@ class Edit:
         float
             ‖Δ‖ / ‖W‖.
         """
+        name = plain_name(name)
         old = self._original.get(name, self._parameter(name))
         return float(_product(self.parts[name]).norm() / old.float().norm())
 
@@ -217,7 +314,7 @@ class Edit:
         Parameters
         ----------
         path : str or Path
-            Where to write; a folder that is not there is made.
+            Where to write; a folder that is not there is made, and ``~`` is the user's own.
 
         Raises
         ------
@@ -232,15 +329,89 @@ class Edit:
             "settings": json.dumps(self.settings),
             "facts": str(self.facts),
             "model": str(getattr(self.model, "name", "")),
-            "dtype": str(self.model.dtype),
+            "dtype": self._dtype,
             "before": json.dumps(self._marks),
+            "damage": json.dumps(self.damage),
         }
         tensors = {f"keys/{layer}": x for layer, x in self.keys.items()}
         for name, parts in self.parts.items():
             for kind, x in zip(_KINDS[len(parts)], parts, strict=True):
                 tensors[f"{kind}/{name}"] = x
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        write_whole(Path(path), lambda part: save_file(tensors, part, metadata=about))
+        where = Path(path).expanduser()
+        write_whole(where, lambda part: save_file(tensors, part, metadata=about))
+
+    @torch.no_grad()
+    def save_pretrained(self, folder: str | Path, *, rank: int | None = None) -> None:
+        """Write the edit as an adapter of PEFT: two factors a weight, each with its rank, scale 1.
+
+        ``PeftModel.from_pretrained(model, folder)`` then gives the edited model, where `model` is
+        the one that the edit was made for, an adapter that was merged into it included.
+        ``merge_and_unload`` does so to the rounding of the weights' dtype, and PEFT's unmerge takes
+        the edit off to that rounding: `restore` alone does so bit for bit.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where to write: a folder that is not there, or an empty one. ``~`` is the user's own.
+        rank : int, optional
+            Take the best approximation of at most this rank; a warning says what it leaves out. By
+            default the change is written as it is, or refused.
+
+        Raises
+        ------
+        EditError
+            For a change whose factors would be no smaller than the weight itself, as of a method
+            that descends; and for an edit that changes nothing.
+        FileExistsError
+            For a folder with something in it.
+        OSError
+            Where it cannot be written.
+        """
+        if rank is not None and rank < 1:
+            raise EditError(f"rank is {rank}: give 1 or more")
+        changes, left_out = {}, {}
+        for name, parts in self.parts.items():
+            left, right, lost = _cut(name, parts, rank)
+            if len(right):  # a weight that stays what it is needs no adapter
+                transposed = is_transposed(self.model, name)
+                A, B = (left.T, right.T) if transposed else (right, left)
+                changes[name], left_out[name] = Factors(A, B, transposed), lost
+        if not changes:
+            raise EditError("the edit changes nothing: there is no adapter to write")
+        lost = max(left_out.values())
+        if lost > 2 * ROUNDING:
+            warnings.warn(f"an adapter of rank {rank} leaves out up to {lost:.1%} of a weight's "
+                          "change: it is not the edit, measure what it does", stacklevel=3)
+        about = {"zu": FORMAT, "before": json.dumps(self._marks)}
+        write_adapter(folder, changes, self._readme(left_out), about, base=self._base())
+
+    def _base(self) -> str | None:
+        """Where the model lies that the edit is of; None, with a warning, where it is another."""
+        source = source_of(self.model)
+        if other := differing(self.model, self._original):
+            warnings.warn(f"the model is not what lies in '{source}' ({other} is another: it was "
+                          "trained, or an adapter was merged into it). The adapter fits the model "
+                          "as it was edited: save that without the edit (zu.save_model), and load "
+                          "the adapter onto it", stacklevel=5)
+            return None
+        return source or None
+
+    def _readme(self, left_out: dict[str, float]) -> str:
+        """What a README says of the edit, behind the hub's front matter."""
+        head = front_matter(self.model, "peft", [self.method] if self.method else [])
+        lines = [f"# {self.method or 'An edit'}: {self.facts} facts to forget", "",
+                 "An edit by zu as an adapter of PEFT. It fits one model alone: the one that it "
+                 "was made for, unedited, with whatever had been merged into it.", "", "```python",
+                 "from peft import PeftModel", "",
+                 "model = PeftModel.from_pretrained(model, folder)", "```", "",
+                 "Merging and unmerging are exact to the rounding of the weights' dtype, not bit "
+                 "for bit.", ""]
+        lines += [f"- {line.strip()}" for line in self.summary().split("\n")[1:]]
+        for name, lost in left_out.items():
+            if lost > 2 * ROUNDING:
+                lines.append(f"- {name}: {lost:.2%} of the change is left out here")
+        return head + "\n" + "\n".join(lines) + "\n"
 
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel) -> Edit:
@@ -251,7 +422,8 @@ class Edit:
         path : str or Path
             Of a file that `save` wrote.
         model : PreTrainedModel
-            A copy of the model that the edit was made for, unedited and in the same dtype.
+            A copy of the model that the edit was made for, unedited and in the same dtype; it may
+            be compiled, data-parallel, or with adapters of PEFT on other weights.
 
         Returns
         -------
@@ -263,16 +435,13 @@ class Edit:
         EditError
             For a file that is no edit, or one made for other weights than this model's.
         """
+        path = Path(path).expanduser()
         about, tensors = _read(path)
         edit = cls._described(path, model, about, tensors)
-        dtype = about.get("dtype", str(model.dtype))
-        made_for = (f"it was made for the model '{about.get('model')}'; load that one afresh, "
-                    "unedited")
-        if dtype != str(model.dtype):
-            made_for += f", and with dtype={dtype}, not {model.dtype}"
         for name in sorted({key.partition("/")[2] for key in tensors}):
-            edit.parts[name] = edit._checked(path, name, tensors, made_for)
-        edit.keys = {layer: x.to(model.device) for layer, x in edit.keys.items()}
+            edit.parts[plain_name(name)] = edit._checked(path, name, tensors, about)
+        device = next((parts[0].device for parts in edit.parts.values()), None)
+        edit.keys = {layer: x.to(device) for layer, x in edit.keys.items()}
         return edit
 
     @classmethod
@@ -284,45 +453,100 @@ class Edit:
             edit = cls(model, method=about["method"], settings=json.loads(about["settings"]),
                        facts=int(about["facts"]))
             edit._marks = {**json.loads(about["before"])}
+            edit._dtype = about.get("dtype", "")
+            for layer, share in json.loads(about.get("damage", "{}")).items():
+                edit.damage[int(layer)] = float(share)
             for name in sorted(tensors):
                 if name.startswith("keys/"):
                     edit.keys[int(name[5:])] = tensors.pop(name)
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EditError(f"{path}: what it says about itself is damaged ({error!r}); make the "
                             "edit again") from None
         return edit
 
     def _checked(
-        self, path: str | Path, name: str, tensors: dict[str, torch.Tensor], made_for: str
+        self,
+        path: Path,
+        name: str,
+        tensors: dict[str, torch.Tensor],
+        about: dict[str, str],
     ) -> Parts:
         """One weight's change out of a file's tensors, where it fits the weight and its mark."""
+        made_for = (f"it was made for the model '{about.get('model')}'; load that one afresh, "
+                    "unedited")
         try:
-            weight = self._parameter(name)
+            weight = self._editable(name)
         except EditError as error:
             raise EditError(f"{path}: {error}; {made_for}") from None
+        if about.get("dtype", str(weight.dtype)) != str(weight.dtype):
+            made_for += f", and with dtype={about['dtype']}, not {weight.dtype}"
         there = [f"{kind}/{name}" for kind in ("delta", "left", "right")]
         parts = tuple(tensors[key].to(weight.device) for key in there if key in tensors)
         if not _fits(parts, weight):
             raise EditError(f"{path}: {name} is no finite float32 change of a weight "
                             f"{tuple(weight.shape)}, whole or in two factors; {made_for}")
-        if self._marks.get(name) != _mark(weight):
+        now = mark(weight) if about["format"] == FORMAT else _old_mark(weight)
+        if self._marks.pop(name, None) != now:
             raise EditError(f"{path}: {name} of this model is not what the edit was made for; "
                             f"{made_for}")
+        self._marks[plain_name(name)] = mark(weight)
         return parts
 
     def _parameter(self, name: str) -> nn.Parameter:
-        """The model's parameter of this name."""
+        """The model's parameter of this name, plain or not."""
         try:
-            return self.model.get_parameter(name)
+            return parameter(self.model, name)
         except AttributeError:
             raise EditError(f"the model has no parameter '{name}'") from None
 
-    def _put(self, name: str) -> None:
-        """Put one change on, and remember the weight without it and with it."""
+    def _editable(self, name: str) -> nn.Parameter:
+        """The model's parameter of this name, where its numbers can be changed."""
         weight = self._parameter(name)
-        old = self._original.setdefault(name, weight.detach().clone())
-        self._edited[name] = (old.float() + _product(self.parts[name])).to(old.dtype)
-        weight.copy_(self._edited[name])
+        if why := why_not_editable(weight):
+            raise EditError(f"{name} cannot be edited: {why}")
+        return weight
+
+    def _put(self, name: str, edited: torch.Tensor) -> None:
+        """Put one new weight on, and remember the weight without it and with it."""
+        weight = self._parameter(name)
+        self._original.setdefault(name, weight.detach().clone())
+        self._edited[name] = edited
+        weight.copy_(edited)
+        enlist(self.model, self.ticket, f"{self.method}, {self.facts} facts", self._marks)
+
+
+def _rounded(name: str, old: torch.Tensor, parts: Parts) -> torch.Tensor:
+    """A weight with a change, in the weight's dtype; `EditError` where that cannot hold it."""
+    wide = torch.promote_types(old.dtype, torch.float32)
+    edited = (old.to(wide) + _product(parts).to(wide)).to(old.dtype)
+    if not bool(torch.isfinite(edited).all()):
+        raise EditError(f"{name}: with the edit on it, the weight would be NaN or infinite in "
+                        f"{old.dtype}; nothing was applied. Load the model in bfloat16 or float32, "
+                        "or use a larger lam or alpha, a smaller lr, fewer facts")
+    return edited
+
+
+def _casts(then: torch.Tensor, now: torch.Tensor) -> tuple[torch.dtype, ...] | None:
+    """The dtypes that a tensor went through to be what it is now; None where it is another one.
+
+    () where it is the same; a cast and back leaves its trace in the values.
+    """
+    then = then.to(now.device)
+    ways: list[tuple[torch.dtype, ...]] = [()] if then.dtype == now.dtype else [(now.dtype,)]
+    for between in (torch.bfloat16, torch.float16):
+        if between != now.dtype:
+            ways.append((between, now.dtype))
+    for way in ways:
+        if torch.equal(_cast(then, way), now):
+            return way
+    return None
+
+
+def _cast(x: torch.Tensor, way: tuple[torch.dtype, ...]) -> torch.Tensor:
+    """A tensor cast to one dtype after the other."""
+    for dtype in way:
+        x = x.to(dtype)
+    return x
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -336,7 +560,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     except (SafetensorError, OSError) as error:
         raise EditError(f"{path}: not readable as safetensors ({error})") from None
     found = about.get("format")
-    if found != FORMAT:
+    if found not in (FORMAT, BEFORE):
         raise EditError(f"{path}: not an edit written by this zu (format {found!r}, not "
                         f"{FORMAT!r})")
     return about, tensors
@@ -364,6 +588,28 @@ def _factors(delta: torch.Tensor, bound: int) -> Parts:
     return (left.float(), right.float()) if fits else (delta.float(),)
 
 
+def _cut(name: str, parts: Parts, rank: int | None) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A change as two factors, of at most a rank where one is given, and the share left out.
+
+    `EditError` for one without such factors that are smaller than itself.
+    """
+    if len(parts) == 2 and (rank is None or len(parts[1]) <= rank):
+        return *parts, 0.0
+    delta = _product(parts).double()
+    d, m = delta.shape
+    u, s, vt = torch.linalg.svd(delta, full_matrices=False)  # (d, k), (k,), (k, m)
+    full = int((s > ROUNDING * s.norm() / len(s) ** 0.5).sum())
+    if rank is None and full * (d + m) >= d * m:
+        raise EditError(
+            f"{name} is changed at rank {full} of {min(d, m)}: as an adapter that would be no "
+            "smaller than the weight. Save the edited model whole (zu.save_model), or the edit "
+            "(edit.save), or give rank= for an approximation")
+    keep = full if rank is None else min(rank, full)
+    root = s[:keep].sqrt()
+    lost = float(s[keep:].norm() / s.norm()) if full else 0.0
+    return (u[:, :keep] * root).float(), (root[:, None] * vt[:keep]).float(), lost
+
+
 def _product(parts: Parts) -> torch.Tensor:
     """The change that the parts make, (d, m) float32."""
     if len(parts) == 1:
@@ -389,8 +635,8 @@ def _size(n: int) -> str:
     return f"{n / 1e3:.1f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB"
 
 
-def _mark(weight: torch.Tensor) -> str:
-    """A short text that tells one weight from another, for refusing an edit on the wrong model."""
+def _old_mark(weight: torch.Tensor) -> str:
+    """The mark in files of the format before: a sum and a norm."""
     total = weight.sum(dtype=torch.float64).item()
     norm = torch.linalg.vector_norm(weight.double()).item()
     return f"{total:.9e} {norm:.9e}"

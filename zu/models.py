@@ -4,10 +4,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -75,8 +76,9 @@ def load_model(
         if not Path(source).is_dir():
             _on_hub(source)
         if not (own := own_code(source)):
-            model, tokenizer = _read(source, dtype, device_map)
-    except (OSError, ValueError, SafetensorError) as error:
+            with torch.inference_mode(False):  # weights made inside it could never be edited
+                model, tokenizer = _read(source, dtype, device_map)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OSError(
             f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
@@ -102,8 +104,12 @@ def _read(
     # without trust_remote_code=False transformers asks whether to run a folder's code
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     placement = {} if device_map is None else {"device_map": device_map}
-    model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+        output_loading_info=True, **placement)
+    model, found = loaded
+    if lacking := sorted(found["missing_keys"]):  # transformers fills them with random numbers
+        raise OSError(f"its files lack {len(lacking)} weights, {lacking[0]} for one")
     return model, tokenizer
 
 
@@ -367,6 +373,30 @@ def resolve_layers(
     return chosen
 
 
+def fitting(model: PreTrainedModel, window: int) -> int:
+    """How many tokens of a window a model can read at once; a warning says where it is cut.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    window : int
+        So many tokens are asked for.
+
+    Returns
+    -------
+    int
+        As many, or the model's context where that is shorter.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int) or not 0 < context < window:
+        return window
+    name = getattr(model, "name", type(model).__name__)
+    warnings.warn(f"a window of {window} tokens is longer than what model '{name}' can read: it is "
+                  f"cut to the model's context, {context} tokens", stacklevel=5)
+    return context
+
+
 def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
@@ -437,17 +467,27 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     """
     digest = hashlib.sha256(start.encode())
     for name, weight in weights:
-        sums = " ".join(f"{x:.9e}" for x in _sums(weight))
-        about = f"{name} {tuple(weight.shape)} {weight.dtype} {sums}"
+        values = " ".join(f"{x:.9e}" for x in sums(weight))
+        about = f"{name} {tuple(weight.shape)} {weight.dtype} {values}"
         digest.update(about.encode())
     return digest.hexdigest()[:16]
 
 
-def _sums(weight: torch.Tensor) -> tuple[float, float, float]:
+def sums(weight: torch.Tensor) -> tuple[float, float, float]:
     """Of a weight's values their sum, their norm, and their sum by place, in float64.
 
     In the last a value counts by a number between 1 and 2 that differs from place to place, so that
     values that change places do not go unseen.
+
+    Parameters
+    ----------
+    weight : Tensor
+        Of any shape.
+
+    Returns
+    -------
+    total, norm, placed : float
+        The three sums.
     """
     size = 2**16 if weight.device.type == "cpu" else 2**26  # what fits into the processor's cache
     flat = weight.detach().flatten()

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from .batches import Batch
 from .layouts import Layout, known
 from .models import finite
+from .modes import settles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -363,6 +364,7 @@ def takes_cache(model: PreTrainedModel, ids: torch.Tensor) -> bool:
     return not bool(error > small * expected.float().norm())  # NaN is another one's to find
 
 
+@settles
 @torch.no_grad()
 def write(
     model: PreTrainedModel,

@@ -20,6 +20,7 @@ from .data.facts import Fact
 from .layouts import LayoutError, known
 from .models import fingerprint, hash_of
 from .models import logits as finished
+from .modes import settles
 from .passes import entering, forward_until, hooks, run_from, states_of, whole_logits, write
 from .probes import layout
 from .wording import Wording, encode, split_answer, tokens
@@ -131,6 +132,9 @@ class Reader:
         #: fingerprint of the model then.
         self.moments: dict[int, torch.Tensor] = {}
         self.moments_of = ""
+        #: Perplexity on held-out prose, as `zu.unlearn` checks it, by the model's fingerprint and
+        #: the number of tokens.
+        self.prose: dict[tuple[str, int], float] = {}
         self.single_call = False  # see `of`
         self.limit = limit  # bytes
         #: What was read: (value, bytes), by the state of what lies below and what was read.
@@ -348,6 +352,7 @@ class Reader:
         self._keep(key, found, _bytes(found))
         return found
 
+    @settles
     @torch.no_grad()
     def last_states(
         self, batch: Batch, past: DynamicCache | None = None, about: Hashable = ()
@@ -480,6 +485,7 @@ def _contents(*tensors: torch.Tensor | None) -> tuple:
     return tuple(None if x is None else (x.shape, x.cpu().numpy().tobytes()) for x in tensors)
 
 
+@settles
 @torch.no_grad()
 def trace(
     model: PreTrainedModel,

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from .batches import Batch, answers, collate
 from .data.facts import Fact, Facts
-from .models import logits
+from .models import fitting, logits
+from .modes import settles
 from .passes import whole_logits
 from .questions import Question, others, paraphrases
 from .reader import Reader
@@ -97,6 +98,7 @@ class Scores:
         return asdict(self)
 
 
+@settles
 @torch.no_grad()
 def score(
     model: PreTrainedModel,
@@ -428,6 +430,7 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
     return max(values[0] - width, -100.0), min(values[0] + width, 100.0)
 
 
+@settles
 @torch.no_grad()
 def perplexity(
     model: PreTrainedModel,
@@ -457,7 +460,8 @@ def perplexity(
         `zu.second_moments.corpus` takes it, such as
         ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``.
     tokens, window, stride : int
-        How many of its first tokens are read, as many as fill whole windows; in tokens.
+        How many of its first tokens are read, as many as fill whole windows; in tokens. A window
+        longer than the model's context is cut to it, with a warning.
     reader : Reader, optional
         As in `evaluate`.
 
@@ -474,6 +478,8 @@ def perplexity(
     prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
     window = min(tokens, window)
+    cut = fitting(model, window)
+    stride, window = max(stride * cut // window, 1), cut
     ids = pack(reader.tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .batches import Batch
 from .data.cache import cache_file, read_tensors, user_path, write_tensors
 from .layouts import known
-from .models import fingerprint
+from .models import fingerprint, fitting
+from .modes import settles
 from .passes import forward_until, hooks, write
 
 if TYPE_CHECKING:
@@ -243,6 +244,7 @@ def own_samples(
         yield from written[left_out:, 1:].cpu()
 
 
+@settles
 def moments(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -269,7 +271,8 @@ def moments(
         Ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file
         or ``"hub:DATASET"``: see `corpus`.
     tokens, window : int
-        How much to read, and how much at once.
+        How much to read, and how much at once; a window longer than the model's context is cut
+        to it, with a warning.
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
         interrupted call goes on where it stopped and ends with the same bits. No text is stored.
@@ -290,6 +293,7 @@ def moments(
     ----------
     The paper, Sections 4.3 and 5.
     """
+    window = fitting(model, window)
     size = max(tokens // window, 1)
     source, read = _source(model, tokenizer, texts, tokens, window)
     about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"

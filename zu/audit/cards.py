@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from ..data.cache import write_whole
 from ..data.facts import Fact
 from ..edit import Edit
+from ..export import front_matter
 from ..models import fingerprint, resolve_layers
 from ..reader import Reader
 from ..records import provenance, write_record
@@ -52,7 +53,9 @@ def card(
     facts : sequence of Fact
         Those that the edit is of.
     path : str or Path
-        Of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``.
+        Of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. A
+        folder that `Edit.save_pretrained` or `zu.save_model` wrote gets ``card.json``, and the
+        card as its ``README.md``, which the hub shows.
     others : sequence of Fact
         Facts of the same relations that are not to be forgotten; with them the card has
         `zu.robustness`'s tests.
@@ -74,6 +77,7 @@ def card(
     ValueError
         For another number of facts than its own.
     """
+    path = Path(path).expanduser()
     _check(edit, facts, path)
     measured, model_hash = _before_and_after(edit, tokenizer, facts, others, ppl_tokens)
     model = edit.model
@@ -82,7 +86,9 @@ def card(
     about |= provenance(model)
     if show_facts:
         about["forgotten"] = [{"prompt": fact.text, "answer": fact.target} for fact in facts]
-    return _write(Path(path), about)
+    library = _library(path)
+    head = front_matter(model, library, [edit.method] if edit.method else [])
+    return _write(path, about, head)
 
 
 def _about(edit: Edit, facts: Sequence[Fact]) -> dict:
@@ -95,12 +101,13 @@ def _about(edit: Edit, facts: Sequence[Fact]) -> dict:
         "model": str(getattr(edit.model, "name", "")),
         "dtype": str(edit.model.dtype),
         "weights": {name: edit.relative_size(name) for name in edit.parts},
+        "damage": {str(layer): share for layer, share in edit.damage.items()},
     }
 
 
-def _check(edit: Edit, facts: Sequence[Fact], path: str | Path) -> None:
+def _check(edit: Edit, facts: Sequence[Fact], path: Path) -> None:
     """Refuse an edit that is not saved yet, and facts that it is not of."""
-    if not Path(path).is_file():
+    if not _library(path):
         raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is "
                                 "written beside it")
     if edit.facts and edit.facts != len(facts):
@@ -108,11 +115,24 @@ def _check(edit: Edit, facts: Sequence[Fact], path: str | Path) -> None:
                          "those that it is of")
 
 
-def _write(path: Path, about: dict) -> dict:
-    """Write a card's two files beside the edit at `path`; returns it as it will be read."""
-    about = write_record(path.with_suffix(".card.json"), about)
-    text = _markdown(about)
-    write_whole(path.with_suffix(".card.md"), lambda part: part.write_text(text, encoding="utf-8"))
+def _library(path: Path) -> str:
+    """What loads a saved edit: zu a file, PEFT or transformers a folder; "" where none is there."""
+    if path.is_file():
+        return "zu"
+    if (path / "adapter_config.json").is_file():
+        return "peft"
+    return "transformers" if (path / "config.json").is_file() else ""
+
+
+def _write(path: Path, about: dict, head: str) -> dict:
+    """Write a card's two files beside the edit, or into its folder; returns it as it is read."""
+    if path.is_dir():
+        data, page = path / "card.json", path / "README.md"
+    else:
+        data, page = path.with_suffix(".card.json"), path.with_suffix(".card.md")
+    about = write_record(data, about)
+    text = head + "\n" + _markdown(about)
+    write_whole(page, lambda part: part.write_text(text, encoding="utf-8"))
     return about
 
 
@@ -207,12 +227,14 @@ def _markdown(about: dict) -> str:
     """The card as Markdown."""
     settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
     sizes = ", ".join(f"`{name}` {size:.2%}" for name, size in about["weights"].items())
+    moved = ", ".join(f"layer {layer} {x:.2%}" for layer, x in about["damage"].items())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
         f"# {about['method']}: {about['facts']} facts to forget, {about['model']}",
         "",
         f"- Settings: {settings}",
         f"- Changed weights, ‖Δ‖ / ‖W‖: {sizes}",
+        f"- Damage, general energy moved, tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ): {moved or 'not measured'}",
         f"- Model hash `{about['model_hash']}`, {about['dtype']}; "
         f"forget set's hash `{about['forget_hash']}`",
         f"- Made {about['created']} on {about['device']}, zu {about['commit']}, {versions}",

@@ -15,11 +15,13 @@ from ..data.facts import Fact
 from ..descent import Objective, Schedule, answer_rows, descend
 from ..layouts import known
 from ..models import finite, logits, resolve_layers
+from ..modes import settled, settles
 from ..questions import Question, join_of, paraphrases
 from ..reader import Reader
 from ..scores import Pair, score
 from ..spacing import sentence
 from ..wording import Wording
+from ..wrappers import parameter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,6 +86,7 @@ class Robustness(dict[str, Sequence[float | None]]):
         self.curves = dict(curves)
 
 
+@settles
 def robustness(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | Wording,
@@ -121,7 +124,7 @@ def robustness(
     Raises
     ------
     ValueError
-        Without others, and for a model that puts out NaN or infinity.
+        Without two others or more, and for a model that puts out NaN or infinity.
     """
     audit = Audit(Reader(model, tokenizer), facts, others, forms)
     return audit.run(weights, relearn)
@@ -144,7 +147,7 @@ class Audit:
     Raises
     ------
     ValueError
-        Without others.
+        Without two others or more.
     """
 
     def __init__(
@@ -158,6 +161,9 @@ class Audit:
             raise ValueError("others: give facts (zu.Fact) of the same relations that are not to "
                              "be forgotten, as many as you have: the probe is fitted on them, and "
                              "relearning is tried with them")
+        if len({fact.text for fact in others}) < 2:
+            raise ValueError("others: one prompt is too few, give two or more: the probe is fitted "
+                             "on how they differ")
         self.reader = reader
         self.facts = facts
         self.others = others
@@ -186,6 +192,11 @@ class Audit:
         ValueError
             For a model that puts out NaN or infinity.
         """
+        with settled(self.reader.model):
+            return self._run(weights, relearn)
+
+    def _run(self, weights: Sequence[str], relearn: Relearning) -> Robustness:
+        """`run`, of a model in evaluation mode."""
         model = self.reader.model
         self.reader.bind(min(_learning(model, relearn)))
         self.reader.check()
@@ -462,7 +473,8 @@ def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterat
     bits : int
         How many a value has.
     """
-    kept = {name: model.get_parameter(name).detach().clone() for name in names}
+    weights = {name: parameter(model, name) for name in names}
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
     levels = 2 ** (bits - 1) - 1  # on either side of 0
     try:
         with torch.no_grad():
@@ -470,12 +482,12 @@ def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterat
                 largest = weight.float().abs().amax(1, keepdim=True)  # (d, m) -> (d, 1)
                 scale = largest.clamp_min(1e-12) / levels
                 rounded = (weight.float() / scale).round() * scale
-                model.get_parameter(name).copy_(rounded.to(weight.dtype))
+                weights[name].copy_(rounded.to(weight.dtype))
         yield
     finally:
         with torch.no_grad():
             for name, weight in kept.items():
-                model.get_parameter(name).copy_(weight)
+                weights[name].copy_(weight)
 
 
 def relearning(

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data.cache import user_path
 from ..data.facts import Fact, Facts
 from ..edit import Edit
-from ..methods import Settings, find, source_of, unlearn
+from ..methods import DamageWarning, Settings, find, source_of, unlearn
 from ..models import fingerprint, resolve_layers, tokenizer_hash
 from ..reader import Reader
 from ..records import (
@@ -324,10 +324,13 @@ class Grid:
     def _run(self, draw: _Draw, spec: RunSpec) -> dict:
         """Make the edit, measure while it is on, take it off; returns the record."""
         seconds: dict[str, float] = {}
-        edit = self._edit(draw, seconds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamageWarning)  # the record says it
+            edit = self._edit(draw, seconds)
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = self._metrics(draw.forget, edit)
-        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
+        damage = {str(layer): share for layer, share in edit.damage.items()} if edit else {}
+        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds, "damage": damage,
                  "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
@@ -337,7 +340,8 @@ class Grid:
         """The edit of a row, put on; None for "base"."""
         reader, method = self.reader, draw.row.method
         layers = self._layers(draw.row)
-        settings = draw.row.settings | {"layers": layers}
+        # a ruined model is a result too: its record says the damage
+        settings: dict[str, Any] = {"check": False} | draw.row.settings | {"layers": layers}
         if method == "base":
             return None
         if method in self.own:

@@ -25,6 +25,7 @@ from ..batches import Batch, collate
 from ..data.cache import user_path
 from ..data.names import closest
 from ..models import decoder, finite, logits
+from ..modes import settles
 from ..passes import takes_cache
 from ..reader import Reader
 from ..scores import wilson
@@ -183,6 +184,7 @@ def digest(names: Sequence[str], folder: str | Path) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+@settles
 def downstream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

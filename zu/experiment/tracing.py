@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..data.facts import Fact, FactError
 from ..layouts import known
 from ..models import decoder, logits
+from ..modes import settles
 from ..passes import hooks
 from ..questions import Question
 from ..wording import Wording, sink
@@ -355,6 +356,7 @@ class Corruption(NamedTuple):
 CORRUPTION = Corruption()
 
 
+@settles
 @torch.no_grad()
 def indirect_effects(
     model: PreTrainedModel,

@@ -3,6 +3,7 @@ from .base import Columns, Descended, Job, Located, Method, Problem, Settings, S
 from .descended import Ascent, FineTune, GradDiff, Npo
 from .located import AlphaEdit, Anchored, Descent, Exact, Memit, Rome, ZeroUnlearn, answered
 from .registry import METHODS, RECOMMENDED, SHARED, find, register, settings_for, source_of
+from .ruin import DamageWarning
 from .unlearning import DEFAULT, find_targets, unlearn
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Anchored",
     "Ascent",
     "Columns",
+    "DamageWarning",
     "Descended",
     "Descent",
     "Exact",

@@ -52,7 +52,11 @@ class Method(BaseModel):
         default as the reader that is given asks them, and plainly without one.
     moments : dict, optional
         What general text looks like to the unedited model, C_0 (m, m) by layer, as `zu.moments`
-        returns it, for the methods that need it; by default that of the embedded prose.
+        returns it, for the methods that need it; by default that of the embedded prose. With any
+        method, the edit's damage is measured with it.
+    check : bool
+        Whether some held-out prose is read before and after, and an edit refused that makes its
+        perplexity more than twice what it was.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -68,6 +72,7 @@ class Method(BaseModel):
     seed: int = 0
     chat: bool | str | None = None
     moments: InstanceOf[dict] | None = Field(None, exclude=True, repr=False)
+    check: bool = Field(True, exclude=True, repr=False)
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..carried import edits_on
 from ..data.facts import Fact
 from ..edit import Edit, EditError
-from ..models import fingerprint, resolve_layers
+from ..models import fingerprint, resolve_layers, weight_name
+from ..modes import settled
 from ..probes import layout
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
 from ..targets import Targets, optimise
+from ..wrappers import has_adapters, parameter, why_not_editable
+from . import ruin
 from .base import Job, Method, Settings
 from .registry import with_settings
 
@@ -63,15 +67,18 @@ def find_targets(
     Raises
     ------
     ValueError
-        For settings that a search does not read.
+        For settings that a search does not read, and for a model whose weights were loaded inside
+        `torch.inference_mode`.
     """
     idle = [name for name in ("layers", "moments", "targets") if name in settings]
     if idle:
         raise ValueError(f"find_targets takes no {', '.join(idle)}: the layer is an argument")
     s = Settings(goal=goal, **settings)
-    reader = Reader.of(model, tokenizer, reader, s.chat)
-    texts = reader.texts(s.n_prefixes, s.seed)
-    return optimise(model, reader.wording, facts, layer, s.search(texts))
+    _check_weights(model)
+    with settled(model):
+        reader = Reader.of(model, tokenizer, reader, s.chat)
+        texts = reader.texts(s.n_prefixes, s.seed)
+        return optimise(model, reader.wording, facts, layer, s.search(texts))
 
 
 def unlearn(
@@ -89,7 +96,8 @@ def unlearn(
 
     For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
     way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
-    method's solve.
+    method's solve. Training mode, `torch.no_grad` and `torch.inference_mode` around the call have
+    no influence.
 
     Parameters
     ----------
@@ -106,8 +114,8 @@ def unlearn(
         Of this model: what several calls share. It has the prefixes, what lies below the edited
         layers, and the moments that the first call read. Without one each call reads for itself.
     **settings
-        The method's own, where it is given by name: `layers`, `seed` and `chat` for all of them,
-        `alpha`, `goal`, `moments`, `targets` or `retain` for some. ROME and the methods that
+        The method's own, where it is given by name: `layers`, `seed`, `chat` and `check` for all of
+        them, `alpha`, `goal`, `moments`, `targets` or `retain` for some. ROME and the methods that
         descend change only the middle one of the layers.
 
     Returns
@@ -121,7 +129,9 @@ def unlearn(
         Unknown methods or settings, what the method cannot take, a model whose logits are not
         finite.
     EditError
-        An edit that exploded or changes nothing. The model is then as it was.
+        An edit that exploded, that the weights' dtype cannot hold, or that changes nothing; one
+        that makes perplexity on held-out prose more than twice what it was, unless `check` is off;
+        weights that cannot be edited. The model is then as it was.
 
     References
     ----------
@@ -131,11 +141,33 @@ def unlearn(
     layers = resolve_layers(model, s.layers)
     reader = Reader.of(model, tokenizer, reader, s.chat)
     job = Job(reader, list(facts), layers, anchors, earlier)
-    _probe(s, job)
+    _check_weights(model, layers)
+    with settled(model):
+        _probe(s, job)
     _check(s, job)
-    if message := s.warning(job):
+    for message in _to_know(s, job):
         warnings.warn(message, stacklevel=2)
-    return _made(s, job)
+    with settled(model):
+        return _made(s, job)
+
+
+def _to_know(s: Method, job: Job) -> list[str]:
+    """What a user should know before a job is done."""
+    message = s.warning(job)
+    said = [message] if message else []
+    named = {edit.ticket for edit in job.earlier}
+    there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
+    if there:
+        way = "restore it first" + (", or name it in earlier=" if s.spares else "")
+        said.append(f"the model carries an edit already ({'; '.join(there)}) that is not named in "
+                    f"earlier: this one is made on top of it, and does not spare it; {way}. If a "
+                    "cell ran twice, the first edit can no longer be taken off: load the model "
+                    "afresh")
+    if has_adapters(job.model):
+        said.append("the model has adapters of PEFT: its own save_pretrained saves these alone, "
+                    "and this edit would be lost; save the edit too (edit.save), or merge the "
+                    "adapters first (merge_and_unload) and save the whole (zu.save_model)")
+    return said
 
 
 def _made(s: Method, job: Job) -> Edit:
@@ -151,15 +183,22 @@ def _made(s: Method, job: Job) -> Edit:
     job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers), "chat": job.wording.chat}
     edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
+    was = ruin.before(job) if s.check else None
     try:
         if isinstance(s, Settings):
             _prepare(s, job, edit, asked[-1])
+        else:
+            job.moments = s.moments or _remembered(job)
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
+        edit.measure(job.moments or {})
+        if was is not None:
+            ruin.judge(s, job, edit, was)
     except BaseException:  # an interrupt too leaves the model as it was
         edit.restore()
         raise
+    ruin.warn(edit)
     return edit
 
 
@@ -180,12 +219,35 @@ def _check(s: Method, job: Job) -> None:
         if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
     targets = s.targets if isinstance(s, Settings) else None
+    for layer, C0 in (s.moments or {}).items():
+        if not bool(C0.isfinite().all()):
+            raise ValueError(f"moments of layer {layer} are NaN or infinite: read them again with "
+                             "zu.moments")
     if targets is None:
         return
     if s.middle:  # which may be given those of the methods that edit all layers
         targets.check(len(job.facts), targets.layers or job.layers, targets.aim)
     else:
         targets.check(len(job.facts), job.layers, job.aim)
+    _check_finite(targets)
+
+
+def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
+    """Refuse weights through which no gradient can be taken, and, of layers, those to stay."""
+    for name, weight in model.named_parameters():
+        if weight.is_inference():
+            raise EditError(f"{name} cannot be read for an edit: {why_not_editable(weight)}")
+    for layer in layers:
+        name = weight_name(model, layer)
+        if why := why_not_editable(parameter(model, name)):
+            raise EditError(f"{name} cannot be edited: {why}")
+
+
+def _check_finite(targets: Targets) -> None:
+    """Refuse targets that are no numbers."""
+    if not bool(targets.z.isfinite().all() and targets.h.isfinite().all()):
+        raise ValueError("targets are NaN or infinite: search for them again (zu.find_targets), "
+                         "with a smaller lr or in another dtype (float32, bfloat16)")
 
 
 def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
@@ -202,6 +264,7 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
         search = s.search(job.prefixes, aim=job.aim)
         where = job.layers[-1] if job.aim == "hidden" else job.layers
         job.targets = optimise(job.model, job.wording, job.facts, where, search)
+        _check_finite(job.targets)
     job.moments = s.moments
     if job.moments is None:
         job.moments = _moments(job)
@@ -245,6 +308,15 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
         reader.moments = Moments(reader.moments | more, more.tokens)
         reader.moments_of = now
     return reader.moments
+
+
+def _remembered(job: Job) -> dict[int, torch.Tensor] | None:
+    """The moments that the reader remembers, where they are of this model unedited."""
+    reader = job.reader
+    if not reader.moments:
+        return None
+    same = job.earlier or fingerprint(reader.model) == reader.moments_of
+    return reader.moments if same else None
 
 
 def _in_vain(s: Method, edit: Edit) -> str:

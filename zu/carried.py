@@ -1,0 +1,83 @@
+"""Which edits a model carries: said by the model itself, whoever still holds the edits."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .models import sums
+from .wrappers import parameter, unwrapped
+
+#: The attribute of a model that lists the edits on it, in plain values: copies and pickles keep it.
+ATTRIBUTE = "_zu_edits"
+
+
+def mark(weight: torch.Tensor) -> str:
+    """A short text that tells one weight from another.
+
+    Parameters
+    ----------
+    weight : Tensor
+        Of any shape.
+
+    Returns
+    -------
+    str
+        Its sum, its norm and its sum by place, to ten digits.
+    """
+    return " ".join(f"{x:.9e}" for x in sums(weight))
+
+
+def enlist(model: nn.Module, ticket: str, about: str, marks: dict[str, str]) -> None:
+    """Have a model say that an edit is on it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+    ticket : str
+        The edit's own.
+    about : str
+        What it is.
+    marks : dict of str to str
+        By name, what its weights were without it.
+    """
+    inner = unwrapped(model)
+    there = getattr(inner, ATTRIBUTE, {})
+    setattr(inner, ATTRIBUTE, there | {ticket: (about, dict(marks))})
+
+
+def delist(model: nn.Module, ticket: str) -> None:
+    """Have a model no longer say that an edit is on it.
+
+    Parameters
+    ----------
+    model, ticket
+        As in `enlist`.
+    """
+    inner = unwrapped(model)
+    there = {key: x for key, x in getattr(inner, ATTRIBUTE, {}).items() if key != ticket}
+    if there:
+        setattr(inner, ATTRIBUTE, there)
+    elif hasattr(inner, ATTRIBUTE):
+        delattr(inner, ATTRIBUTE)
+
+
+def edits_on(model: nn.Module) -> dict[str, str]:
+    """The edits that a model carries.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not, or a copy of one.
+
+    Returns
+    -------
+    dict of str to str
+        What each is, by its ticket. An edit is left out whose weights are what they were without
+        it: other weights were loaded into the model.
+    """
+    found = {}
+    for ticket, (about, marks) in getattr(unwrapped(model), ATTRIBUTE, {}).items():
+        if any(mark(parameter(model, name)) != before for name, before in marks.items()):
+            found[ticket] = about
+    return found

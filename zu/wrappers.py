@@ -1,0 +1,203 @@
+"""A model inside its wrappers: names of weights that stay the same, and how a weight is stored.
+
+PEFT, `torch.compile`, data parallelism and checkpointing put names of their own in front of a
+weight's name or into it. What zu stores has the plain name, and is found under either.
+"""
+from __future__ import annotations
+
+import re
+from typing import cast
+
+import torch
+from torch import nn
+
+#: What wrappers put in front of a whole model's names.
+_FRONT = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.")
+#: What wrappers of one module put between its name and its weight's.
+_INSIDE = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "base_layer"}
+
+
+def plain_name(name: str) -> str:
+    """A weight's name as it is in the model without wrappers.
+
+    Parameters
+    ----------
+    name : str
+        As in ``model.named_parameters()`` of a model in any wrappers.
+
+    Returns
+    -------
+    str
+        The name without what PEFT, `torch.compile` and data parallelism have added.
+    """
+    found = True
+    while found:
+        found = False
+        for front in _FRONT:
+            if name.startswith(front):
+                name, found = name.removeprefix(front), True
+    return ".".join(part for part in name.split(".") if part not in _INSIDE)
+
+
+def parameter(model: nn.Module, name: str) -> nn.Parameter:
+    """A weight by name, whatever wrappers are around the model now or were when it was named.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+    name : str
+        Of a weight, plain or with the names of wrappers in it.
+
+    Returns
+    -------
+    nn.Parameter
+        The weight.
+
+    Raises
+    ------
+    AttributeError
+        Where the model has no such weight, or two of them.
+    """
+    try:
+        return model.get_parameter(name)
+    except AttributeError:
+        wanted = plain_name(name)
+    found = {id(x): x for full, x in model.named_parameters() if plain_name(full) == wanted}
+    if len(found) != 1:
+        raise AttributeError(f"{len(found)} weights are called '{wanted}'")
+    return next(iter(found.values()))
+
+
+def owner(model: nn.Module, name: str) -> nn.Module:
+    """The module that has a weight, which may itself be inside a wrapper of one module.
+
+    Parameters
+    ----------
+    model, name
+        As in `parameter`.
+
+    Returns
+    -------
+    nn.Module
+        The one whose own parameter it is.
+
+    Raises
+    ------
+    AttributeError
+        As in `parameter`.
+    """
+    weight = parameter(model, name)
+    for module in model.modules():
+        if any(x is weight for x in module._parameters.values()):
+            return module
+    raise AttributeError(f"no module has '{name}'")
+
+
+def is_transposed(model: nn.Module, name: str) -> bool:
+    """Whether a weight is stored as (m, d): that of transformers' Conv1D, as GPT-2 has it.
+
+    Parameters
+    ----------
+    model, name
+        As in `parameter`.
+
+    Returns
+    -------
+    bool
+        False for (d, m), as torch's Linear has it.
+    """
+    return type(owner(model, name)).__name__ == "Conv1D"
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a weight is in.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"model.layers.16.mlp.down_proj.weight"``.
+
+    Returns
+    -------
+    int or None
+        The first number among the parts of the name; None where there is none.
+    """
+    found = re.search(r"(?:^|\.)(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of whole models.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, compiled, data-parallel, with adapters of PEFT, or plain.
+
+    Returns
+    -------
+    nn.Module
+        The innermost; adapters that are in its layers stay there.
+    """
+    while True:
+        inside = model._modules
+        if "_orig_mod" in inside:  # torch.compile
+            model = cast(nn.Module, inside["_orig_mod"])
+        elif list(inside) == ["module"]:  # data parallelism
+            model = cast(nn.Module, inside["module"])
+        elif "base_model" in inside and _is_of_peft(model):
+            tuner = cast(nn.Module, inside["base_model"])
+            model = tuner._modules.get("model") or tuner
+        else:
+            return model
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether PEFT has put adapters into a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+
+    Returns
+    -------
+    bool
+        True for adapters that are not merged, and for merged ones that are not unloaded.
+    """
+    return any(_is_of_peft(module) for module in model.modules())
+
+
+def _is_of_peft(module: nn.Module) -> bool:
+    """Whether PEFT brings a module's class."""
+    return type(module).__module__.partition(".")[0] == "peft"
+
+
+def why_not_editable(weight: torch.Tensor) -> str:
+    """What keeps a weight from being changed by adding to its numbers.
+
+    Parameters
+    ----------
+    weight : Tensor
+        A weight of a model.
+
+    Returns
+    -------
+    str
+        The reason with the way out, as the end of a sentence; "" for an ordinary weight.
+    """
+    if weight.is_meta:
+        return ("its numbers are not in memory (offloaded): load the model whole, without "
+                "device_map, or with one that puts no layer on 'cpu' or 'disk' beside a GPU")
+    if type(weight) not in (torch.Tensor, nn.Parameter):
+        kind = type(weight).__name__
+        return (f"it is a {kind}, quantised or in pieces: load the model in float32, float16 or "
+                "bfloat16, edit it, then quantise or share it out")
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        return (f"it is of {weight.dtype}, quantised: load the model in float32, float16 or "
+                "bfloat16, edit it, then quantise it")
+    if weight.is_inference():
+        return ("it was loaded inside torch.inference_mode(), which forbids changes: load the "
+                "model outside of it")
+    return ""
