@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import zu
 from zu.data.world import prose
 from zu.experiment import FORMAT, provenance, write_record
+from zu.layouts import known
 from zu.models import decoder, down_proj
 from zu.reader import Batch, collate, encode, forward_until, hooks, prefixes, subject_keys
 from zu.second_moments import pack
-from zu.targets import Targets
+from zu.targets import Search, Targets
 
 CHAPTER = Path(__file__).parents[1] / "book" / "where_to_aim.md"
 WINDOW = 512
@@ -114,7 +115,7 @@ def plain_keys(model, tokenizer, facts, layer: int, before) -> torch.Tensor:
 
 def plain_moments(model, ids: torch.Tensor, layer: int) -> torch.Tensor:
     """C_0 by one whole pass a window, in float64."""
-    m = down_proj(model, layer).in_features
+    m = known(model).matrix(layer).shape[1]
     total = torch.zeros(m, m, dtype=torch.float64, device=model.device)
 
     def add(module, args):
@@ -161,7 +162,7 @@ def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]
     rows = 2 if device.type == "cpu" else 8  # what zu.moments puts through at once
     shapes = linear_shapes(model, layers)
     forward = 2 * sum(a * b for a, b in shapes)
-    outer = 2 * sum(down_proj(model, i).in_features ** 2 for i in layers)
+    outer = 2 * sum(known(model).matrix(i).shape[1] ** 2 for i in layers)
     texts = prose("moments")
     ids = pack(tokenizer, texts, tokens, WINDOW)
 
@@ -198,11 +199,12 @@ def measure_targets(
 
     Also zu's targets.
     """
-    same = dict(steps=steps, tolerance=0.0)
+    same = dict(steps=steps, tolerance=0.0, lr=0.4)
     plain_targets, device = plain_cells()["plain_targets"], model.device
 
     def ours(facts, **settings):
-        return zu.targets.optimise(model, tokenizer, facts, layer, before, cache=False, **settings)
+        return zu.targets.optimise(
+            model, tokenizer, facts, layer, Search(before, **settings), cache=False)
 
     ours(facts[:1], steps=1)
     held = peak_bytes(device)
