@@ -275,7 +275,8 @@ def test_a_model_whose_layers_cannot_be_run_alone_is_evaluated_and_descended_as_
     before, W = zu.scores.score(aside, tokenizer, asked)[0, 2], models.down_proj(aside, 2).weight
     old = W.detach().clone()
     with warnings.catch_warnings(action="error"):
-        with zu.unlearn(aside, tokenizer, FACTS[:1], "ga", layers=[2], steps=5) as edit:
+        with zu.unlearn(aside, tokenizer, FACTS[:1], "ga", layers=[2], steps=5,
+                        check=False) as edit:
             assert zu.scores.score(aside, tokenizer, asked)[0, 2] < before
             assert edit.changed and not torch.equal(W, old)
     assert torch.equal(W, old)

@@ -181,7 +181,6 @@ def test_h_is_five_to_eight_times_as_long_as_what_the_layer_puts_out():
     assert all(4.5 < x.median() < 8.5 for x in times)
 
 
-@pytest.mark.parametrize("kl_at", ["subject", "next"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_divergence_is_from_the_edited_to_the_original_at_the_subjects_end(tiny, facts, which):
     """Neither the other direction nor what is said after "is a" gives the released term."""
