@@ -391,9 +391,9 @@ class Edit:
         source = source_of(self.model)
         if other := differing(self.model, self._original):
             warnings.warn(f"the model is not what lies in '{source}' ({other} is another: it was "
-                          "trained, or an adapter was merged into it). The adapter fits the model "
-                          "as it was edited: save that without the edit (zu.save_model), and load "
-                          "the adapter onto it", stacklevel=5)
+                          "trained or edited, or an adapter was merged into it). The adapter fits "
+                          "the model as it was edited: save that without the edit "
+                          "(zu.save_model), and load the adapter onto it", stacklevel=5)
             return None
         return source or None
 

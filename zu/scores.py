@@ -461,7 +461,7 @@ def perplexity(
         ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``.
     tokens, window, stride : int
         How many of its first tokens are read, as many as fill whole windows; in tokens. A window
-        longer than the model's context is cut to it, with a warning.
+        is at most the model's context (a warning says so).
     reader : Reader, optional
         As in `evaluate`.
 

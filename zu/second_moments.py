@@ -271,8 +271,7 @@ def moments(
         Ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file
         or ``"hub:DATASET"``: see `corpus`.
     tokens, window : int
-        How much to read, and how much at once; a window longer than the model's context is cut
-        to it, with a warning.
+        How much to read, and how much at once, at most the model's context (a warning says so).
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
         interrupted call goes on where it stopped and ends with the same bits. No text is stored.
@@ -280,7 +279,7 @@ def moments(
     Returns
     -------
     Moments
-        By layer, (m, m) float64. Its `tokens` are those that were read: fewer where the text ends.
+        By layer, (m, m) float64, and how many `tokens` were read: fewer where the text ends.
 
     Raises
     ------

@@ -96,8 +96,7 @@ def unlearn(
 
     For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
     way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
-    method's solve. Training mode, `torch.no_grad` and `torch.inference_mode` around the call have
-    no influence.
+    method's solve. The caller's modes have no influence (`zu.modes`).
 
     Parameters
     ----------
@@ -111,8 +110,8 @@ def unlearn(
     earlier : Sequence[Edit]
         Edits of the same layers whose facts' values should stay.
     reader : Reader, optional
-        Of this model: what several calls share. It has the prefixes, what lies below the edited
-        layers, and the moments that the first call read. Without one each call reads for itself.
+        Of this model: what several calls share, such as prefixes and moments. Without one each call
+        reads for itself.
     **settings
         The method's own, where it is given by name: `layers`, `seed`, `chat` and `check` for all of
         them, `alpha`, `goal`, `moments`, `targets` or `retain` for some. ROME and the methods that
@@ -129,9 +128,8 @@ def unlearn(
         Unknown methods or settings, what the method cannot take, a model whose logits are not
         finite.
     EditError
-        An edit that exploded, that the weights' dtype cannot hold, or that changes nothing; one
-        that makes perplexity on held-out prose more than twice what it was, unless `check` is off;
-        weights that cannot be edited. The model is then as it was.
+        An edit that exploded, changes nothing, or more than doubles perplexity on held-out prose
+        (but for `check`); weights that cannot be edited. The model is then as it was.
 
     References
     ----------
