@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .base import Job, Method
 
 #: The damage in one layer past which perplexity doubles in most runs: 1, where an edit adds as much
-#: energy to general text as the layer itself puts out. From `results/damage.json`: {PROVENANCE}
+#: energy to general text as the layer itself puts out. Of the 88 edits of the embedded model in
+#: `results/damage.json` 17 of the 18 past it more than doubled perplexity, and 2 of the other 70.
 DOUBLES = 1.0
 #: An edit is refused that makes perplexity more than so many times what it was.
 WORST = 2.0
