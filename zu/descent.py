@@ -162,8 +162,8 @@ class Schedule:
     batch : int, optional
         Most rows in a step, in the order in which they come; by default all of them.
     stop : float
-        The mean loss, a token, of the rows that are pulled up, under which it ends once all were
-        seen; 0: never.
+        The mean loss a token under which it ends, once all rows were seen, where all of them are
+        pulled up; 0: never.
     tokens : int
         Rows go through in parts of about so many tokens, whose gradients add up.
     """
@@ -190,10 +190,8 @@ def descend(
 
     Parameters
     ----------
-    model, objective
-        A causal language model, and what becomes small.
-    layers : sequence of int
-        Whose weights change.
+    model, objective, layers
+        What becomes small of which model, and whose weights change.
     schedule : Schedule
         How often, how far, and how many rows at once.
     watch : Watch, optional
@@ -202,8 +200,8 @@ def descend(
     Returns
     -------
     new, losses : dict, (steps,)
-        By layer, the new weights (d, m); the objective before each step, over the rows that the
-        step sees, scaled to all of them; float32.
+        By layer, the new weights (d, m); the objective before each step, as the step's rows have
+        it; float32.
 
     Raises
     ------
@@ -216,30 +214,26 @@ def descend(
     new = {layer: _free_copy(model, layer) for layer in layers}
     adam = torch.optim.Adam(new.values(), lr=schedule.lr, fused=True)
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
-    start = torch.zeros_like(weight)
-    if objective.beta is not None:
-        start = _said(model, batches, len(weight))
+    start = _said(model, batches, len(weight)) if objective.beta else torch.zeros_like(weight)
     losses: list[torch.Tensor] = []
     with hooks(*_stand_ins(model, new)), torch.enable_grad():
         for _ in range(schedule.steps):
             now = torch.zeros_like(weight)
             for batch in batches:
                 adam.zero_grad()
-                loss = torch.zeros((), dtype=torch.float32)
+                losses.append(torch.zeros((), dtype=torch.float32))
                 for index, part, seen in batch.parts:
                     # in later steps it would be the steps' fault
-                    logp = _answers(model, part, seen, check=not losses)
+                    logp = _answers(model, part, seen, check=len(losses) == 1)
                     now[index] = logp.detach() / part.position
                     value = objective.loss(logp, start[index], part.position, weight[index])
-                    value = value / batch.share
-                    _add_gradients(new.values(), value)
-                    loss += value.detach().cpu()
-                losses.append(loss)
+                    _add_gradients(new.values(), value / batch.share)
+                    losses[-1] += value.detach().cpu() / batch.share
                 _check_finite(losses, new.values())
                 adam.step()
                 if watch:
                     watch(len(losses))
-            if bool((weight < 0).any()) and float(-now[weight < 0].mean()) < schedule.stop:
+            if bool((weight < 0).all()) and float(-now.mean()) < schedule.stop:
                 break
     return {layer: w.detach() for layer, w in new.items()}, torch.stack(losses)
 

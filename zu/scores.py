@@ -446,10 +446,8 @@ def perplexity(
 
     Each window of `window` tokens scores its last `stride` tokens, the first one all but the very
     first, the last one what is left: a token sees at least window − stride before it, and always
-    one, so that a stride of `window` is one less.
-
-    The released code reads the first 100 tokens of the Wikipedia dump that C_0 is drawn from, and
-    takes the exponent 1/N where N − 1 are predicted.
+    one, so that a stride of `window` is one less. The released code reads the first 100 tokens of
+    the Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
 
     Parameters
     ----------
@@ -477,9 +475,7 @@ def perplexity(
     """
     prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
-    window = min(tokens, window)
-    cut = fitting(model, window)
-    stride, window = max(stride * cut // window, 1), cut
+    window, stride = _fitting(model, min(tokens, window), stride)
     ids = pack(reader.tokenizer, prose, tokens, window).flatten()  # (windows, window) -> (n,)
     # where the overlapping windows end; the last one ends with the text
     ends = [*range(window, len(ids), min(stride, window - 1)), len(ids)]
@@ -496,6 +492,12 @@ def perplexity(
             logp = says(i, first).log_softmax(-1)  # (scored tokens, vocabulary)
             total -= logp.gather(1, rows[i, first:, None]).double().sum().item()
     return float(np.exp(total / (len(ids) - 1)))
+
+
+def _fitting(model: PreTrainedModel, window: int, stride: int) -> tuple[int, int]:
+    """A window cut to the model's context, and its stride in proportion."""
+    cut = fitting(model, window)
+    return cut, max(stride * cut // window, 1)
 
 
 def _speaker(reader: Reader, rows: torch.Tensor) -> Callable[[int, int], torch.Tensor]:

@@ -255,9 +255,7 @@ def moments(
     window: int = 512,
     cache: bool = True,
 ) -> Moments:
-    """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU.
-
-    All layers are read in one pass, which stops at the last.
+    """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU, read in one pass.
 
     Parameters
     ----------

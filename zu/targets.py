@@ -250,9 +250,8 @@ def optimise(
     """Find, for every fact, the δ to add at the subject's last token.
 
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
-    + kl · KL of what is said of the subject (see `Search.kl_at`) + weight_decay · ‖δ‖ / ‖h‖², where
-    h is what δ is added to; with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the loss
-    is under the tolerance.
+    + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², where δ is added to h;
+    with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the loss is under the tolerance.
 
     Parameters
     ----------
@@ -261,8 +260,7 @@ def optimise(
     facts : sequence of Fact
         The n facts.
     layer : int or sequence of int
-        After which δ is added, or whose projection's output it is added to (`Search.aim`): these
-        may be several, each with a δ of its own.
+        After which δ is added, or to whose projections' output, a δ each (`Search.aim`).
     search : Search
         What the model should say, and how δ is found.
     batch : int, optional

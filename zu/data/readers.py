@@ -1,4 +1,17 @@
-"""Facts by name, from files, addresses and the hub: rows are checked, errors name the place."""
+"""Facts by name, from files, addresses and the hub: rows are checked, errors name the place.
+
+What is read beside the fields of `Fact`:
+
+- multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains split into single hops, each hop
+  once), ROME's known facts (`zu.data.schemas`);
+- requests for edits: EasyEdit's, MEMIT's, KnowEdit (ZsRE, counterfact, WikiRecent, WikiBio),
+  CKnowEdit, WikiBigEdit, with their rephrasings and locality (`zu.data.editing`). The fact is the
+  true answer, not the new one, and portability, which follows from the new one, is not read;
+- questions: RWKU's levels 1 to 3 and its neighbours, TOFU and its perturbed form, MUSE's knowmem
+  and verbmem, WMDP and MMLU, of which the right choice (`zu.data.questions`).
+
+The readers say what becomes of each field. Any row may also have `join`, see `Fact`.
+"""
 from __future__ import annotations
 
 import csv
@@ -49,20 +62,9 @@ def load_facts(
     """Load facts by name, from a file, an address or the hub, or from what Python holds.
 
     A row has the fields of `Fact`, where the prompt may hold the subject itself instead of ``{}``,
-    or is in a schema of the field, which its fields tell:
-
-    - multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains split into single hops, each
-      hop once), ROME's known facts;
-    - requests for edits: EasyEdit's, MEMIT's, KnowEdit (ZsRE, counterfact, WikiRecent, WikiBio),
-      CKnowEdit, WikiBigEdit, with their rephrasings and locality. The fact is the true answer, not
-      the new one, and portability, which follows from the new one, is not read;
-    - questions: RWKU's levels 1 to 3 and its neighbours, TOFU and its perturbed form, MUSE's
-      knowmem and verbmem, WMDP and MMLU (the right choice).
-
-    The readers, in `zu.data.schemas`, `zu.data.editing` and `zu.data.questions`, say what becomes
-    of each field. Any row may also have `join`, see `Fact`. null, NaN and what is empty stand for
-    none. Columns are taken as rows are: one object with a list for each field. In CSV, lists are
-    written as JSON. A subject is found as a word, not as a part of one.
+    or is in a schema of the field, which its fields tell; this module's text lists them. null, NaN
+    and what is empty stand for none. Columns are taken as rows are: one object with a list for each
+    field. In CSV, lists are written as JSON. A subject is found as a word, not as a part of one.
 
     Parameters
     ----------
@@ -95,10 +97,8 @@ def load_facts(
     ------
     FactError
         With file, row, field and remedy, but none of the text, which is private.
-    FileNotFoundError
-        For no file.
-    OSError
-        For a failed download.
+    FileNotFoundError, OSError
+        For no file, and for a failed download.
     ValueError
         For another `on_error`, and for an embedded set that there is not.
     """
@@ -109,10 +109,18 @@ def load_facts(
         read = Rows(list(rows_in(source)), known.name if known else "own")
         facts, told = _facts(read, on_error == "skip", rule or (known.rule if known else None))
         return _warned(facts, told)
-    whole = str(source)
+    facts, told, half = _named(str(source), on_error, rule)
+    _warned(facts, told)
+    return _half(facts, half) if half else facts
+
+
+def _named(
+    whole: str, on_error: str | None, rule: str | None
+) -> tuple[Facts, list[str], str]:
+    """Facts by the name of a set, a path or an address; what to warn of; which half is wanted."""
     half = next((end for end in (":forget", ":retain") if whole.endswith(end)), "")
     name = whole.removesuffix(half)
-    told = []
+    told: list[str] = []
     if name.startswith("world-"):
         from . import world
 
@@ -121,8 +129,7 @@ def load_facts(
         skip = (on_error or ("skip" if name in PUBLISHED else "raise")) == "skip"
         facts, told = _facts(_read(name), skip, rule)
     facts.rule = rule or facts.rule
-    _warned(facts, told)
-    return _half(facts, half) if half else facts
+    return facts, told, half
 
 
 def _warned(facts: Facts, told: list[str]) -> Facts:

@@ -106,11 +106,14 @@ class GradDiff(Descended):
         """
         answers = super().objective(job)
         kept = descent.retain_rows(job.tokenizer, self.retain, self.seed)
-        share = -self.retain_weight / len(kept)
+        n, k = len(answers.rows), len(kept)
+        rows = [*answers.rows, *kept]
+        weights = [*answers.weights, *[-self.retain_weight / k] * k]
+        order = list(range(n + k))
+        if self.batch:  # each batch has its share of both
+            order.sort(key=lambda i: (i + 0.5) / n if i < n else (i - n + 0.5) / k)
         return replace(
-            answers,
-            rows=[*answers.rows, *kept],
-            weights=[*answers.weights, *[share] * len(kept)],
+            answers, rows=[rows[i] for i in order], weights=[weights[i] for i in order]
         )
 
 

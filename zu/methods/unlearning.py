@@ -96,7 +96,7 @@ def unlearn(
 
     For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
     way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
-    method's solve. The caller's modes have no influence (`zu.modes`).
+    method's solve.
 
     Parameters
     ----------
@@ -114,8 +114,7 @@ def unlearn(
         reads for itself.
     **settings
         The method's own, where it is given by name: `layers`, `seed`, `chat` and `check` for all of
-        them, `alpha`, `goal`, `moments`, `targets` or `retain` for some. ROME and the methods that
-        descend change only the middle one of the layers.
+        them, `alpha`, `goal`, `moments`, `targets` or `retain` for some.
 
     Returns
     -------
@@ -125,8 +124,7 @@ def unlearn(
     Raises
     ------
     ValueError
-        Unknown methods or settings, what the method cannot take, a model whose logits are not
-        finite.
+        Unknown methods or settings, what the method cannot take, logits that are not finite.
     EditError
         An edit that exploded, changes nothing, or more than doubles perplexity on held-out prose
         (but for `check`); weights that cannot be edited. The model is then as it was.
@@ -139,14 +137,19 @@ def unlearn(
     layers = resolve_layers(model, s.layers)
     reader = Reader.of(model, tokenizer, reader, s.chat)
     job = Job(reader, list(facts), layers, anchors, earlier)
-    _check_weights(model, layers)
-    with settled(model):
-        _probe(s, job)
-    _check(s, job)
-    for message in _to_know(s, job):
+    for message in _checked(s, job):
         warnings.warn(message, stacklevel=2)
     with settled(model):
         return _made(s, job)
+
+
+def _checked(s: Method, job: Job) -> list[str]:
+    """Refuse what cannot be done; returns what a user should know before it is done."""
+    _check_weights(job.model, job.layers)
+    with settled(job.model):
+        _probe(s, job)
+    _check(s, job)
+    return _to_know(s, job)
 
 
 def _to_know(s: Method, job: Job) -> list[str]:
