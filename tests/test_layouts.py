@@ -37,7 +37,7 @@ def replaced(model, layer, linear):
 def test_a_layout_says_where_the_memory_is_and_how_its_output_arrives(llama):
     found = zu.layout(llama)
     assert repr(found) == ("Layout(LlamaForCausalLM: 'layers' of 5, 'mlp.down_proj' in each; "
-                           "probed: its output is added 1 times)")
+                           "probed: its output is added as it is)")
     assert found.body is llama.model and found.layers is llama.model.layers
     assert found.scales == {i: 1.0 for i in range(5)} and not found.transposed
     assert found.projection(2) is llama.model.layers[2].mlp.down_proj
@@ -46,6 +46,15 @@ def test_a_layout_says_where_the_memory_is_and_how_its_output_arrives(llama):
     for layer in (-1, 5):
         with pytest.raises(IndexError, match=f"layer {layer}: the model has layers 0 to 4"):
             found.projection(layer)
+
+
+def test_a_model_in_training_mode_is_tried_without_its_dropout(cache):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=2, vocab_size=400))
+    assert model.training and model.config.resid_pdrop > 0
+    assert zu.layout(model).scales == {0: 1.0, 1: 1.0}
+    assert model.training
 
 
 def test_a_residual_multiplier_is_measured_as_a_scale(cache):

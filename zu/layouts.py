@@ -125,8 +125,9 @@ class Layout:
         if not self.scales:
             return "not tried"
         normed = sum(map(math.isnan, self.scales.values()))
-        plain = sorted({f"{x:.3g}" for x in self.scales.values() if not math.isnan(x)})
-        words = [f"its output is added {' or '.join(plain)} times"] if plain else []
+        times = sorted({x for x in self.scales.values() if not math.isnan(x)})
+        plain = " or ".join("as it is" if x == 1 else f"{x:.3g} times" for x in times)
+        words = [f"its output is added {plain}"] if plain else []
         words += [f"its output is normalised in {normed} layers"] if normed else []
         words += ["stored transposed"] if self.transposed else []
         return "probed: " + ", ".join(words)
@@ -302,8 +303,8 @@ def known(model: PreTrainedModel) -> Layout:
             if isinstance(layers, nn.ModuleList) and _fits(body, layers, record):
                 return Layout(model, body, layers, record)
     raise LayoutError(
-        f"zu does not know where the layers of {type(model).__name__} and their MLPs' output "
-        "projections stand: it cannot edit this model. zu.evaluate and zu.perplexity work all the "
+        f"{type(model).__name__} cannot be edited: zu knows no layers in it whose MLP ends in one "
+        "projection (a mixture of experts has many). zu.evaluate and zu.perplexity work all the "
         "same")
 
 

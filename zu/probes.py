@@ -22,6 +22,7 @@ from .batches import Batch
 from .data.cache import cache_file, read_tensors, write_tensors
 from .layouts import Layout, LayoutError, known
 from .models import NonFiniteError, logits
+from .modes import settled
 from .passes import call_layer, entering, hooks, run_from, whole_logits
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def layout(model: PreTrainedModel) -> Layout:
     path = cache_file("layouts", repr(about))
     kept = read_tensors(path, "scales")
     if kept is None or len(kept["scales"]) != len(editable):
-        kept = {"scales": torch.tensor(_probed(found, editable), dtype=torch.float64)}
+        with settled(model):  # dropout would make of each run another one
+            scales = _probed(found, editable)
+        kept = {"scales": torch.tensor(scales, dtype=torch.float64)}
         write_tensors(path, kept)
     return replace(found, scales=dict(zip(editable, kept["scales"].tolist(), strict=True)))
 
