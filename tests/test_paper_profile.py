@@ -41,7 +41,8 @@ def stage(tmp_path, folders, texts, written):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page, fewer", [
-    ("few_shot", {"n": 2, "seeds": [1]}), ("many_facts", {"counts": [1, 3]})])
+    ("few_shot", {"n": 2, "seeds": [1]}),
+    pytest.param("many_facts", {"counts": [1, 3]}, marks=pytest.mark.whole)])
 def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monkeypatch):
     folder, elsewhere = stage
     values = PROFILE[page] | elsewhere | fewer
@@ -67,6 +68,7 @@ def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monke
         assert not [f.id for f in zu.load_facts(dataset, on_error="skip") if f.text in shown]
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_method_of_ones_own_is_a_chapters_parameter_by_its_import_path(stage, monkeypatch):
     folder, elsewhere = stage
