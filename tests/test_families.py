@@ -130,6 +130,14 @@ def test_every_layer_of_gemma_4_is_edited_whatever_its_size(more, tokenizer, mon
         assert part == pytest.approx(1, abs=0.01) and off < 0.01, layer
 
 
+def test_of_an_mlp_and_experts_side_by_side_the_mlp_is_edited(tokenizer, monkeypatch):
+    own = tiny_families.OWN["granitemoehybrid"] | {"num_local_experts": 4}
+    monkeypatch.setitem(tiny_families.OWN, "granitemoehybrid", own)
+    model = tiny_families.build("granitemoehybrid")
+    assert model.model.layers[0].block_sparse_moe is not None
+    check(model, tokenizer)
+
+
 def test_in_a_model_of_states_and_mlps_the_mlps_are_edited():
     """Nemotron-H has layers that are nothing but an MLP, and others whose output ends alike."""
     model = tiny_families.build("nemotron_h")
@@ -211,6 +219,31 @@ def test_the_record_has_every_family_and_none_that_is_wrong():
         right(row)
     for row in KEPT.values():
         assert row["error"] < 1e-5 and (row["bound"] or row["reason"].startswith(row["class"]))
+
+
+def test_every_family_of_the_record_is_in_a_table_of_the_page():
+    from zu.book import families as tables
+
+    rows = list(KEPT.values())
+    shown = [name.split(" (")[0] for table in (tables.bound(rows), tables.refused(rows))
+             for names in table["families"] for name in names.split(", ")]
+    assert sorted(shown) == sorted(KEPT) == sorted(tables.flat(rows)["kind"])
+    page = (ROOT / "book" / "models.md").read_text()
+    assert "families.bound(rows)" in page and "families.refused(rows)" in page
+
+
+def test_the_tables_say_how_a_family_is_read_and_the_worst_of_each_group():
+    from zu.book import families as tables
+
+    table = tables.bound([
+        KEPT["granite"] | {"error": 3e-6, "reach": {"memit": [1.0, 0.0], "rome": [0.98, 0.02]}},
+        KEPT["granite_swa"], KEPT["gpt2"], KEPT["lfm2_moe"]])
+    granite = table.loc["mlp.down_proj"]
+    assert granite["families"] == "granite, granite_swa" and granite["reach"] == "0.9800"
+    assert granite["its output arrives"] == "0.22 times" and granite["error"] == "3e-06"
+    assert table.loc["mlp.c_proj"]["stored"] == "transposed, with a bias"
+    assert table.loc["feed_forward.w2"]["families"] == "lfm2_moe (1 of 5 layers)"
+    assert tables.arrives([1.0, None]) == "as it is, or normalised"
 
 
 @pytest.mark.parametrize("kind", AGAIN)

@@ -53,8 +53,9 @@ OWN: dict[str, dict[str, Any]] = {
                      num_dense_layers=1),
     "llama4_text": dict(interleave_moe_layer_step=2, intermediate_size_mlp=80),
     "mamba2": dict(num_heads=8, head_dim=8, state_size=8, n_groups=1, chunk_size=8),
-    "nemotron_h": dict(layers_block_type=["linear_attention", "mlp", "full_attention", "mlp", "moe"],
-                       mamba_num_heads=8, mamba_head_dim=8, moe_shared_expert_intermediate_size=16),
+    "nemotron_h": dict(
+        layers_block_type=["linear_attention", "mlp", "full_attention", "mlp", "moe"],
+        mamba_num_heads=8, mamba_head_dim=8, moe_shared_expert_intermediate_size=16),
     "qwen2_5_vl_text": dict(rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]}),
     "qwen4_exp_text": dict(
         hc_lowrank=8, ple_embed_dim=32, ngram_vocab_size_base=100,

@@ -42,7 +42,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    Only safetensors are read, and no code of a folder or of the hub is run.
+    Only safetensors are read, and no code of a folder or of the hub is run. A model of images and
+    text is loaded too, if it says something to text alone; where transformers loads only the part
+    for text, a warning says so.
 
     Parameters
     ----------
@@ -133,13 +135,13 @@ def _read(
 def _must_read_text(model: PreTrainedModel) -> None:
     """Raise `OSError` unless a model of images and text says something to text alone."""
     ids = torch.tensor([[1, 2, 3]], device=model.device)
+    said = f"{type(model).__name__} does not read text alone"
     try:
         logits = model.eval()(input_ids=ids, use_cache=False).logits
-        reads = logits.shape[:2] == ids.shape
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        reads = False
-    if not reads:
-        raise OSError(f"{type(model).__name__} does not read text alone")
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OSError(f"{said}: {type(error).__name__}, {error}") from error
+    if logits.shape[:2] != ids.shape:
+        raise OSError(said)
 
 
 def _move(model: nn.Module, device: str | None) -> None:
