@@ -569,7 +569,9 @@ def bytes_per_fact(
     size = model.dtype.itemsize
     layout = known(model)
     depth = len(layout.layers)
-    d, m = max((layout.matrix(i).shape for i in layout.editable), key=math.prod)
+    # some layers of a mixture of experts have no projection, and some families have wider ones
+    there = [i for i in layout.editable if i >= min(start, depth - 1)] or layout.editable
+    d, m = max((layout.matrix(i).shape for i in there), key=math.prod)
     kv = _numbers_of_a_token(config, d)
     per_token = (8 * size + 16) * d + 6 * m * size + 6 * kv * size
     states = width * (depth - start + 1) * per_token
