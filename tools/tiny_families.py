@@ -32,7 +32,9 @@ OWN: dict[str, dict[str, Any]] = {
         "full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
     "dbrx": dict(attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
                  ffn_config={"hidden_size": 32, "ffn_hidden_size": 16}),
-    "dots1": dict(n_shared_experts=1),
+    # as released: the first layer is dense
+    "deepseek_v2": dict(first_k_dense_replace=1),
+    "dots1": dict(n_shared_experts=1, first_k_dense_replace=1),
     "dots3_note_text": dict(
         head_dim=12, index_topk=4, index_head_dim=8, index_n_heads=2,
         shared_experts_intermediate_size=16, swa_num_attention_heads=4, swa_num_key_value_heads=4,
