@@ -1,14 +1,18 @@
 """How a model is read and written is tried on the model itself, and what cannot be is refused by
 name, with what still works."""
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import families
 import zu
 from zu import layouts, models, probes, reader
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import families  # noqa: E402
 
 FACTS = families.FACTS
 
@@ -243,6 +247,21 @@ def test_of_layers_with_and_without_a_projection_those_with_one_are_edited(token
         zu.unlearn(model, tokenizer, FACTS, "memit", layers=[0, dense])
     part, off = families.reach(model, tokenizer, 0, "memit", alpha=1e-6)
     assert part == pytest.approx(1, abs=0.01) and off < 0.01
+
+
+@pytest.mark.parametrize("wrap, inside", [(torch.compile, "_orig_mod"),
+                                          (nn.DataParallel, "module")])
+def test_a_wrapper_of_a_whole_model_is_refused_with_the_way_out(llama, tokenizer, wrap, inside):
+    wrapped = wrap(llama)
+    for refused in (lambda: zu.layout(wrapped), lambda: zu.evaluate(wrapped, tokenizer, FACTS),
+                    lambda: zu.perplexity(wrapped, tokenizer),
+                    lambda: zu.known(wrapped, tokenizer, FACTS),
+                    lambda: zu.unlearn(wrapped, tokenizer, FACTS, "ga", layers=[2]),
+                    lambda: zu.find_targets(wrapped, tokenizer, FACTS, 2),
+                    lambda: zu.moments(wrapped, tokenizer, [2], tokens=64)):
+        with pytest.raises(zu.LayoutError, match=f"give zu the one inside .model.{inside}."):
+            refused()
+    assert getattr(wrapped, inside) is llama
 
 
 class Aside(nn.Module):

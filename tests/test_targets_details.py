@@ -229,9 +229,9 @@ def test_the_window_holds_twice_the_longest_row_or_essence():
 
 def test_a_facts_memory_is_what_its_shapes_say(monkeypatch):
     d, m, kv, size, width, length = 8, 20, 2 * 2 * 3, 2, 6, 9
-    matrices = {2: torch.zeros(d, m), 4: torch.zeros(d, 2 * m)}
-    monkeypatch.setattr(targets, "known", lambda model: SimpleNamespace(
-        layers=range(5), matrix=matrices.get))
+    matrices = {0: torch.zeros(d, 3 * m), 2: torch.zeros(d, 2 * m), 4: torch.zeros(d, m)}
+    layout = SimpleNamespace(layers=range(5), matrix=matrices.get, editable=[0, 2, 4])
+    monkeypatch.setattr(targets, "known", lambda model: layout)
 
     def needs(start, **shape):
         model = SimpleNamespace(config=config(**shape), dtype=torch.bfloat16)
@@ -242,10 +242,12 @@ def test_a_facts_memory_is_what_its_shapes_say(monkeypatch):
         past = length * (3 * 5 * kv * size + 4 * m * size)
         return 3 * (states + past + 5 * 11 * 4)
 
-    assert needs(2) == by_hand(4, m) and needs(5) == by_hand(1, 2 * m)
+    assert needs(2) == by_hand(4, 2 * m) and needs(5) == by_hand(1, m)  # the widest from there on
     whole = needs(2, head_dim=2)
     for missing in (dict(head_dim=None), dict(head_dim=0)):  # then it is 8 / 4
         assert needs(2, **missing) == whole
+    layout.editable = [0]  # a mixture of experts behind a layer without
+    assert needs(2) == by_hand(4, 3 * m)
 
 
 def test_what_a_configuration_does_not_say_of_attention_is_taken_for_the_most():

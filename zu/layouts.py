@@ -71,12 +71,16 @@ RECORDS: dict[str, Record] = {
     "gpt_neox": _NEOX,
     "gpt_neox_japanese": _NEOX,
     "gptj": _GPTJ,
+    "granitemoehybrid": Record(projection="shared_mlp.output_linear"),
     "lfm2": _LFM,
     "lfm3": Record("layers", ("embedding_norm",), "feed_forward.w2"),
+    "llama4_text": Record(projection="feed_forward.down_proj"),
     "mamba": _MAMBA,
+    "modernbert-decoder": Record("layers", ("final_norm",), "mlp.Wo", "attn.Wo"),
     "moshi": Record("layers", ("norm",), "mlp.fc2", "self_attn.o_proj.linear"),
     "mpt": Record("blocks", ("norm_f",), "ffn.down_proj", "attn.out_proj"),
     "nanochat": Record("layers", ("norm",), "mlp.fc2"),
+    "nemotron_h": Record("layers", ("norm_f",), "mixer.down_proj", "mixer.o_proj"),
     "openai-gpt": Record("h", (), "mlp.c_proj", "attn.c_proj"),
     "opt": _OPT,
     "persimmon": Record("layers", ("final_layernorm",), "mlp.dense_4h_to_h", "self_attn.dense"),
@@ -85,6 +89,7 @@ RECORDS: dict[str, Record] = {
     "rwkv": Record("blocks", ("ln_out",), "feed_forward.value", "attention.output"),
     "starcoder2": Record(projection="mlp.c_proj"),
     "xglm": _XGLM,
+    "xlstm": Record("blocks", ("out_norm",), "ffn.proj_down", "mlstm_layer.out_proj"),
 }
 #: What is tried where a family has no record, the likeliest first.
 _OTHERS = list(dict.fromkeys([_LLAMA, Record("layers", ("final_layernorm",)), *RECORDS.values()]))
@@ -117,7 +122,9 @@ class Layout:
 
     def __repr__(self) -> str:
         kind = type(self.model).__name__
-        names = f"'{self.record.layers}' of {len(self.layers)}, '{self.record.projection}' in each"
+        there, depth = len(self.editable), len(self.layers)
+        where = "each" if there == depth else f"{there} of them"
+        names = f"'{self.record.layers}' of {depth}, '{self.record.projection}' in {where}"
         return f"Layout({kind}: {names}; {self._tried()})"
 
     def _tried(self) -> str:
@@ -126,7 +133,8 @@ class Layout:
             return "not tried"
         normed = sum(map(math.isnan, self.scales.values()))
         times = sorted({x for x in self.scales.values() if not math.isnan(x)})
-        plain = " or ".join("as it is" if x == 1 else f"{x:.3g} times" for x in times)
+        said = dict.fromkeys("as it is" if x == 1 else f"{x:.3g} times" for x in times)
+        plain = " or ".join(said)
         words = [f"its output is added {plain}"] if plain else []
         words += [f"its output is normalised in {normed} layers"] if normed else []
         words += ["stored transposed"] if self.transposed else []
@@ -135,7 +143,12 @@ class Layout:
     @property
     def transposed(self) -> bool:
         """Whether the projections' weights are stored as (m, d), GPT-2's way."""
-        return any(_is_transposed(x) for x in map(self._at, range(len(self.layers))) if x)
+        return any(_is_transposed(x) for x in map(self._at, self.editable) if x)
+
+    @property
+    def editable(self) -> list[int]:
+        """The layers that have a projection: in some mixtures of experts the first alone."""
+        return [i for i in range(len(self.layers)) if self._at(i) is not None]
 
     def _at(self, layer: int) -> nn.Module | None:
         """What stands where a layer's projection should; None for nothing."""
@@ -277,6 +290,26 @@ class Layout:
         return self.scales.get(layer, 1.0)
 
 
+def check_bare(model: nn.Module) -> None:
+    """Refuse a wrapper of a whole model, inside which layers cannot be read one by one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model.
+
+    Raises
+    ------
+    LayoutError
+        For what torch.compile or data parallelism has made of a model.
+    """
+    for inside, wrapper in (("_orig_mod", "torch.compile"), ("module", "data parallelism")):
+        if inside in model._modules and not hasattr(type(model), "get_decoder"):
+            raise LayoutError(
+                f"the model is wrapped by {wrapper}: give zu the one inside (model.{inside}); "
+                "they have the same weights, so that an edit of one is on the other too")
+
+
 def known(model: PreTrainedModel) -> Layout:
     """A model's layout by its family's record, else by one that fits; nothing is tried.
 
@@ -295,6 +328,7 @@ def known(model: PreTrainedModel) -> Layout:
     LayoutError
         For a model in which no record finds layers with a projection.
     """
+    check_bare(model)
     kind = getattr(model.config.get_text_config(), "model_type", "")
     for body in _bodies(model):
         records = [RECORDS[kind]] if kind in RECORDS else _OTHERS

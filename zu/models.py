@@ -16,7 +16,7 @@ from torch import nn
 from .data.embedded import embedded_model
 from .data.foreign import own_code
 from .data.names import closest
-from .layouts import known
+from .layouts import check_bare, known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +42,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    Only safetensors are read, and no code of a folder or of the hub is run.
+    Only safetensors are read, and no code of a folder or of the hub is run. A model of images and
+    text is loaded too, if it says something to text alone; where transformers loads only the part
+    for text, a warning says so.
 
     Parameters
     ----------
@@ -99,18 +101,47 @@ def _read(
     source: str, dtype: torch.dtype, device_map: str | dict | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a folder or hub id, by transformers' own classes alone."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
+    from transformers.models.auto import modeling_auto
 
     # without trust_remote_code=False transformers asks whether to run a folder's code
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    of_text = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    of_images = config.model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    kind: Any = AutoModelForCausalLM
+    if of_images and not of_text:
+        kind = AutoModelForImageTextToText
     placement = {} if device_map is None else {"device_map": device_map}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    model, found = kind.from_pretrained(
         source, dtype=dtype, use_safetensors=True, trust_remote_code=False,
         output_loading_info=True, **placement)
-    model, found = loaded
     if lacking := sorted(found["missing_keys"]):  # transformers fills them with random numbers
         raise OSError(f"its files lack {len(lacking)} weights, {lacking[0]} for one")
+    if kind is AutoModelForImageTextToText:
+        _must_read_text(model)
+    elif type(model.config) is not type(config):
+        warnings.warn(f"of a {type(config).__name__} only the part for text is loaded, as "
+                      f"{type(model).__name__}; zu.save_model writes that part", stacklevel=3)
     return model, tokenizer
+
+
+@torch.no_grad()
+def _must_read_text(model: PreTrainedModel) -> None:
+    """Raise `OSError` unless a model of images and text says something to text alone."""
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    said = f"{type(model).__name__} does not read text alone"
+    try:
+        logits = model.eval()(input_ids=ids, use_cache=False).logits
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OSError(f"{said}: {type(error).__name__}, {error}") from error
+    if logits.shape[:2] != ids.shape:
+        raise OSError(said)
 
 
 def _move(model: nn.Module, device: str | None) -> None:
@@ -273,6 +304,8 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
     """
     head = model.get_output_embeddings()
     flat = states.reshape(1, -1, states.shape[-1])  # (..., d) -> (1, places, d)
+    # tokens that nobody reads; embeddings in their place are not taken by every family
+    ids = torch.zeros(flat.shape[:2], dtype=torch.long, device=model.device)  # (1, places)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         if check:  # before the cap, which would make of +∞ a number
@@ -281,7 +314,7 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
     handle = head.register_forward_hook(look)
     try:
         with _standing_in(known(model).body, flat):
-            out = model(inputs_embeds=flat, use_cache=False).logits
+            out = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
     return out.float().view(*states.shape[:-1], -1)  # (1, places, vocabulary) -> (..., vocabulary)
@@ -387,7 +420,13 @@ def fitting(model: PreTrainedModel, window: int) -> int:
     -------
     int
         As many, or the model's context where that is shorter.
+
+    Raises
+    ------
+    LayoutError
+        For a model inside torch.compile or data parallelism.
     """
+    check_bare(model)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or not 0 < context < window:
         return window

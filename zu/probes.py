@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Rows and columns of the random tokens; the second row is shorter by two.
 SHAPE = 2, 7
 #: Part of the cache's names: another one where a layout is probed in another way.
-VERSION = 1
+VERSION = 2
 
 
 def layout(model: PreTrainedModel) -> Layout:
@@ -56,7 +56,7 @@ def layout(model: PreTrainedModel) -> Layout:
         Where a probe fails: it says which, and what can be done.
     """
     found = known(model)
-    editable = [i for i in range(len(found.layers)) if found._at(i) is not None]
+    editable = found.editable
     for i in editable:
         found.projection(i)  # for its errors
     about = (VERSION, type(model).__name__, _configuration(model), str(model.dtype),
@@ -111,7 +111,7 @@ def _tokens(model: PreTrainedModel) -> Batch:
 def _refusal(model: PreTrainedModel, why: str) -> str:
     """What to say of a model whose layout does not hold."""
     return (f"{type(model).__name__} cannot be edited layer by layer: {why}. zu.evaluate and "
-            "zu.perplexity work all the same")
+            "zu.perplexity work all the same, and so do methods that train (ga, ft)")
 
 
 def _close(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -154,6 +154,9 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
     states = [*seen, out]
     if len(seen) != len(found.layers):
         why = f"{len(found.layers)} layers are called {len(seen)} times"
+        raise LayoutError(_refusal(found.model, why))
+    if any(x.dim() != 3 for x in states):
+        why = "its layers pass on more than one state for each token"
         raise LayoutError(_refusal(found.model, why))
     real = batch.real.bool()
     for i, block in enumerate(found.layers):

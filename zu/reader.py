@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from .batches import Batch, answers, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .layouts import LayoutError, known
+from .layouts import LayoutError, check_bare, known
 from .models import fingerprint, hash_of
 from .models import logits as finished
 from .modes import settles
@@ -110,6 +110,8 @@ class Reader:
     ------
     ValueError
         For prefixes of which the first is not empty, and a chat that cannot be asked.
+    LayoutError
+        For a model inside torch.compile or data parallelism.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Reader:
         limit: int = 2**30,
         chat: bool | str | None = None,
     ) -> None:
+        check_bare(model)
         self.model, self.layer = model, layer
         self.wording = Wording.of(tokenizer, chat)
         self.tokenizer = self.wording.tokenizer

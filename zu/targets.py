@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -568,7 +569,9 @@ def bytes_per_fact(
     size = model.dtype.itemsize
     layout = known(model)
     depth = len(layout.layers)
-    d, m = layout.matrix(min(start, depth - 1)).shape
+    # some layers of a mixture of experts have no projection, and some families have wider ones
+    there = [i for i in layout.editable if i >= min(start, depth - 1)] or layout.editable
+    d, m = max((layout.matrix(i).shape for i in there), key=math.prod)
     kv = _numbers_of_a_token(config, d)
     per_token = (8 * size + 16) * d + 6 * m * size + 6 * kv * size
     states = width * (depth - start + 1) * per_token

@@ -31,7 +31,8 @@ def own_code(source: str) -> str:
     if isinstance(named, dict):  # in old files it is a list
         named = named.get("AutoTokenizer")
     tokenizer_class = tokenizer.get("tokenizer_class") or ""
-    classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    classes = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+               *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     if named and tokenization_auto.tokenizer_class_from_name(tokenizer_class) is None:
         file = "tokenizer_config.json"
     elif config.get("auto_map") and config.get("model_type") not in classes:

@@ -1,0 +1,125 @@
+"""Which families of models are edited, as tables: of the record that tools/families.py writes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def arrives(scales: Sequence[float | None]) -> str:
+    """How what a projection puts out arrives after its layer, in words.
+
+    Parameters
+    ----------
+    scales : sequence of float or None
+        How many times, one for each that occurs among the layers; None for no plain multiple.
+
+    Returns
+    -------
+    str
+        For example "0.22 times".
+    """
+    words = {1.0: "as it is", None: "normalised"}
+    return ", or ".join(words.get(x) or f"{x:.3g} times" for x in scales)
+
+
+def bound(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The families that are edited, those together that are read and written alike.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The record's families.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each way, the commonest first: the projection's path, how its output arrives, how
+        it is stored, the families, the largest error of the logits, and the reach that is furthest
+        from 1.
+    """
+    found = [row for row in rows if row["bound"]]
+    frame = pd.DataFrame({
+        "projection": [row["projection"] for row in found],
+        "its output arrives": [arrives(row["scales"]) for row in found],
+        "stored": [_stored(row) for row in found],
+        "families": [_family(row) for row in found],
+        "error": [row["error"] for row in found],
+        "reach": [_furthest(row) for row in found]})
+    groups = frame.groupby(["projection", "its output arrives", "stored"], sort=False)
+    table = groups.agg(
+        families=("families", ", ".join), count=("families", "size"), error=("error", "max"),
+        reach=("reach", lambda parts: max(parts, key=lambda part: abs(part - 1)))).reset_index()
+    table = table.sort_values("count", ascending=False, kind="stable").drop(columns="count")
+    table["error"] = table["error"].map("{:.0e}".format)
+    table["reach"] = table["reach"].map("{:.4f}".format)
+    return table.set_index("projection")
+
+
+def refused(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The families that are not edited, by the reason.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The record's families.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each reason: the families, the largest error of the evaluation, and whether
+        methods that train work.
+    """
+    found = [row for row in rows if not row["bound"]]
+    frame = pd.DataFrame({
+        "reason": [row["reason"].partition(": ")[2] for row in found],
+        "families": [row["kind"] for row in found],
+        "error": [row["error"] for row in found],
+        "trained": ["yes" if row["descent"] else "no" for row in found]})
+    table = frame.groupby(["reason", "trained"], sort=False).agg(
+        families=("families", ", ".join), error=("error", "max")).reset_index()
+    table["error"] = table["error"].map("{:.0e}".format)
+    return table.set_index("reason")[["families", "error", "trained"]]
+
+
+def flat(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """All that the record says, a row for each family, to be downloaded.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        The record's families.
+
+    Returns
+    -------
+    pd.DataFrame
+        With lists written out as texts and numbers.
+    """
+    found = []
+    for row in rows:
+        plain = {k: v for k, v in row.items() if k not in ("reach", "descent", "scales")}
+        for method, (part, off) in row.get("reach", {}).items():
+            plain |= {f"{method}, reach": part, f"{method}, distance": off}
+        before, after = row["descent"] or (None, None)
+        plain |= {"arrives": arrives(row["scales"]) if row["bound"] else None,
+                  "P before ga": before, "P under ga": after}
+        found.append(plain)
+    return pd.DataFrame(found)
+
+
+def _family(row: dict[str, Any]) -> str:
+    """A family's name, and which of its layers are edited where that is not all."""
+    there, depth = len(row["editable"]), row["depth"]
+    return row["kind"] if there == depth else f"{row['kind']} ({there} of {depth} layers)"
+
+
+def _stored(row: dict[str, Any]) -> str:
+    """How a family stores its projections."""
+    words = ["transposed"] * row["transposed"] + ["with a bias"] * row["bias"]
+    return ", ".join(words) or "plainly"
+
+
+def _furthest(row: dict[str, Any]) -> float:
+    """Of the methods' reaches the one furthest from 1."""
+    return max((part for part, _ in row["reach"].values()), key=lambda part: abs(part - 1))
