@@ -299,7 +299,8 @@ def whole_logits(
 ) -> torch.Tensor:
     """What a model says at some positions, by a whole pass; for any causal language model.
 
-    Its head sees those positions alone, unless hooks are on it or on the model (`zu.layouts.heard`).
+    Its head sees those positions alone, unless somebody's hooks are on it or on the model, see
+    `zu.layouts.heard`.
 
     Parameters
     ----------

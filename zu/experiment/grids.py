@@ -341,7 +341,8 @@ class Grid:
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = self._metrics(draw.forget, edit)
         found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
-                 "damage": self._damage(draw, edit), "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
+                 "damage": self._damage(draw, edit), "forget_hash": draw.forget.hash,
+                 "fingerprint": spec.fingerprint}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
         return spec.about | found | provenance(self.reader.model)
