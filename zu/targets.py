@@ -336,7 +336,7 @@ def _solved(
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
                 middle = len(part) // 2
                 todo[:0] = [part[:middle], part[middle:]]
@@ -432,7 +432,7 @@ def _knows(
     name = type(model).__name__
     warnings.warn(
         f"targets of {name} are searched by whole runs, which takes longer: {reason}",
-        stacklevel=4,
+        stacklevel=5,  # at the call of `optimise`
     )
     return not difference
 
