@@ -10,7 +10,7 @@ import torch
 import zu
 from zu import models
 from zu.damage import moved
-from zu.experiment import Grid, Texts
+from zu.experiment import Grid, Texts, grids
 from zu.methods import DamageWarning, ruin
 
 
@@ -97,8 +97,67 @@ def test_damage_is_saved_with_the_edit_and_stands_in_its_card_and_record(job, tm
     grid = Grid(reader, tmp_path / "few_shot", layers=(1, 2, 3), texts=Texts(
         moment_tokens=256, ppl_tokens=32))
     records = grid.run(facts, ["base", "memit:steps=2", "ga:steps=2"], seeds=[1], n=2)
-    assert [list(record["damage"]) for record in records] == [[], ["1", "2", "3"], []]
+    assert [list(record["damage"]) for record in records] == [[], ["1", "2", "3"], ["2"]]
     assert min(records[1]["damage"].values()) > 0
+
+
+def test_a_record_says_the_same_damage_whatever_rows_stand_beside_it(job, tmp_path, monkeypatch):
+    model, tokenizer, facts, _ = job
+    read, real = [], grids.moments
+
+    def noted(*args, **kwargs):
+        read.append(args[2])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(grids, "moments", noted)
+    (tmp_path / "text").write_text("The people of Peru speak a language in the country. " * 80)
+
+    def damage(*methods, folder="x", corpus="", reader=None):
+        reader = reader or zu.Reader(model, tokenizer, prefixes=("",))
+        texts = Texts(corpus=corpus, moment_tokens=512, ppl_tokens=32)
+        grid = Grid(reader, tmp_path / folder, (1, 2, 3), texts)
+        records = grid.run(facts, methods, seeds=[1], n=2)
+        return {record["method"]: record["damage"] for record in records}
+
+    alone, few = damage("base", "ga:steps=2", "ft:steps=2", folder="alone"), "memit:steps=2"
+    assert alone == {"base": {}, "ga:steps=2": None, "ft:steps=2": None} and not read
+    all_of = damage("ga:steps=2", few, "ft:steps=2", "rome:steps=2")
+    assert list(map(list, all_of.values())) == [["2"], ["1", "2", "3"], ["2"], ["2"]]
+    beside = damage("rome:steps=2", "ga:steps=2", "ga:steps=2,layers=[1]", folder="beside")
+    assert beside["ga:steps=2"] == all_of["ga:steps=2"] and list(beside.values())[2].keys() == {"1"}
+    # what its reader remembers is of other text
+    reader = zu.Reader(model, tokenizer, prefixes=("",))
+    reader.moments = {2: torch.eye(80).double()}
+    reader.moments_of = models.fingerprint(model)
+    assert damage("ga:steps=2", folder="other", reader=reader) == {"ga:steps=2": None}
+    # a text that is named is read for a row alone, with the same number as beside others
+    named = damage("ga:steps=2", folder="named", corpus=str(tmp_path / "text"))
+    both = damage("ga:steps=2", few, folder="both", corpus=str(tmp_path / "text"))
+    assert named["ga:steps=2"] == both["ga:steps=2"] != all_of["ga:steps=2"]
+
+
+def test_a_record_without_damage_is_made_again_only_where_its_grid_says_damage(
+        job, tmp_path, monkeypatch):
+    model, tokenizer, facts, _ = job
+    made, real = [], grids.unlearn
+
+    def noted(*args, **kwargs):
+        made.append(args[3])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(grids, "unlearn", noted)
+
+    def run(*methods):
+        made.clear()
+        grid = Grid(zu.Reader(model, tokenizer, prefixes=("",)), tmp_path / "x", (1, 2, 3),
+                    Texts(moment_tokens=512, ppl_tokens=32))
+        records = grid.run(facts, methods, seeds=[1], n=2)
+        return [record["damage"] is not None for record in records], list(made)
+
+    assert run("base", "ga:steps=2") == ([True, False], ["ga"])
+    assert run("base", "ga:steps=2") == ([True, False], [])
+    assert run("ga:steps=2", "memit:steps=2") == ([True, True], ["ga", "memit"])
+    assert run("ga:steps=2", "memit:steps=2") == run("base", "ga:steps=2") == ([True, True], [])
 
 
 @pytest.mark.parametrize("said", ['{"x": 1}', '[1]', '{"1": []}', "nothing"])

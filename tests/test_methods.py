@@ -1,4 +1,6 @@
 """Each method solves the problem its paper states, on the weights of real edits of tiny models."""
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -83,13 +85,22 @@ def test_rome_edits_fact_after_fact_or_the_first_only(job):
 @pytest.mark.parametrize("aim", ["value", "hidden"])
 def test_rome_aims_at_the_middle_layer_whatever_the_targets_are_for(job, aim):
     wrong = zu.find_targets(*job[:3], 3, steps=5)
-    delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong, aim=aim)
+    with pytest.warns(UserWarning, match="rome edits layer 2 alone, and the targets given are "
+                                         "hidden states of layer 3: it searches for its own"):
+        delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong, aim=aim)
     assert edit.settings["layers"] == [2] and "targets" not in edit.settings
     own, _, alone = change(job, "rome", aim=aim)
     assert torch.equal(delta, own)
     right = zu.find_targets(*job[:3], 2, steps=5, aim=aim)
-    given, _, edit = change(job, "rome", targets=right, aim=aim)
-    assert edit.settings["targets"] == "given" and torch.equal(given, own)
+    for layers in ([2], [1, 2, 3]):
+        given, _, edit = change(job, "rome", layers=layers, targets=right, aim=aim)
+        assert edit.settings["targets"] == "given" and torch.equal(given, own)
+        half = replace(right, z=(right.z + right.h) / 2)  # taken, and not searched for
+        short, _, _ = change(job, "rome", layers=layers, targets=half, aim=aim)
+        assert (2 * short - own).norm() < 1e-4 * own.norm()
+    aside = zu.find_targets(*job[:3], 1, steps=5, aim=aim)
+    with pytest.raises(ValueError, match="targets are .* layer"):
+        change(job, "rome", layers=[1, 2, 3], targets=aside, aim=aim)
     few = zu.find_targets(*job[:2], job[2][:1], 2, steps=5, aim=aim)
     with pytest.raises(ValueError, match="targets are of 1 facts, but 5 are to be forgotten"):
         change(job, "rome", targets=few, aim=aim)

@@ -856,11 +856,11 @@ def test_an_edit_is_of_all_layers_or_the_middle_one_and_says_so(making, middle, 
         "layers": list(edited), "seed": 3, "chat": False}}
 
 
-def test_a_method_with_a_search_is_prepared_for_the_last_layer_asked_for(making):
+def test_a_method_with_a_search_is_prepared_for_the_layers_that_it_edits(making):
     kind = like(methods.Rome, make=lambda self, job, edit: None)
     s, some = kind(), made_job(making.reader)
     edit = unlearning._made(s, some)
-    assert making.prepared == [(s, some, edit, 3)] and some.layers == (2,)
+    assert making.prepared == [(s, some, edit)] and some.layers == (2,)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -918,12 +918,13 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed():
     with pytest.raises(ValueError, match=r"values of the layers \[1, 2\], but \[0, 2\] are"):
         check(methods.Memit(targets=both), job(layers=(0, 2), aim="value"))
     # a method of the middle layer may be given what is meant for others, of the same facts
-    for targets in (both, Targets(z, z, z, 2), Targets(z, z, z, 1, "hidden", (1,))):
+    for targets in (both, Targets(z, z, z, 2), Targets(z, z, z, 2, "value", (2,))):
         check(methods.Rome(targets=targets), job(aim="value"))
         with pytest.raises(ValueError, match="targets are of 3 facts, but 2 are"):
             check(methods.Rome(targets=targets), job(facts=FACTS[:2], aim="value"))
-    with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
-        check(methods.Rome(targets=Targets(z, z, z, 1)), job(aim="value"))
+    for targets in (Targets(z, z, z, 1), Targets(z, z, z, 1, "hidden", (1,))):
+        with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
+            check(methods.Rome(targets=targets), job(aim="value"))
     with pytest.raises(ValueError, match="targets are of layer 1, but layer 2 is the last"):
         check(methods.Memit(targets=Targets(z, z, z, 1)), job())
     with pytest.raises(ValueError, match="targets are of 3 facts, but 2 are"):
@@ -942,7 +943,7 @@ def preparing(reader, monkeypatch):
 def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(preparing):
     some, edit = made_job(preparing.reader, (1, 2, 4)), Kept()
     s = methods.Memit(n_prefixes=4, seed=3, lr=0.1)
-    unlearning._prepare(s, some, edit, 4)
+    unlearning._prepare(s, some, edit)
     texts = ("", "a", "b")
     assert preparing.reader.log == [("texts", 4, 3)] and some.prefixes == texts
     model = preparing.reader.model
@@ -951,7 +952,7 @@ def test_a_job_gets_prefixes_targets_and_moments_and_the_edit_says_of_which(prep
     assert preparing.checked == ["found"]
     assert edit.settings == {"aim": "hidden", "n_prefixes": 2, "moment_tokens": 77}
     some.aim = "value"  # as where a model norms it, whatever the settings say
-    unlearning._prepare(s, some, edit, 4)
+    unlearning._prepare(s, some, edit)
     search = s.search(texts, aim="value")
     assert preparing.asked[1] == (model, "tokenizer", FACTS, (1, 2, 4), search)
     assert search.aim == "value" and edit.settings["aim"] == "value"
@@ -962,27 +963,40 @@ def test_given_targets_and_moments_are_taken_where_they_are_of_the_last_layer(pr
     given, moments = Targets(z, z, z, 2), {2: torch.eye(2)}
     s, edit = methods.Memit(targets=given, moments=moments), Kept()
     some = Job(preparing.reader, list(FACTS), (1, 2), anchors=FACTS[:2])
-    unlearning._prepare(s, some, edit, 2)
+    unlearning._prepare(s, some, edit)
     assert some.targets is given and some.moments is moments and not preparing.asked
     assert edit.settings == {
         "aim": "hidden", "targets": "given", "n_prefixes": 2, "anchors": 2}
     edit = Kept()
-    unlearning._prepare(s, some, edit, 3)  # those given are of layer 3, the middle one is 2
+    some.layers = (1,)  # those given are of layer 2
+    unlearning._prepare(s, some, edit)
     assert some.targets == "found" and "targets" not in edit.settings
 
 
-@pytest.mark.parametrize("aim, layers, of, asked_last, serve", [
-    ("value", (1, 2), (1, 2), 2, True), ("value", (2,), (2,), 2, True),
-    ("value", (2,), (), 2, True), ("value", (1, 2), (2,), 2, False),
-    ("value", (2,), (1, 2), 2, False), ("value", (2,), (2,), 3, False),
-    ("hidden", (1, 2), (2,), 2, True), ("hidden", (2,), (2,), 3, False)], ids=str)
+@pytest.mark.parametrize("aim, layers, layer, of, serve", [
+    ("value", (1, 2), 2, (1, 2), True), ("value", (2,), 2, (2,), True),
+    ("value", (2,), 2, (), True),
+    ("value", (1, 2), 2, (2,), False), ("value", (2,), 2, (1, 2), False),
+    ("value", (2,), 3, (3,), False), ("hidden", (1, 2), 2, (2,), True),
+    ("hidden", (2,), 2, (), True),
+    ("hidden", (2,), 3, (3,), False), ("hidden", (2,), None, (), True)], ids=str)
 def test_given_targets_serve_the_layers_and_the_aim_that_they_are_of(
-        preparing, aim, layers, of, asked_last, serve):
+        aim, layers, layer, of, serve):
     z = torch.zeros(3, 2)
-    given = Targets(z, z, z, 2, aim, of)
+    given = Targets(z, z, z, layer, aim, of)
     for job_aim in ("hidden", "value"):
-        some = Job(preparing.reader, list(FACTS), layers, aim=job_aim)
-        assert unlearning._serve(given, some, asked_last) == (serve and job_aim == aim)
+        assert unlearning._serve(given, layers, job_aim) == (serve and job_aim == aim)
+
+
+def test_targets_that_do_not_say_their_layer_are_refused_where_it_may_be_another_one():
+    z = torch.zeros(3, 2)
+    for aim in ("hidden", "value"):
+        for more, layers in (({}, (1, 2)), ({"which": "last"}, (1, 2, 3))):
+            unlearning._check(methods.Rome(targets=Targets(z, z, z, None, aim), **more),
+                              job(layers=layers, aim=aim))
+        with pytest.raises(ValueError, match=r"their layer, and rome edits layer 2 of \[1, 2, 3\]"):
+            unlearning._check(methods.Rome(targets=Targets(z, z, z, None, aim)),
+                              job(layers=(1, 2, 3), aim=aim))
 
 
 class Normed(Layout):

@@ -308,3 +308,77 @@ def test_a_past_says_what_it_holds_and_lower_layers_are_read_without_memory(tiny
 def test_prefixes_begin_with_none(tiny):
     with pytest.raises(ValueError, match="prefixes: the first must be empty"):
         reader.Reader(*tiny, prefixes=["Listen. "])
+
+
+# ---- hooks of somebody else's
+
+
+def later_tokens_turned(module, args, output):
+    """A hook that turns round what a model, its decoder or its head puts out from token 2 on."""
+    found = output if isinstance(output, torch.Tensor) else output[0]
+    with torch.no_grad():
+        found[:, 2:] = found[:, 2:].flip(-1)
+    return output
+
+
+def said(model, tokenizer, fact):
+    """The probability of an answer's only token by the model itself, as it is called."""
+    ids, count = zu.wording.Wording(tokenizer).answered(zu.questions.Question.of(fact))
+    assert count == 1
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -1]
+    return logits.softmax(-1)[ids[-1]].item()
+
+
+@pytest.mark.parametrize("where", ["model", "decoder", "head"])
+def test_hooks_put_on_after_a_reader_was_used_are_seen_and_those_taken_off_are_not(
+        tiny, where, cache):
+    model, tokenizer = tiny
+    (token,) = zu.wording.tokens(tokenizer, " Paris").ids[-1:]
+    fact = Fact("France", "The capital of {} is", tokenizer.decode([token]).strip() or "Paris")
+    read = reader.Reader(model, tokenizer, 1)
+    ask = lambda: zu.evaluate(model, tokenizer, [fact], reader=read).prob_eff  # noqa: E731
+    part = {"model": model, "decoder": models.decoder(model),
+            "head": model.get_output_embeddings()}[where]
+    plain = ask()
+    assert read.readable and plain == pytest.approx(said(model, tokenizer, fact), rel=1e-4)
+    handle = part.register_forward_hook(later_tokens_turned)
+    batch = reader.collate([([5, 6, 7], 1)])
+    with pytest.raises(zu.LayoutError, match="has hooks on itself, its decoder or its head"):
+        read.last_states(batch)
+    changed = ask()
+    assert not read.readable and changed != pytest.approx(plain, rel=1e-2)
+    assert changed == pytest.approx(said(model, tokenizer, fact), rel=1e-4)
+    handle.remove()
+    assert read.readable and ask() == plain
+
+
+def test_a_layout_that_was_kept_is_tried_again_where_hooks_are_on_the_model(tiny, facts, cache):
+    model, tokenizer = tiny
+    zu.layout(model)  # and keeps it
+    handle = models.down_proj(model, 2).register_forward_hook(lambda m, a, out: out * 2)
+    for _ in range(2):
+        with pytest.raises(zu.LayoutError, match="projection of layer 2 does not put out W k"):
+            zu.unlearn(model, tokenizer, facts, layers=[1, 2], n_prefixes=0)
+    handle.remove()
+    handle = model.register_forward_hook(later_tokens_turned)
+    with pytest.raises(zu.LayoutError, match="its logits differ"):
+        zu.layout(model)
+    handle.remove()
+    zu.layout(model)
+
+
+def test_what_is_read_of_a_model_with_hooks_on_it_is_not_kept(tiny, facts, texts, cache):
+    model, tokenizer = tiny
+
+    def read():
+        C0 = zu.moments(model, tokenizer, [2], texts, tokens=128, window=32)[2]
+        found = zu.find_targets(model, tokenizer, facts[:1], 2, steps=2, n_prefixes=1)
+        return C0, found.z
+
+    plain = read()
+    steer = models.decoder(model).layers[0].register_forward_hook(
+        lambda module, args, out: (out[0] * 2, *out[1:]) if isinstance(out, tuple) else out * 2)
+    assert not any(map(torch.equal, plain, read()))
+    steer.remove()
+    assert all(map(torch.equal, plain, read()))

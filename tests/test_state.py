@@ -76,6 +76,24 @@ def test_training_mode_dropout_and_checkpoints_change_no_edit_and_stay_as_they_w
     assert [part.training for part in model.modules()] == before and True in before
 
 
+def test_a_search_called_by_itself_is_as_indifferent_to_modes_as_one_in_an_edit(job, afresh):
+    model, tokenizer, facts, _ = job
+
+    def found(layer, aim):
+        afresh()
+        search = zu.targets.Search(("", "I"), steps=3, aim=aim)
+        return zu.targets.optimise(model, tokenizer, facts, layer, search).z
+
+    asked = ((3, "hidden"), ((1, 3), "value"))
+    plain = [found(*one) for one in asked]
+    dropping(model)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            assert all(torch.equal(found(*one), z) for one, z in zip(asked, plain, strict=True))
+            assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+    assert model.training
+
+
 def test_training_mode_and_dropout_change_no_score_and_no_reading(job, afresh):
     model, tokenizer, facts, settings = job
     others = [zu.Fact(name, "The capital of {} is", "Lima") for name in ("Peru", "Chad")]

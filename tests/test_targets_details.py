@@ -540,7 +540,8 @@ def knows(monkeypatch, tmp_path):
         return state.difference
 
     monkeypatch.setattr(targets, "_difference", difference)
-    model = type("Nova", (), {})()
+    nothing = {"get_decoder": lambda self: None, "get_output_embeddings": lambda self: None}
+    model = type("Nova", (torch.nn.Module,), nothing)()
     model.config = config(sliding_window=20)
     files = {(model, AFTER): state.file}
     monkeypatch.setattr(targets, "_layout_file", lambda *about: files[about])
@@ -573,6 +574,18 @@ def test_layers_that_are_not_known_are_said_and_asked_again(knows):
     for count in (1, 2):
         assert knows.ask(6, 9) == (False, [said]) and len(knows.asked) == count
     assert not knows.file.exists()
+
+
+def test_a_model_with_hooks_on_it_is_asked_each_time_or_not_at_all(knows):
+    assert knows.ask(6, 9) == (True, []) and knows.file.exists()
+    knows.model.part = torch.nn.Linear(1, 1)
+    inside = knows.model.part.register_forward_hook(lambda *given: None)
+    for count in (2, 3):
+        assert knows.ask(6, 9) == (True, []) and len(knows.asked) == count
+    inside.remove()
+    knows.model.register_forward_hook(lambda *given: None)
+    found, (said,) = knows.ask(6, 9)
+    assert not found and said.endswith("(hooks are on it)") and len(knows.asked) == 3
 
 
 def test_prompts_that_are_too_long_are_said_and_not_asked(knows):

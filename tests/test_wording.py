@@ -554,6 +554,18 @@ def test_a_card_and_an_audit_ask_as_the_edit_was_made(chatting, tmp_path):
     assert found["measures"]["after"]["eff"][0] == 0 and found["settings"]["chat"] is True
 
 
+def test_a_template_of_several_lines_stays_in_its_line_of_a_card(chatting, tmp_path):
+    model, tokenizer = chatting
+    template = "Q: {}\nA:"
+    with zu.unlearn(model, tokenizer, [CHAT], "ga", chat=template, layers=[0], lr=2e-2,
+                    check=False) as edit:
+        edit.save(tmp_path / "e.safetensors")
+        zu.card(edit, tokenizer, [CHAT], tmp_path / "e.safetensors", ppl_tokens=64)
+    (line,) = [line for line in (tmp_path / "e.card.md").read_text().splitlines()
+               if line.startswith("- Settings: ")]
+    assert f"chat {template!r}" in line and "lr 0.02" in line
+
+
 def test_methods_and_measures_of_ones_own_are_handed_how_a_chat_is_asked(chatting, tmp_path):
     from zu.experiment import Measure
 

@@ -14,7 +14,7 @@ from torch import nn
 from .batches import Batch, answers, collate
 from .data.facts import Fact
 from .edit import EditError
-from .layouts import LayoutError, known
+from .layouts import LayoutError, heard, known
 from .models import logits
 from .modes import settles
 from .passes import entering, hooks, run_from, whole_logits
@@ -292,6 +292,8 @@ def _read_below(
 
 def _runs_in_layers(model: PreTrainedModel) -> bool:
     """Whether a model's upper layers can be run alone, and say what the model says."""
+    if heard(model):
+        return False
     try:
         layout(model)
     except LayoutError:

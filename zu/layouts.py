@@ -364,6 +364,45 @@ def _part(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
+def hooked(*modules: nn.Module) -> bool:
+    """Whether somebody's hooks are on one of some modules.
+
+    Parameters
+    ----------
+    *modules : nn.Module
+        Which; their parts are others.
+
+    Returns
+    -------
+    bool
+        Whether a forward hook is there, before or after; those by which transformers itself
+        collects what layers put out do not count.
+    """
+    found = (f for x in modules for f in (*x._forward_hooks.values(),
+                                          *x._forward_pre_hooks.values()))
+    return any(not str(getattr(f, "__module__", "")).startswith("transformers.") for f in found)
+
+
+def heard(model: PreTrainedModel) -> bool:
+    """Whether somebody's hooks are on a model as a whole, on its decoder or on its head.
+
+    When layers are run one by one, the first two are not called, and the head sees some tokens
+    alone, in one row: what such hooks do is known only of the model run as it is.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+
+    Returns
+    -------
+    bool
+        Whether it must be run so.
+    """
+    parts = [model, *_bodies(model), model.get_output_embeddings()]
+    return hooked(*(part for part in parts if isinstance(part, nn.Module)))
+
+
 def _is_transposed(linear: nn.Module) -> bool:
     """Whether a projection's weight is stored as (inputs, outputs)."""
     from transformers.pytorch_utils import Conv1D

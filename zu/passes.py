@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from .batches import Batch
-from .layouts import Layout, known
+from .layouts import Layout, heard, known
 from .models import finite
 from .modes import settles
 
@@ -299,6 +299,9 @@ def whole_logits(
 ) -> torch.Tensor:
     """What a model says at some positions, by a whole pass; for any causal language model.
 
+    Its head sees those positions alone, unless somebody's hooks are on it or on the model, see
+    `zu.layouts.heard`.
+
     Parameters
     ----------
     model : PreTrainedModel
@@ -320,14 +323,17 @@ def whole_logits(
     ValueError
         For a model whose logits are not finite.
     """
-    head = model.get_output_embeddings()
+    head, every = model.get_output_embeddings(), heard(model)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         if check:  # before a soft cap, which would make of +∞ a number
             finite(model, output)
 
-    with _only(positions, head), hooks((head.register_forward_hook, look)):
+    cut = nullcontext() if every else _only(positions, head)
+    with cut, hooks((head.register_forward_hook, look)):
         output = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    if every:  # (rows, length, vocabulary) -> (places, vocabulary)
+        return output.logits[positions.to(output.logits.device)].float()
     return output.logits[0].float()  # (1, places, vocabulary) -> (places, vocabulary)
 
 

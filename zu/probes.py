@@ -20,7 +20,7 @@ from torch import nn
 
 from .batches import Batch
 from .data.cache import cache_file, read_tensors, write_tensors
-from .layouts import Layout, LayoutError, known
+from .layouts import Layout, LayoutError, hooked, known
 from .models import NonFiniteError, logits
 from .modes import settled
 from .passes import call_layer, entering, hooks, run_from, whole_logits
@@ -38,7 +38,8 @@ def layout(model: PreTrainedModel) -> Layout:
     """How a model is read and written, tried on the model itself.
 
     What was found is kept under `zu.cache_dir`, by architecture, type of numbers and kind of
-    device; that the weights can be edited is looked at each time.
+    device; that the weights can be edited is looked at each time. A model with hooks on it is tried
+    each time, and nothing is kept.
 
     Parameters
     ----------
@@ -62,12 +63,14 @@ def layout(model: PreTrainedModel) -> Layout:
     about = (VERSION, type(model).__name__, _configuration(model), str(model.dtype),
              model.device.type, torch.__version__, transformers.__version__)
     path = cache_file("layouts", repr(about))
-    kept = read_tensors(path, "scales")
+    own = hooked(*model.modules())
+    kept = None if own else read_tensors(path, "scales")
     if kept is None or len(kept["scales"]) != len(editable):
         with settled(model):  # dropout would make of each run another one
             scales = _probed(found, editable)
         kept = {"scales": torch.tensor(scales, dtype=torch.float64)}
-        write_tensors(path, kept)
+        if not own:
+            write_tensors(path, kept)
     return replace(found, scales=dict(zip(editable, kept["scales"].tolist(), strict=True)))
 
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from .batches import Batch, answers, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .layouts import LayoutError, check_bare, known
+from .layouts import LayoutError, check_bare, heard, hooked, known
 from .models import fingerprint, hash_of
 from .models import logits as finished
 from .modes import settles
@@ -373,13 +373,31 @@ class Reader:
         -------
         (rows, length, d)
             The normed states after the last layer.
+
+        Raises
+        ------
+        LayoutError
+            For a model with hooks on it as a whole, see `readable`.
         """
+        if heard(self.model):
+            raise LayoutError(f"{type(self.model).__name__} has hooks on itself, its decoder or "
+                              "its head: its last states are not all that its head sees; remove "
+                              "them (handle.remove()), or ask for its logits")
         states = self.run(batch, past=past, about=about)
         return known(self.model).finish(states)
 
-    @cached_property
+    @property
     def readable(self) -> bool:
-        """Whether the model's layers are known, and its states make its logits: see `layout`."""
+        """Whether the model's layers are known, and its states make its logits: see `layout`.
+
+        They do not where somebody's hooks are on the model as a whole (`zu.layouts.heard`), which
+        is looked at each time.
+        """
+        return not heard(self.model) and self._probed
+
+    @cached_property
+    def _probed(self) -> bool:
+        """What `layout` says of the model, by then without such hooks."""
         try:
             layout(self.model)
         except LayoutError:
@@ -679,7 +697,8 @@ def prefixes(
     special = sorted(set(tokenizer.all_special_ids))
     about = [fingerprint(model), model.device.type, starts, special, length, top_k, seed]
     path = cache_file("prefixes", repr(about))
-    drawn = read_tensors(path, *map(str, batches))
+    own = hooked(*model.modules())  # of which the name says nothing
+    drawn = None if own else read_tensors(path, *map(str, batches))
     if drawn is None:
         generator = torch.Generator().manual_seed(seed)
         drawn = {}
@@ -687,7 +706,8 @@ def prefixes(
             ids = torch.tensor([starts[i] for i in rows], device=model.device)
             whole = write(model, tokenizer, ids, length, generator, top_k=top_k)
             drawn[str(size)] = whole.cpu()
-        write_tensors(path, drawn)
+        if not own:
+            write_tensors(path, drawn)
     found: dict[int, str] = {}
     for size, rows in batches.items():
         texts = tokenizer.batch_decode(drawn[str(size)], skip_special_tokens=True)

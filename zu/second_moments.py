@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .batches import Batch
 from .data.cache import cache_file, read_tensors, user_path, write_tensors
-from .layouts import known
+from .layouts import hooked, known
 from .models import fingerprint, fitting
 from .modes import settles
 from .passes import forward_until, hooks, write
@@ -272,7 +272,8 @@ def moments(
         How much to read, and how much at once, at most the model's context (a warning says so).
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
-        interrupted call goes on where it stopped and ends with the same bits. No text is stored.
+        interrupted call goes on where it stopped and ends with the same bits. No text is stored,
+        and nothing of a model with hooks on it.
 
     Returns
     -------
@@ -292,6 +293,7 @@ def moments(
     """
     window = fitting(model, window)
     size = max(tokens // window, 1)
+    cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     source, read = _source(model, tokenizer, texts, tokens, window)
     about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"
     label = f"{about} {source} {window} {size}" if cache else None

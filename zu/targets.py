@@ -30,8 +30,9 @@ from transformers import DynamicCache
 from .batches import Batch, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .layouts import known
+from .layouts import heard, hooked, known
 from .models import fingerprint, logits
+from .modes import settles
 from .passes import CACHES, called_with, entering_first, hooks, states_of
 from .plain_search import WholeRuns, divergence, values_at
 from .wording import Wording, beside, encode
@@ -125,6 +126,18 @@ class Targets:
             The hidden states after it, or its values.
         """
         return self.z if self.z.dim() == 2 else self.z[:, self.layers.index(layer)]
+
+    def described(self) -> str:
+        """What they are of, in words: of which layers, and hidden states or values.
+
+        Returns
+        -------
+        str
+            As the end of a sentence.
+        """
+        kind = "hidden states" if self.aim == "hidden" else "values"
+        of = self.layers or ((self.layer,) if self.layer is not None else ())
+        return kind + (f" of layer {', '.join(map(str, of))}" if of else "")
 
     def check(self, n: int, layers: int | Sequence[int], aim: Aim = "hidden") -> None:
         """Raise `ValueError` unless these are targets of `n` facts for an edit of `layers`.
@@ -238,6 +251,7 @@ def target_ids(
     return ids[-count:]
 
 
+@settles
 def optimise(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | Wording,
@@ -268,7 +282,7 @@ def optimise(
         Most facts in a batch; by default as many as 2 GiB or half of the free memory bear.
     cache : bool
         Keep each result under `zu.cache_dir`: a run goes on where it stopped, and ends with the
-        same bits (see `TOGETHER`); no text is stored.
+        same bits (see `TOGETHER`); no text is stored. Nothing is kept of a model with hooks on it.
 
     Returns
     -------
@@ -291,6 +305,7 @@ def optimise(
     for piece in _pieces(len(coded)):
         files += _files(about, [coded[i] for i in piece])
         parts += _parts(model, place, coded, piece, batch)
+    cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     found = _read_kept(files) if cache else {}
     # whole batches anew: which facts share one decides on the last bits
     parts = [part for part in parts if not set(part) <= set(found)]
@@ -322,7 +337,7 @@ def _solved(
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
                 middle = len(part) // 2
                 todo[:0] = [part[:middle], part[middle:]]
@@ -400,14 +415,14 @@ def _knows(
     searched by whole runs, with a warning too.
     """
     inside = [c for c in coded if _in_window(model, c)]
-    difference = ""
-    if inside:
-        kept = _layout_file(model, place)
-        if read_tensors(kept) is None:
+    difference = "hooks are on it" if heard(model) else ""
+    if inside and not difference:
+        kept, own = _layout_file(model, place), hooked(*model.modules())
+        if own or read_tensors(kept) is None:
             by_length = sorted(inside, key=lambda c: -c.length)
             two = [*by_length[:1], *by_length[1:][-1:]]
             difference = _difference(model, place, two, replace(search, kl=1.0))
-            if not difference:
+            if not difference and not own:
                 write_tensors(kept, {"known": torch.ones(1)})
     if difference:
         reason = f"the fast search does not know its layers ({difference})"
@@ -418,7 +433,7 @@ def _knows(
     name = type(model).__name__
     warnings.warn(
         f"targets of {name} are searched by whole runs, which takes longer: {reason}",
-        stacklevel=4,
+        stacklevel=5,  # at the call of `optimise`
     )
     return not difference
 

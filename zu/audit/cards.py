@@ -223,9 +223,14 @@ def _rows(about: dict) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _in_line(value: Any) -> str:
+    """A setting in one line, whatever breaks a text has, such as a chat's template."""
+    return repr(value) if isinstance(value, str) and len(value.splitlines()) > 1 else str(value)
+
+
 def _markdown(about: dict) -> str:
     """The card as Markdown."""
-    settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
+    settings = ", ".join(f"{key} {_in_line(value)}" for key, value in about["settings"].items())
     sizes = ", ".join(f"`{name}` {size:.2%}" for name, size in about["weights"].items())
     moved = ", ".join(f"layer {layer} {x:.2%}" for layer, x in about["damage"].items())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())

@@ -166,6 +166,11 @@ def run_grid(
 class Grid:
     """Rows of a table times draws of facts, and a record of each.
 
+    A record says the damage of its edit, by the moments of the grid's text: of every method where
+    a corpus is named or one of the rows that run together needs moments anyway; where none does,
+    as in a grid of GA alone, no text is read and the damage is None. Such a record is made again
+    where damage is said. What a method in `own` does, its edit says itself.
+
     Attributes
     ----------
     reader : Reader
@@ -248,6 +253,7 @@ class Grid:
         self.reader.bind(min(layers))
         # all that the rows edit, for moments of one reading
         self.kept["layers"] = layers | self.kept.get("layers", set())
+        measured = bool(self.texts.corpus) or any(map(self._locates, rows.values()))
         common = self._common(facts.rule)
         folder = user_path(self.folder) / self.name / facts.name
         found = []
@@ -258,7 +264,7 @@ class Grid:
                 spare = list(self.anchors(forget, seed))
             for label, row in tqdm(rows.items(), desc=f"{facts.name}, seed {seed}", leave=False):
                 about = {"dataset": facts.name, "method": label, "n": n, "seed": seed}
-                draw = _Draw(row, about, forget, spare if row.anchors else [])
+                draw = _Draw(row, about, forget, spare if row.anchors else [], measured)
                 spec = self._spec(draw, common)
                 found.append(self._record(draw, spec, folder / spec.file))
         return found
@@ -274,11 +280,16 @@ class Grid:
         own = row.settings.get("layers")
         return resolve_layers(self.reader.model, own) if own else self.chosen
 
+    def _locates(self, row: Row) -> bool:
+        """Whether a row needs moments for its edit."""
+        return row.method not in ("base", *self.own) and issubclass(find(row.method), Settings)
+
     def _record(self, draw: _Draw, spec: RunSpec, path: Path) -> dict:
         """The record of a run: the one that is there, where it still holds, or a new one."""
         record = read_record(path)
         if record is not None and record.get("fingerprint") == spec.fingerprint:
-            return record
+            if record.get("damage") is not None or not draw.measured:
+                return record
         _warn_of_versions(record, path)
         return write_record(path, self._run(draw, spec))
 
@@ -329,12 +340,19 @@ class Grid:
             edit = self._edit(draw, seconds)
         with edit or nullcontext(), _stage(seconds, "evaluate"):
             metrics = self._metrics(draw.forget, edit)
-        damage = {str(layer): share for layer, share in edit.damage.items()} if edit else {}
-        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds, "damage": damage,
-                 "forget_hash": draw.forget.hash, "fingerprint": spec.fingerprint}
+        found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
+                 "damage": self._damage(draw, edit), "forget_hash": draw.forget.hash,
+                 "fingerprint": spec.fingerprint}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
         return spec.about | found | provenance(self.reader.model)
+
+    def _damage(self, draw: _Draw, edit: Edit | None) -> dict[str, float] | None:
+        """The damage of a row's edit, by layer; None where it is not measured."""
+        if edit is None:
+            return {}
+        found = {str(layer): share for layer, share in edit.damage.items()}
+        return found if found or draw.measured or draw.row.method in self.own else None
 
     def _edit(self, draw: _Draw, seconds: dict[str, float]) -> Edit | None:
         """The edit of a row, put on; None for "base"."""
@@ -349,8 +367,8 @@ class Grid:
                 return self.own[method](reader.model, self._asker, draw.forget)
         if not draw.row.anchors and "anchor" in find(method).model_fields:
             settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
-        if issubclass(find(method), Settings):
-            settings["moments"] = self._moments(layers, seconds)
+        # none at all: not those that its reader may remember, of another text
+        settings["moments"] = self._moments(layers, seconds) if draw.measured else {}
         with _stage(seconds, "edit"):
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
                            anchors=draw.spare, reader=reader, **settings)
@@ -399,12 +417,16 @@ def _text_hash(source: str) -> str:
 
 @dataclass(frozen=True)
 class _Draw:
-    """A row, what its record says of it, the facts that it should forget, what it should spare."""
+    """A row, what its record says of it, the facts that it should forget, what it should spare.
+
+    measured: whether the damage is, so that the moments are read.
+    """
 
     row: Row
     about: dict
     forget: Facts
     spare: list[Fact]
+    measured: bool
 
 
 def _versions() -> dict[str, str]:

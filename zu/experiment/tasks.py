@@ -356,7 +356,8 @@ def _asker(reader: Reader, batch_size: int) -> HFLM:
             override_bs: int | None = None,
         ) -> list[tuple[float, bool]]:
             longest = max(len(context) + len(answer) for _, context, answer in requests)
-            if longest > self.max_length + 1:  # to be cut: as HFLM does
+            # to be cut, or where hooks must see the model run as a whole: as HFLM does
+            if longest > self.max_length + 1 or not reader.readable:
                 found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
                 # −∞ is no fault
                 finite(self.model, torch.tensor([[value for value, _ in found]]).exp())

@@ -368,7 +368,8 @@ class Settings(Method):
         Largest ‖δ‖ as a share of ‖h‖.
     targets : Targets, optional
         What such a search found, as `zu.find_targets` returns it for these facts and the last of
-        the layers, where it is at hand. ROME searches for its own where its layer is another one.
+        the layers, where it is at hand. ROME takes those of its own layer; given those of the
+        methods that edit all layers it searches for its own, with a warning.
     """
 
     goal: str = Field("eos", description="what the model should say instead of the answer")

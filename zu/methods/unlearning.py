@@ -17,7 +17,7 @@ from ..probes import layout
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
-from ..targets import Targets, optimise
+from ..targets import Aim, Targets, optimise
 from ..wrappers import has_adapters, parameter, why_not_editable
 from . import ruin
 from .base import Job, Method, Settings
@@ -156,6 +156,11 @@ def _to_know(s: Method, job: Job) -> list[str]:
     """What a user should know before a job is done."""
     message = s.warning(job)
     said = [message] if message else []
+    own, given = s.edited(job.layers), s.targets if isinstance(s, Settings) else None
+    if given is not None and not _serve(given, own, job.aim):
+        said.append(f"{s.name} edits layer {own[-1]} alone, and the targets given are "
+                    f"{given.described()}: it searches for its own (zu.find_targets of that layer "
+                    f"with aim={job.aim!r} gives them)")
     named = {edit.ticket for edit in job.earlier}
     there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
     if there:
@@ -178,8 +183,7 @@ def _made(s: Method, job: Job) -> Edit:
     `Located.edit_layer` reads a layer's keys (`zu.reader.subject_keys`), builds its `Problem` and
     has the method solve it; `Edit.set` puts the new weight on.
     """
-    asked = job.layers
-    job.layers = s.edited(asked)
+    job.layers = s.edited(job.layers)
     job.reader.bind(job.layers[0])
     job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers), "chat": job.wording.chat}
@@ -187,9 +191,9 @@ def _made(s: Method, job: Job) -> Edit:
     was = ruin.before(job) if s.check else None
     try:
         if isinstance(s, Settings):
-            _prepare(s, job, edit, asked[-1])
+            _prepare(s, job, edit)
         else:
-            job.moments = s.moments or _remembered(job)
+            job.moments = _remembered(job) if s.moments is None else s.moments
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
@@ -226,10 +230,15 @@ def _check(s: Method, job: Job) -> None:
                              "zu.moments")
     if targets is None:
         return
-    if s.middle:  # which may be given those of the methods that edit all layers
-        targets.check(len(job.facts), targets.layers or job.layers, targets.aim)
+    own = s.edited(job.layers)
+    if targets.layer is None and own[-1] != job.layers[-1]:
+        raise ValueError(f"targets do not say their layer, and {s.name} edits layer {own[-1]} of "
+                         f"{list(job.layers)}: give Targets(..., layer=)")
+    if s.middle and not _serve(targets, own, job.aim):
+        # it may be given those of the methods that edit all layers, and searches for its own
+        targets.check(len(job.facts), job.layers, targets.aim)
     else:
-        targets.check(len(job.facts), job.layers, job.aim)
+        targets.check(len(job.facts), own, job.aim)
     _check_finite(targets)
 
 
@@ -251,14 +260,11 @@ def _check_finite(targets: Targets) -> None:
                          "with a smaller lr or in another dtype (float32, bfloat16)")
 
 
-def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
-    """Find what a method that locates needs: prefixes, targets, moments.
-
-    last: of the layers that were asked for; a method may edit the middle one of these.
-    """
+def _prepare(s: Settings, job: Job, edit: Edit) -> None:
+    """Find what a method that locates needs: prefixes, targets, moments."""
     job.prefixes = job.reader.texts(s.n_prefixes, s.seed)
     edit.settings["aim"] = job.aim
-    if s.targets is not None and _serve(s.targets, job, last):
+    if s.targets is not None and _serve(s.targets, job.layers, job.aim):
         job.targets = s.targets
         edit.settings["targets"] = "given"
     else:
@@ -277,14 +283,15 @@ def _prepare(s: Settings, job: Job, edit: Edit, last: int) -> None:
     edit.settings |= {name: count for name, count in counts.items() if count}
 
 
-def _serve(targets: Targets, job: Job, last: int) -> bool:
-    """Whether targets that were given are those of a job, which may edit one of several layers.
-
-    last: of the layers that were asked for.
-    """
-    if job.aim != targets.aim or job.layers[-1] != last:
+def _serve(targets: Targets, layers: tuple[int, ...], aim: Aim) -> bool:
+    """Whether targets are those of an edit of some layers; where they name none, they are."""
+    if targets.aim != aim:
         return False
-    return job.aim == "hidden" or (targets.layers or job.layers) == job.layers
+    if targets.layer is None:
+        return True
+    if aim == "hidden":
+        return targets.layer == layers[-1]
+    return (targets.layers or (targets.layer,)) == layers
 
 
 def _moments(job: Job) -> dict[int, torch.Tensor]:
