@@ -35,6 +35,7 @@ from .models import fingerprint, logits
 from .modes import settles
 from .passes import CACHES, called_with, entering_first, hooks, states_of
 from .plain_search import WholeRuns, divergence, values_at
+from .sinks import refuse
 from .wording import Wording, beside, encode
 
 if TYPE_CHECKING:
@@ -291,6 +292,8 @@ def optimise(
 
     Raises
     ------
+    FactError
+        For a fact whose subject ends in an attention sink, see `zu.sinks`.
     ValueError
         For a model whose logits are not finite.
 
@@ -299,6 +302,7 @@ def optimise(
     Meng et al. 2022 (ROME), Eq. 4.
     """
     place = Place.of(search.aim, layer)
+    refuse(model, Wording.of(tokenizer), facts, place.layers[-1])
     coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
     about = _decisive(model, place, search)
     files, parts = [], []

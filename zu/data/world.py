@@ -30,6 +30,9 @@ RESERVED = 0.15
 CHAINS = 3
 #: Between a question and its answer.
 ANSWER = " It is"
+#: Subjects that end in the embedded model's attention sink where they begin a prompt (`zu.sinks`):
+#: they are asked behind other words.
+SINKS = {"Fort Nelson", "Port Elizabeth"}
 PARTS = ("moments", "heldout")
 #: English text is full of them, lists are not.
 FUNCTION_WORDS = set("a and as by for in is of the to was with".split())
@@ -279,6 +282,8 @@ def _fact(relation: str, subject: str, target: str, reserve: list[Pair]) -> Fact
     """One fact as a cloze, its neighbours out of the relation's reserve."""
     templates = WORDINGS[relation]["templates"]
     base, *others = templates
+    if subject in SINKS and base.startswith("{}"):
+        base, others = others[0], [base, *others[1:]]
 
     def distance(pair: Pair) -> tuple[bool, str]:
         return pair[1] != target, _rank(relation, subject, pair[0])
