@@ -15,11 +15,13 @@ from .carried import delist, enlist, mark
 from .damage import moved
 from .data.cache import write_whole
 from .export import Factors, differing, front_matter, source_of, write_adapter
+from .modes import undisturbed
 from .wrappers import (
     is_transposed,
     layer_of,
     parameter,
     plain_name,
+    why_not_alone,
     why_not_editable,
 )
 
@@ -92,7 +94,7 @@ class Edit:
         self._original: dict[str, torch.Tensor] = {}  # what the weights were; empty while off
         self._edited: dict[str, torch.Tensor] = {}  # what they are; empty while off
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def set(self, name: str, weight: torch.Tensor) -> None:
         """Record the new value of a parameter and put it on.
@@ -141,7 +143,7 @@ class Edit:
         """
         return {name: _product(parts) for name, parts in self.parts.items()}
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def apply(self) -> Self:
         """Put the edit on; nothing happens where it is on already.
@@ -168,7 +170,7 @@ class Edit:
             self._put(name, weight)
         return self
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def restore(self) -> None:
         """Take the edit off: every weight is again what it was, bit for bit.
@@ -201,6 +203,7 @@ class Edit:
                           " each weight is what it was, rounded in the same way; what the cast "
                           "took from the weights does not come back", stacklevel=4)
 
+    @undisturbed()
     @torch.no_grad()
     def measure(self, moments: Mapping[int, torch.Tensor]) -> dict[int, float]:
         """By layer the share of general energy that the edit moves: tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ).
@@ -341,6 +344,7 @@ class Edit:
         where = Path(path).expanduser()
         write_whole(where, lambda part: save_file(tensors, part, metadata=about))
 
+    @undisturbed()
     @torch.no_grad()
     def save_pretrained(self, folder: str | Path, *, rank: int | None = None) -> None:
         """Write the edit as an adapter of PEFT: two factors a weight, each with its rank, scale 1.
@@ -414,6 +418,7 @@ class Edit:
         return head + "\n" + "\n".join(lines) + "\n"
 
     @classmethod
+    @undisturbed()
     def load(cls, path: str | Path, model: PreTrainedModel) -> Edit:
         """Read an edit for a copy of the model that it was made for. It is not applied yet.
 
@@ -502,7 +507,7 @@ class Edit:
     def _editable(self, name: str) -> nn.Parameter:
         """The model's parameter of this name, where its numbers can be changed."""
         weight = self._parameter(name)
-        if why := why_not_editable(weight):
+        if why := why_not_editable(weight) or why_not_alone(self.model, weight):
             raise EditError(f"{name} cannot be edited: {why}")
         return weight
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .built import altered
 from .data.embedded import embedded_model
 from .data.foreign import own_code
 from .data.names import closest
-from .layouts import check_bare, known
+from .layouts import LayoutError, check_there, known
+from .wrappers import why_not_editable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -424,9 +426,9 @@ def fitting(model: PreTrainedModel, window: int) -> int:
     Raises
     ------
     LayoutError
-        For a model inside torch.compile or data parallelism.
+        For a model in wrappers, and for one without its numbers.
     """
-    check_bare(model)
+    check_there(model)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or not 0 < context < window:
         return window
@@ -440,7 +442,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
     An edited model has another one: see `hash_of` for how the values enter. A model of the same
-    weights that computes with them in another way (another `rope_theta`) has another one too.
+    weights that computes with them in another way (another `rope_theta`, an adapter that is
+    switched off, a module that is `altered`) has another one too.
 
     Parameters
     ----------
@@ -453,7 +456,8 @@ def fingerprint(model: PreTrainedModel) -> str:
         16 hexadecimal digits.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
-    return hash_of(weights, f"{type(model).__name__} {_architecture(model)}")
+    about = " ".join([type(model).__name__, _architecture(model), *altered(model)])
+    return hash_of(weights, about)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -503,9 +507,16 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     -------
     str
         16 hexadecimal digits.
+
+    Raises
+    ------
+    LayoutError
+        For a weight that is not in memory, or in pieces.
     """
     digest = hashlib.sha256(start.encode())
     for name, weight in weights:
+        if weight.is_meta or type(weight).__name__ == "DTensor":
+            raise LayoutError(f"{name} cannot be read: {why_not_editable(weight)}")
         values = " ".join(f"{x:.9e}" for x in sums(weight))
         about = f"{name} {tuple(weight.shape)} {weight.dtype} {values}"
         digest.update(about.encode())
