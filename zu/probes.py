@@ -22,7 +22,7 @@ from .batches import Batch
 from .built import altered
 from .data.cache import cache_file, read_tensors, write_tensors
 from .layouts import Layout, LayoutError, hooked, known
-from .models import NonFiniteError, logits
+from .models import NonFiniteError, finite, logits
 from .modes import settled
 from .passes import call_layer, entering, hooks, run_from, whole_logits
 
@@ -163,6 +163,8 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
     if any(x.dim() != 3 for x in states):
         why = "its layers pass on more than one state for each token"
         raise LayoutError(_refusal(found.model, why))
+    for x in states:
+        finite(found.model, x[batch.real.bool()], "states")
     real = batch.real.bool()
     for i, block in enumerate(found.layers):
         alone = call_layer(block, states[i], calls[i])

@@ -218,7 +218,8 @@ def why_not_alone(model: nn.Module, weight: torch.Tensor) -> str:
     str
         The reason with the way out, as the end of a sentence; "" for a weight that nothing shares.
     """
-    if any(step == 0 and size > 1 for step, size in zip(weight.stride(), weight.shape, strict=True)):
+    steps = zip(weight.stride(), weight.shape, strict=True)
+    if any(step == 0 and size > 1 for step, size in steps):
         return "its rows or columns share memory (expanded): give it a contiguous copy first"
     names = sharers(model, weight)
     if len(names) < 2:
