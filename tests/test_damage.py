@@ -261,6 +261,25 @@ def test_a_model_that_reads_prose_as_noise_is_edited_with_a_word(job, reads):
         zu.unlearn(model, tokenizer, facts, "memit", **settings).restore()
 
 
+def test_edits_that_ruin_a_model_together_are_said_to_though_none_does_alone(job, reads):
+    model, tokenizer, facts, settings = job
+    edits = []
+    for fact, numbers in ((facts[0], [10.0, 14.0]), (facts[1], [14.0, 19.0])):
+        reads.numbers = numbers
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DamageWarning)
+            edits.append(zu.unlearn(model, tokenizer, [fact], "memit", **settings, earlier=edits))
+    reads.numbers = [19.0, 21.0]
+    with pytest.warns(DamageWarning, match="3 edits .* is 21.0, .* the 10.0 from before the first"):
+        edits.append(zu.unlearn(model, tokenizer, [facts[2]], "memit", **settings, earlier=edits))
+    for edit in reversed(edits):
+        edit.restore()
+    reads.numbers = [21.0, 22.0]  # of the model without any: what was noted is of before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DamageWarning)
+        zu.unlearn(model, tokenizer, facts, "memit", **settings).restore()
+
+
 def test_an_edit_that_moves_more_than_the_layer_puts_out_warns_whether_it_is_checked_or_not(
         job, reads, monkeypatch):
     model, tokenizer, facts, settings = job

@@ -10,6 +10,9 @@ from .wrappers import parameter, unwrapped
 #: The attribute of a model that lists the edits on it, in plain values: copies and pickles keep it.
 ATTRIBUTE = "_zu_edits"
 
+#: The one that says what a model's perplexity on held-out prose was before the first of them.
+PROSE = "_zu_prose"
+
 
 def mark(weight: torch.Tensor) -> str:
     """A short text that tells one weight from another.
@@ -105,3 +108,24 @@ def twin_on(model: nn.Module, ticket: str, content: str) -> str:
         if other != ticket and content in listed[other][2:]:
             return about
     return ""
+
+
+def at_first(model: nn.Module, perplexity: float) -> float:
+    """What a model's perplexity was before the first of the edits that it carries.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+    perplexity : float
+        What it is now; noted where the model carries no edit.
+
+    Returns
+    -------
+    float
+        What was noted, or what is given where nothing was.
+    """
+    inner = unwrapped(model)
+    if not edits_on(inner):
+        setattr(inner, PROSE, perplexity)
+    return float(getattr(inner, PROSE, perplexity))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from ..carried import at_first, edits_on
 from ..edit import Edit, EditError
 from ..models import fingerprint
 from ..scores import perplexity
@@ -52,6 +53,7 @@ def before(job: Job) -> float | None:
     found = _remembered(reader, FEW)
     size = reader.model.config.get_text_config().vocab_size
     if found < NOISE * size:
+        at_first(reader.model, found)
         return found
     warnings.warn(
         f"the model's perplexity on held-out English prose is {found:,.0f} before the edit already,"
@@ -63,7 +65,7 @@ def before(job: Job) -> float | None:
     return None
 
 
-def judge(s: Method, job: Job, edit: Edit, was: float) -> None:
+def judge(s: Method, job: Job, edit: Edit, was: float) -> float:
     """Refuse an edit that is on and makes perplexity more than `WORST` times what it was.
 
     Parameters
@@ -77,15 +79,20 @@ def judge(s: Method, job: Job, edit: Edit, was: float) -> None:
     was : float
         What `before` found.
 
+    Returns
+    -------
+    float
+        What `before` would find now.
+
     Raises
     ------
     EditError
         With both perplexities, the damage, and what to turn.
     """
     reader = job.reader
-    now = _with_edit(s, reader, FEW)
-    if now <= SUSPECT * was:
-        return
+    few = _with_edit(s, reader, FEW)
+    if few <= SUSPECT * was:
+        return few
     edit.restore()
     was = _remembered(reader, TOKENS)
     edit.apply()
@@ -96,16 +103,29 @@ def judge(s: Method, job: Job, edit: Edit, was: float) -> None:
             f"{now:,.1f}, more than {WORST:g} times; damage by layer: {edit.damage_in_words()}. "
             f"The model is as it was. {_advice(s)}"
         )
+    return few
 
 
-def warn(edit: Edit) -> None:
-    """Say so where an edit does more damage in a layer than `DOUBLES`.
+def warn(edit: Edit, now: float | None) -> None:
+    """Say so where an edit does more damage in a layer than `DOUBLES`, or edits do it together.
 
     Parameters
     ----------
     edit : Edit
-        With its damage, where it is measured.
+        With its damage, where it is measured; on its model.
+    now : float or None
+        What `judge` found; None where nothing was read.
     """
+    there = len(edits_on(edit.model))
+    if now is not None and there > 1 and now > WORST * (first := at_first(edit.model, now)):
+        warnings.warn(
+            f"with the {there} edits that are on the model, its perplexity on a little held-out "
+            f"prose is {now:,.1f}, more than {WORST:g} times the {first:,.1f} from before the first"
+            " of them: they ruin it together, though none does alone. Restore some, or forget the "
+            "facts in one edit",
+            DamageWarning,
+            stacklevel=4,  # at the call of `unlearn`
+        )
     if max(edit.damage.values(), default=0.0) > DOUBLES:
         warnings.warn(
             f"the edit moves much of general text, by layer: {edit.damage_in_words()} of its "

@@ -203,12 +203,11 @@ def _made(s: Method, job: Job) -> Edit:
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
         edit.measure(job.moments or {})
-        if was is not None:
-            ruin.judge(s, job, edit, was)
+        now = None if was is None else ruin.judge(s, job, edit, was)
     except BaseException:  # an interrupt too leaves the model as it was
         edit.restore()
         raise
-    ruin.warn(edit)
+    ruin.warn(edit, now)
     return edit
 
 
