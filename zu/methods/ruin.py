@@ -116,7 +116,7 @@ def warn(edit: Edit, now: float | None) -> None:
     now : float or None
         What `judge` found; None where nothing was read.
     """
-    there = len(edits_on(edit.model))
+    there = 0 if now is None else len(edits_on(edit.model))
     if now is not None and there > 1 and now > WORST * (first := at_first(edit.model, now)):
         warnings.warn(
             f"with the {there} edits that are on the model, its perplexity on a little held-out "
