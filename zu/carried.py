@@ -27,7 +27,9 @@ def mark(weight: torch.Tensor) -> str:
     return " ".join(f"{x:.9e}" for x in sums(weight))
 
 
-def enlist(model: nn.Module, ticket: str, about: str, marks: dict[str, str]) -> None:
+def enlist(
+    model: nn.Module, ticket: str, about: str, marks: dict[str, str], content: str = ""
+) -> None:
     """Have a model say that an edit is on it.
 
     Parameters
@@ -40,10 +42,12 @@ def enlist(model: nn.Module, ticket: str, about: str, marks: dict[str, str]) -> 
         What it is.
     marks : dict of str to str
         By name, what its weights were without it.
+    content : str
+        What tells its changes from those of others.
     """
     inner = unwrapped(model)
     there = getattr(inner, ATTRIBUTE, {})
-    setattr(inner, ATTRIBUTE, there | {ticket: (about, dict(marks))})
+    setattr(inner, ATTRIBUTE, there | {ticket: (about, dict(marks), content)})
 
 
 def delist(model: nn.Module, ticket: str) -> None:
@@ -77,7 +81,27 @@ def edits_on(model: nn.Module) -> dict[str, str]:
         it: other weights were loaded into the model.
     """
     found = {}
-    for ticket, (about, marks) in getattr(unwrapped(model), ATTRIBUTE, {}).items():
+    for ticket, (about, marks, *_) in getattr(unwrapped(model), ATTRIBUTE, {}).items():
         if any(mark(parameter(model, name)) != before for name, before in marks.items()):
             found[ticket] = about
     return found
+
+
+def twin_on(model: nn.Module, ticket: str, content: str) -> str:
+    """An edit with the very same changes that a model carries.
+
+    Parameters
+    ----------
+    model, ticket, content
+        As in `enlist`: of the edit that is about to be put on.
+
+    Returns
+    -------
+    str
+        What it is; "" where there is none.
+    """
+    listed = getattr(unwrapped(model), ATTRIBUTE, {})
+    for other, about in edits_on(model).items():
+        if other != ticket and content in listed[other][2:]:
+            return about
+    return ""

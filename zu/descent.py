@@ -304,19 +304,37 @@ def _runs_in_layers(model: PreTrainedModel) -> bool:
 def _stand_ins(
     model: PreTrainedModel, new: dict[int, torch.Tensor]
 ) -> list[tuple[Callable, Callable]]:
-    """Hooks that make each layer's down_proj put out what it would with its new weight."""
+    """Hooks that make each layer's down_proj put out what it would with its new weight.
+
+    `LayoutError` on the first pass, before a step, where it puts out something else than its own.
+    """
+    seen: set[int] = set()
 
     def project(
         w: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor
     ) -> torch.Tensor:
         # (rows, length, m) -> (rows, length, d)
-        return F.linear(args[0], w.to(output.dtype), module._parameters.get("bias"))
+        ours = F.linear(args[0], w.to(output.dtype), module._parameters.get("bias"))
+        if id(w) not in seen:
+            seen.add(id(w))
+            _same(ours, output)
+        return ours
 
     pairs: list[tuple[Callable, Callable]] = []
     for layer, w in new.items():
         linear = known(model).projection(layer)
         pairs.append((linear.register_forward_hook, partial(project, w)))
     return pairs
+
+
+@torch.no_grad()
+def _same(ours: torch.Tensor, output: torch.Tensor) -> None:
+    """Raise `LayoutError` unless a projection puts out W k + b, up to rounding."""
+    small = max(1e-3, 16 * torch.finfo(output.dtype).eps)
+    error, size = (ours - output).float().norm(), output.float().norm()
+    if error > small * size:  # NaN is another one's to find
+        raise LayoutError("a projection to be trained does not put out W k + b: take off the hooks "
+                          "that are on it, or put torch's own Linear in its place")
 
 
 def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import secrets
 import warnings
 from collections.abc import Mapping
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
-from .carried import delist, enlist, mark
+from .carried import delist, enlist, mark, twin_on
 from .damage import moved
-from .data.cache import write_whole
+from .data.cache import digest, write_whole
 from .export import Factors, differing, front_matter, source_of, write_adapter
+from .modes import undisturbed
 from .wrappers import (
     is_transposed,
     layer_of,
     parameter,
     plain_name,
+    why_not_alone,
     why_not_editable,
 )
 
@@ -44,8 +47,8 @@ class EditError(ValueError):
 class Edit:
     """Weight changes by parameter name, tied to one model.
 
-    As a context manager it is taken off at the end of the block; without one it stays until
-    `restore`.
+    As a context manager it is taken off at the end of the block, the outermost where blocks of the
+    same edit are nested; without one it stays until `restore`.
 
     Parameters
     ----------
@@ -91,8 +94,9 @@ class Edit:
         self._marks: dict[str, str] = {}  # of the weights that the edit was made for
         self._original: dict[str, torch.Tensor] = {}  # what the weights were; empty while off
         self._edited: dict[str, torch.Tensor] = {}  # what they are; empty while off
+        self._blocks = 0  # how many `with` blocks of it are open
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def set(self, name: str, weight: torch.Tensor) -> None:
         """Record the new value of a parameter and put it on.
@@ -141,13 +145,13 @@ class Edit:
         """
         return {name: _product(parts) for name, parts in self.parts.items()}
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def apply(self) -> Self:
         """Put the edit on; nothing happens where it is on already.
 
-        The change is added to what the weights are now, so that edits made for the same weights
-        stack.
+        Where other code has loaded the weights without it, it is put on again. The change is added
+        to what the weights are now, so that edits made for the same weights stack.
 
         Returns
         -------
@@ -157,18 +161,21 @@ class Edit:
         Raises
         ------
         EditError
-            With the model as it was, for weights that cannot be edited, and for a sum that their
-            dtype cannot hold.
+            With the model as it was, for weights that cannot be edited, for a sum that their dtype
+            cannot hold, and where the very same edit is on the model already.
         """
         edited = {}
         for name, parts in self.parts.items():
-            if name not in self._original:
+            if name not in self._original or self._is_off(name):
                 edited[name] = _rounded(name, self._editable(name).detach(), parts)
+        if edited and (twin := twin_on(self.model, self.ticket, self._content())):
+            raise EditError(f"the very same edit ({twin}) is on the model already, and would be on "
+                            "it twice: restore that one, or leave this one off")
         for name, weight in edited.items():
             self._put(name, weight)
         return self
 
-    @torch.inference_mode(False)
+    @undisturbed()
     @torch.no_grad()
     def restore(self) -> None:
         """Take the edit off: every weight is again what it was, bit for bit.
@@ -182,8 +189,11 @@ class Edit:
         EditError
             When something else changed a weight since: take later edits off first.
         """
-        casts = {}
+        casts: dict[str, tuple[torch.dtype, ...]] = {}
         for name, edited in self._edited.items():
+            if self._is_off(name):
+                casts[name] = ()
+                continue
             found = _casts(edited, self._parameter(name))
             if found is None:
                 raise EditError(f"{name} was changed after this edit was applied: restore the "
@@ -201,6 +211,7 @@ class Edit:
                           " each weight is what it was, rounded in the same way; what the cast "
                           "took from the weights does not come back", stacklevel=4)
 
+    @undisturbed()
     @torch.no_grad()
     def measure(self, moments: Mapping[int, torch.Tensor]) -> dict[int, float]:
         """By layer the share of general energy that the edit moves: tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ).
@@ -225,6 +236,13 @@ class Edit:
                 self.damage[layer] = moved(old, parts, moments[layer], transposed=transposed)
         return self.damage
 
+    def _is_off(self, name: str) -> bool:
+        """Whether a weight is already what it was without the edit, loaded by other code."""
+        weight, old = self._parameter(name), self._original[name]
+        if weight.is_meta or weight.dtype != old.dtype or weight.shape != old.shape:
+            return False
+        return torch.equal(weight, old.to(weight.device))
+
     @property
     def applied(self) -> bool:
         """Whether the edit is on the model now."""
@@ -245,9 +263,14 @@ class Edit:
         return sum(x.nbytes for parts in self.parts.values() for x in parts)
 
     def __enter__(self) -> Self:
-        return self.apply()
+        self.apply()
+        self._blocks += 1
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._blocks -= 1
+        if self._blocks:  # the edit stays on until the outermost block ends
+            return
         try:
             self.restore()
         except EditError as problem:
@@ -318,11 +341,20 @@ class Edit:
 
         Raises
         ------
+        EditError
+            For a setting that is none of JSON's kinds of values.
         OSError
             Where it cannot be written.
         """
         from safetensors.torch import save_file
 
+        for name, value in self.settings.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise EditError(f"setting '{name}' is a {type(value).__name__}, which cannot be "
+                                "saved: give a number, a text, a list or a dict of these") from None
+        tensors = self._tensors()
         about = {
             "format": FORMAT,
             "method": self.method,
@@ -332,15 +364,40 @@ class Edit:
             "dtype": self._dtype,
             "before": json.dumps(self._marks),
             "damage": json.dumps(self.damage),
+            "content": _digest(tensors),
         }
+        where = Path(path).expanduser()
+        write_whole(where, lambda part: save_file(tensors, part, metadata=about))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that a file of the edit holds, by the names there, on the CPU."""
         tensors = {f"keys/{layer}": x for layer, x in self.keys.items()}
         for name, parts in self.parts.items():
             for kind, x in zip(_KINDS[len(parts)], parts, strict=True):
                 tensors[f"{kind}/{name}"] = x
-        tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        where = Path(path).expanduser()
-        write_whole(where, lambda part: save_file(tensors, part, metadata=about))
+        return {name: x.cpu().contiguous() for name, x in tensors.items()}
 
+    def is_in(self, path: str | Path) -> bool:
+        """Whether a file holds this very edit.
+
+        Parameters
+        ----------
+        path : str or Path
+            Of a file that `save` wrote.
+
+        Returns
+        -------
+        bool
+            Whether its changes and keys are the edit's, bit for bit.
+
+        Raises
+        ------
+        EditError
+            For a file that is no edit, or damaged.
+        """
+        return _digest(_read(Path(path).expanduser())[1]) == _digest(self._tensors())
+
+    @undisturbed()
     @torch.no_grad()
     def save_pretrained(self, folder: str | Path, *, rank: int | None = None) -> None:
         """Write the edit as an adapter of PEFT: two factors a weight, each with its rank, scale 1.
@@ -368,8 +425,8 @@ class Edit:
         OSError
             Where it cannot be written.
         """
-        if rank is not None and rank < 1:
-            raise EditError(f"rank is {rank}: give 1 or more")
+        if rank is not None and (not isinstance(rank, numbers.Integral) or rank < 1):
+            raise EditError(f"rank is {rank}: give a whole number, 1 or more")
         changes, left_out = {}, {}
         for name, parts in self.parts.items():
             left, right, lost = _cut(name, parts, rank)
@@ -414,6 +471,7 @@ class Edit:
         return head + "\n" + "\n".join(lines) + "\n"
 
     @classmethod
+    @undisturbed()
     def load(cls, path: str | Path, model: PreTrainedModel) -> Edit:
         """Read an edit for a copy of the model that it was made for. It is not applied yet.
 
@@ -502,7 +560,7 @@ class Edit:
     def _editable(self, name: str) -> nn.Parameter:
         """The model's parameter of this name, where its numbers can be changed."""
         weight = self._parameter(name)
-        if why := why_not_editable(weight):
+        if why := why_not_editable(weight) or why_not_alone(self.model, weight):
             raise EditError(f"{name} cannot be edited: {why}")
         return weight
 
@@ -512,7 +570,12 @@ class Edit:
         self._original.setdefault(name, weight.detach().clone())
         self._edited[name] = edited
         weight.copy_(edited)
-        enlist(self.model, self.ticket, f"{self.method}, {self.facts} facts", self._marks)
+        about = f"{self.method}, {self.facts} facts"
+        enlist(self.model, self.ticket, about, self._marks, self._content())
+
+    def _content(self) -> str:
+        """What tells the changes from those of other edits."""
+        return " ".join(mark(x) for _, parts in sorted(self.parts.items()) for x in parts)
 
 
 def _rounded(name: str, old: torch.Tensor, parts: Parts) -> torch.Tensor:
@@ -531,6 +594,8 @@ def _casts(then: torch.Tensor, now: torch.Tensor) -> tuple[torch.dtype, ...] | N
 
     () where it is the same; a cast and back leaves its trace in the values.
     """
+    if now.is_meta or now.shape != then.shape:
+        return None
     then = then.to(now.device)
     ways: list[tuple[torch.dtype, ...]] = [()] if then.dtype == now.dtype else [(now.dtype,)]
     for between in (torch.bfloat16, torch.float16):
@@ -563,7 +628,21 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if found not in (FORMAT, BEFORE):
         raise EditError(f"{path}: not an edit written by this zu (format {found!r}, not "
                         f"{FORMAT!r})")
+    if about.get("content", whole := _digest(tensors)) != whole:
+        raise EditError(f"{path}: its numbers are damaged, not those that were written: fetch the "
+                        "file again, or make the edit again")
     return about, tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of a file's tensors, by their weights' plain names."""
+    return digest({_place(name): x for name, x in tensors.items()})
+
+
+def _place(name: str) -> str:
+    """The name of a tensor in a file, without what wrappers have put into it."""
+    kind, _, weight = name.partition("/")
+    return f"{kind}/{plain_name(weight)}"
 
 
 def _factors(delta: torch.Tensor, bound: int) -> Parts:

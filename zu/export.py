@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from .built import unsaid
 from .carried import edits_on
-from .wrappers import has_adapters, plain_name, unwrapped, why_not_editable
+from .layouts import hooked
+from .wrappers import (
+    has_adapters,
+    plain_name,
+    sharers,
+    unwrapped,
+    why_not_alone,
+    why_not_editable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +72,9 @@ def save_model(
     Raises
     ------
     ValueError
-        For a model with adapters that are not merged, weights that are quantised, in pieces or not
-        in memory, and weights with NaN or infinity.
+        For a model with adapters that are not merged, weights that are quantised, in pieces, shared
+        or not in memory, weights with NaN or infinity, and weights that are not those of the
+        model's configuration, which would be lost.
     FileExistsError
         For a folder with something in it.
     OSError
@@ -72,12 +83,19 @@ def save_model(
     from transformers import PreTrainedModel as Whole
 
     inner = unwrapped(model)
-    if has_adapters(inner):
+    if has_adapters(model):
         raise ValueError("the model has adapters of PEFT, and would be saved without them or under "
-                         "their names: merge them first (model = model.merge_and_unload())")
+                         "their names: merge them first (model = model.merge_and_unload(), or "
+                         "model.get_base_model() for one without its learnt prompts)")
     if not isinstance(inner, Whole):
         raise ValueError(f"save_model takes a model of transformers, not a {type(inner).__name__}")
+    if not hasattr(tokenizer, "save_pretrained"):
+        raise ValueError(f"tokenizer is a {type(tokenizer).__name__}: give the model's own")
     _check_numbers(inner)
+    _check_names(inner)
+    if hooked(*inner.modules()):
+        warnings.warn("the model has hooks or functions of somebody's own in it, which are not "
+                      "saved: what is loaded again computes without them", stacklevel=2)
     about = "; ".join(edits_on(inner).values()) or "none"
     text = front_matter(inner, "transformers", []) + (
         f"\n# {called(inner)}, edited\n\nEdits by zu on it: {about}. Each is part of the weights; "
@@ -104,6 +122,21 @@ def _check_numbers(model: PreTrainedModel) -> None:
             why = "it has NaN or infinity in it"
         if why:
             raise ValueError(f"{name} cannot be saved: {why}")
+
+
+def _check_names(model: PreTrainedModel) -> None:
+    """Refuse a model that would not come back as it is from its configuration and its weights."""
+    if names := unsaid(model):
+        raise ValueError(
+            f"{len(names)} weights of the model are not those of its configuration, {names[0]} for "
+            "one, and would be lost when it is loaded: make a parametrisation or a mask of pruning "
+            "permanent (parametrize.remove_parametrizations, prune.remove), take compiled or "
+            "wrapped modules out, or change the configuration with the model")
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    for name, weight in model.named_parameters():
+        if name not in tied and tied.isdisjoint(sharers(model, weight)):
+            if why := why_not_alone(model, weight):
+                raise ValueError(f"{name} cannot be saved: {why}")
 
 
 def write_adapter(

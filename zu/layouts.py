@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .wrappers import absent, prompted
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -301,13 +303,38 @@ def check_bare(model: nn.Module) -> None:
     Raises
     ------
     LayoutError
-        For what torch.compile or data parallelism has made of a model.
+        For what torch.compile or data parallelism has made of a model, and for one that reads
+        learnt prompts of PEFT first.
     """
+    if prompted(model):
+        raise LayoutError(
+            "the model reads learnt prompts of PEFT in front of every text (prompt or prefix "
+            "tuning), which zu would leave out: give the model without them "
+            "(model.get_base_model())")
     for inside, wrapper in (("_orig_mod", "torch.compile"), ("module", "data parallelism")):
         if inside in model._modules and not hasattr(type(model), "get_decoder"):
             raise LayoutError(
                 f"the model is wrapped by {wrapper}: give zu the one inside (model.{inside}); "
                 "they have the same weights, so that an edit of one is on the other too")
+
+def check_there(model: nn.Module) -> None:
+    """Refuse a model that `check_bare` refuses, and one some of whose numbers are not in memory.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model.
+
+    Raises
+    ------
+    LayoutError
+        As `check_bare` does, and for weights on the meta device that nobody brings from a disk.
+    """
+    check_bare(model)
+    if name := absent(model):
+        raise LayoutError(f"{name} is not in memory (on the meta device): load the model's weights "
+                          "first, whole or with a device_map")
+
 
 
 def known(model: PreTrainedModel) -> Layout:
@@ -375,9 +402,12 @@ def hooked(*modules: nn.Module) -> bool:
     Returns
     -------
     bool
-        Whether a forward hook is there, before or after; those by which transformers itself
-        collects what layers put out do not count.
+        Whether a forward hook is there, before or after, or a function in the place of a class's
+        `forward`; those by which transformers itself collects what layers put out do not count,
+        nor do accelerate's.
     """
+    if any("forward" in vars(x) and not hasattr(x, "_hf_hook") for x in modules):
+        return True
     found = (f for x in modules for f in (*x._forward_hooks.values(),
                                           *x._forward_pre_hooks.values()))
     return any(not str(getattr(f, "__module__", "")).startswith("transformers.") for f in found)
@@ -414,13 +444,16 @@ def _fault(linear: nn.Module) -> str:
     """Why a projection cannot be edited as it is, as the end of a sentence; "" where it can."""
     from transformers.pytorch_utils import Conv1D
 
-    if hasattr(linear, "base_layer"):
+    if hasattr(linear, "base_layer") or hasattr(linear, "modules_to_save"):
         return ("is wrapped by an adapter: merge it into the weights first "
                 "(model = model.merge_and_unload()), or take it off")
     if hasattr(linear, "parametrizations"):
         return ("has a weight that is computed from others (torch's parametrize): remove the "
                 "parametrisation first")
     weight = linear._parameters.get("weight")
+    if weight is None and isinstance(getattr(linear, "weight", None), torch.Tensor):
+        return ("has a weight that is computed from others (pruning, weight_norm or the like of "
+                "torch.nn.utils): make it permanent first (prune.remove, remove_weight_norm)")
     if weight is None or not isinstance(linear, nn.Linear | Conv1D):
         return (f"is a {type(linear).__name__}, no plain linear map: load the model without "
                 "quantisation (no quantization_config), in float32 or bfloat16")
@@ -430,6 +463,9 @@ def _fault(linear: nn.Module) -> str:
     plain = type(weight) is nn.Parameter and type(weight.data) is torch.Tensor
     if not plain or not weight.is_floating_point() or weight.element_size() < 2:
         kind = type(weight.data).__name__ if plain else type(weight).__name__
+        if kind == "DTensor":
+            return ("is in pieces (a DTensor of FSDP or tensor parallelism): load the model whole, "
+                    "edit it, and share it out then")
         return (f"is quantised ({kind} of {weight.dtype}): load the model without quantisation "
                 "(no quantization_config), edit it, and quantise what zu.save_model writes")
     return ""

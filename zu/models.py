@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
+import operator
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .built import altered
 from .data.embedded import embedded_model
 from .data.foreign import own_code
 from .data.names import closest
-from .layouts import check_bare, known
+from .layouts import LayoutError, check_there, known
+from .modes import undisturbed
+from .wrappers import why_not_editable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +37,9 @@ LAYERS = {
     (36, 2560): (9, 10, 11),
     (30, 576): (15, 16, 17),
 }
+
+
+_LOADING = threading.Lock()
 
 
 def load_model(
@@ -78,7 +87,9 @@ def load_model(
         if not Path(source).is_dir():
             _on_hub(source)
         if not (own := own_code(source)):
-            with torch.inference_mode(False):  # weights made inside it could never be edited
+            # weights made inside of inference mode could never be edited; and transformers loads
+            # but one model at a time
+            with _LOADING, undisturbed():
                 model, tokenizer = _read(source, dtype, device_map)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -388,22 +399,60 @@ def resolve_layers(
     TypeError
         For a model whose layers cannot be edited.
     ValueError
-        For a number instead of a list, and for an empty list.
+        For a number instead of a list, for an empty list, and for what is no number of a layer.
     IndexError
         For a layer that is not there.
     """
     depth = len(known(model).layers)
-    if isinstance(layers, int | float):
-        raise ValueError(f"layers is {layers}: give a list, [{layers}]")
     if layers is None:
         layers = default_layers(depth, model.config.get_text_config().hidden_size)
-    indices = (int(x * depth) if isinstance(x, float) else int(x) for x in layers)
+    numbers = layer_numbers(layers)
+    indices = (int(x * depth) if isinstance(x, float) else x for x in numbers)
     chosen = tuple(sorted(set(indices)))
     for layer in chosen:
         down_proj(model, layer)  # for its errors
     if not chosen:
         raise ValueError("layers is empty: name at least one layer to edit")
     return chosen
+
+
+def layer_numbers(layers: object) -> tuple[int | float, ...]:
+    """Layers as plain numbers, from whatever holds them: a list, a range, an array.
+
+    Parameters
+    ----------
+    layers : sequence of int or float
+        Indices, or shares of the depth.
+
+    Returns
+    -------
+    tuple of int or float
+        As many, in their order.
+
+    Raises
+    ------
+    ValueError
+        For a number instead of a list, and for what is neither an index nor a share below 1.
+    """
+    single = isinstance(layers, str) or getattr(layers, "ndim", 1) < 1  # or a tensor of one number
+    if single or not isinstance(layers, Iterable):
+        raise ValueError(f"layers is {layers}: give a list, [{layers}]")
+    return tuple(map(_layer_number, layers))
+
+
+def _layer_number(given: object) -> int | float:
+    """One layer as a plain number."""
+    if isinstance(given, numbers.Real) and not isinstance(given, bool | numbers.Integral):
+        share = float(given)
+        if 0 <= share < 1:
+            return share
+    elif not isinstance(given, bool):
+        try:
+            return operator.index(given)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise ValueError(f"layers has {given!r}: give a layer's number, or a share of the depth from 0 "
+                     "to below 1")
 
 
 def fitting(model: PreTrainedModel, window: int) -> int:
@@ -424,9 +473,9 @@ def fitting(model: PreTrainedModel, window: int) -> int:
     Raises
     ------
     LayoutError
-        For a model inside torch.compile or data parallelism.
+        For a model in wrappers, and for one without its numbers.
     """
-    check_bare(model)
+    check_there(model)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or not 0 < context < window:
         return window
@@ -440,7 +489,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
     An edited model has another one: see `hash_of` for how the values enter. A model of the same
-    weights that computes with them in another way (another `rope_theta`) has another one too.
+    weights that computes with them in another way (another `rope_theta`, an adapter that is
+    switched off, a module that is `altered`) has another one too.
 
     Parameters
     ----------
@@ -453,7 +503,8 @@ def fingerprint(model: PreTrainedModel) -> str:
         16 hexadecimal digits.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
-    return hash_of(weights, f"{type(model).__name__} {_architecture(model)}")
+    about = " ".join([type(model).__name__, _architecture(model), *altered(model)])
+    return hash_of(weights, about)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -503,9 +554,16 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     -------
     str
         16 hexadecimal digits.
+
+    Raises
+    ------
+    LayoutError
+        For a weight that is not in memory, or in pieces.
     """
     digest = hashlib.sha256(start.encode())
     for name, weight in weights:
+        if weight.is_meta or type(weight).__name__ == "DTensor":
+            raise LayoutError(f"{name} cannot be read: {why_not_editable(weight)}")
         values = " ".join(f"{x:.9e}" for x in sums(weight))
         about = f"{name} {tuple(weight.shape)} {weight.dtype} {values}"
         digest.update(about.encode())

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -12,29 +15,80 @@ from torch import nn
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: One for each model that is read: hooks of two readings at once would meet in it.
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKING = threading.Lock()
+
+
+def _forget_locks() -> None:
+    """Begin anew in a forked process, where nobody is left to open what was locked."""
+    global _LOCKING
+    _LOCKING = threading.Lock()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside the block torch computes as it does where nobody has set anything.
+
+    A default device, automatic mixed precision, `torch.no_grad` and `torch.inference_mode` around
+    the block have no influence in it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "xpu", "mps"):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
     """Inside the block the model is in evaluation mode, and gradients are as torch has them.
 
-    So dropout and gradient checkpointing, which act in training mode, have no influence, nor have
-    `torch.no_grad` and `torch.inference_mode` around the call. Afterwards, whatever happens, each
-    module is in the mode that it was in.
+    So dropout and gradient checkpointing, which act in training mode, have no influence, nor has
+    what a caller has set (`undisturbed`); modules that `torch.compile` has compiled are run as they
+    were written. Another thread that wants to read the same model waits. Afterwards, whatever
+    happens, each module is in the mode that it was in.
 
     Parameters
     ----------
     model : nn.Module
         What is about to be read.
     """
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.enable_grad():
+    with _lock(model), undisturbed(), _uncompiled(model):
+        training = [module for module in model.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
             yield
-    finally:
-        for module in training:
-            module.training = True
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _lock(model: nn.Module) -> threading.RLock:
+    """A model's lock, which a thread that has it can take again."""
+    with _LOCKING:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """For a block, run modules as they were written that torch.compile has compiled."""
+    compiled = any("_orig_mod" in x._modules or x._compiled_call_impl for x in model.modules())
+    if not compiled:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def settles(function: Callable[P, T]) -> Callable[P, T]:

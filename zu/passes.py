@@ -41,6 +41,29 @@ def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
             handle.remove()
 
 
+def check_ids(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    """Refuse tokens that a model has no embedding of, before a GPU fails at them.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    ids : Tensor
+        Token ids, of any shape.
+
+    Raises
+    ------
+    ValueError
+        With the way out.
+    """
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    highest = int(ids.max()) if ids.numel() else 0
+    if isinstance(weight, torch.Tensor) and highest >= len(weight):
+        raise ValueError(f"the tokenizer gives token {highest}, but the model has {len(weight)}: "
+                         "give the model's own tokenizer, or resize its embeddings "
+                         "(model.resize_token_embeddings)")
+
+
 def states_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
     """The hidden states in what a decoder layer returns, (rows, length, d).
 
@@ -86,6 +109,7 @@ def forward_until(
     def stop(*seen: object) -> None:
         raise _Enough
 
+    check_ids(model, batch.ids)
     layout = known(model)
     last: Callable = layout.layers[layer].register_forward_hook
     if keys_only:
@@ -323,6 +347,7 @@ def whole_logits(
     ValueError
         For a model whose logits are not finite.
     """
+    check_ids(model, batch.ids)
     head, every = model.get_output_embeddings(), heard(model)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
@@ -408,6 +433,7 @@ def write(
     ValueError
         For a model whose logits are not finite.
     """
+    check_ids(model, ids)
     special = sorted(set(tokenizer.all_special_ids))
     banned = torch.tensor(special, dtype=torch.long, device=generator.device)
     rows = len(ids)

@@ -18,6 +18,7 @@ from torch import nn
 
 from .layouts import known
 from .models import finite
+from .passes import check_ids
 from .reader import collate, hooks, states_of, trace
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class WholeRuns:
         for layer, change in zip(self.place.layers, delta, strict=True):
             add = partial(_add, position=batch.position, delta=change, shape=batch.ids.shape)
             pairs.append((self._changed(layer).register_forward_hook, add))
+        check_ids(self.model, batch.ids)
         with hooks(*pairs):
             output = self.model(
                 input_ids=batch.ids, attention_mask=batch.mask, use_cache=False

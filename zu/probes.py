@@ -19,9 +19,10 @@ import transformers
 from torch import nn
 
 from .batches import Batch
+from .built import altered
 from .data.cache import cache_file, read_tensors, write_tensors
 from .layouts import Layout, LayoutError, hooked, known
-from .models import NonFiniteError, logits
+from .models import NonFiniteError, finite, logits
 from .modes import settled
 from .passes import call_layer, entering, hooks, run_from, whole_logits
 
@@ -37,9 +38,9 @@ VERSION = 2
 def layout(model: PreTrainedModel) -> Layout:
     """How a model is read and written, tried on the model itself.
 
-    What was found is kept under `zu.cache_dir`, by architecture, type of numbers and kind of
-    device; that the weights can be edited is looked at each time. A model with hooks on it is tried
-    each time, and nothing is kept.
+    What was found is kept under `zu.cache_dir`, by architecture, what is `altered` of it, type of
+    numbers and kind of device; that the weights can be edited is looked at each time. A model with
+    hooks on it is tried each time, and nothing is kept.
 
     Parameters
     ----------
@@ -60,15 +61,16 @@ def layout(model: PreTrainedModel) -> Layout:
     editable = found.editable
     for i in editable:
         found.projection(i)  # for its errors
-    about = (VERSION, type(model).__name__, _configuration(model), str(model.dtype),
-             model.device.type, torch.__version__, transformers.__version__)
+    about: tuple = (VERSION, type(model).__name__, _configuration(model), str(model.dtype),
+                    model.device.type, torch.__version__, transformers.__version__)
+    about += tuple(altered(model))
     path = cache_file("layouts", repr(about))
     own = hooked(*model.modules())
     kept = None if own else read_tensors(path, "scales")
     if kept is None or len(kept["scales"]) != len(editable):
         with settled(model):  # dropout would make of each run another one
             scales = _probed(found, editable)
-        kept = {"scales": torch.tensor(scales, dtype=torch.float64)}
+            kept = {"scales": torch.tensor(scales, dtype=torch.float64)}
         if not own:
             write_tensors(path, kept)
     return replace(found, scales=dict(zip(editable, kept["scales"].tolist(), strict=True)))
@@ -161,6 +163,8 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
     if any(x.dim() != 3 for x in states):
         why = "its layers pass on more than one state for each token"
         raise LayoutError(_refusal(found.model, why))
+    for x in states:
+        finite(found.model, x[batch.real.bool()], "states")
     real = batch.real.bool()
     for i, block in enumerate(found.layers):
         alone = call_layer(block, states[i], calls[i])

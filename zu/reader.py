@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from .batches import Batch, answers, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
-from .layouts import LayoutError, check_bare, heard, hooked, known
+from .layouts import LayoutError, check_there, heard, hooked, known
 from .models import fingerprint, hash_of
 from .models import logits as finished
 from .modes import settles
@@ -124,7 +124,7 @@ class Reader:
         limit: int = 2**30,
         chat: bool | str | None = None,
     ) -> None:
-        check_bare(model)
+        check_there(model)
         self.model, self.layer = model, layer
         self.wording = Wording.of(tokenizer, chat)
         self.tokenizer = self.wording.tokenizer

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .batches import Batch
 from .data.cache import cache_file, read_tensors, user_path, write_tensors
 from .layouts import hooked, known
-from .models import fingerprint, fitting
+from .models import fingerprint, finite, fitting, resolve_layers
 from .modes import settles
 from .passes import forward_until, hooks, write
 
@@ -263,8 +263,8 @@ def moments(
         The unedited one.
     tokenizer : PreTrainedTokenizerBase
         Its own.
-    layers : sequence of int
-        Which layers' keys.
+    layers : sequence of int or float
+        Which layers' keys, as `zu.models.resolve_layers` takes them.
     texts : optional
         Ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file
         or ``"hub:DATASET"``: see `corpus`.
@@ -285,13 +285,14 @@ def moments(
     CorpusError
         For texts that cannot be read.
     ValueError
-        Where there is less text than a window.
+        Where there is less text than a window, and for a model whose numbers are not finite.
 
     References
     ----------
     The paper, Sections 4.3 and 5.
     """
     window = fitting(model, window)
+    layers = () if isinstance(layers, Sequence) and not layers else resolve_layers(model, layers)
     size = max(tokens // window, 1)
     cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     source, read = _source(model, tokenizer, texts, tokens, window)
@@ -313,7 +314,7 @@ def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch
     done = {}
     for layer in layers if label else ():
         kept = read_tensors(cache_file(KIND, f"{label} {layer}"), "C0", "tokens")
-        if kept:
+        if kept and bool(kept["C0"].isfinite().all()):
             done[layer] = kept
     return done
 
@@ -452,5 +453,6 @@ def _sum(
     tokens = seen * window
     found = {}
     for layer, total in sums.total.items():
+        finite(model, total, f"keys of layer {layer}")
         found[layer] = {"C0": total / tokens, "tokens": torch.tensor(tokens)}
     return found

@@ -34,7 +34,7 @@ from .data.facts import Fact
 from .layouts import heard, hooked, known
 from .models import fingerprint, logits
 from .modes import settles
-from .passes import CACHES, called_with, entering_first, hooks, states_of
+from .passes import CACHES, called_with, check_ids, entering_first, hooks, states_of
 from .plain_search import WholeRuns, divergence, values_at
 from .sinks import refuse
 from .steps import RATES, STEPS, Optimizer
@@ -767,6 +767,7 @@ class _Suffixes:
         self.place, self.layout = place, known(model)
         body = self.layout.body
         every = [row for rows in groups for row in rows]
+        check_ids(model, collate(every).ids)
         self.layers = {
             i: block for i, block in enumerate(self.layout.layers) if i >= place.start
         }

@@ -201,3 +201,96 @@ def why_not_editable(weight: torch.Tensor) -> str:
         return ("it was loaded inside torch.inference_mode(), which forbids changes: load the "
                 "model outside of it")
     return ""
+
+
+def why_not_alone(model: nn.Module, weight: torch.Tensor) -> str:
+    """What else would change with a weight, as its numbers lie in the same memory.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+    weight : Tensor
+        A weight of it, whose numbers are in memory.
+
+    Returns
+    -------
+    str
+        The reason with the way out, as the end of a sentence; "" for a weight that nothing shares.
+    """
+    steps = zip(weight.stride(), weight.shape, strict=True)
+    if any(step == 0 and size > 1 for step, size in steps):
+        return "its rows or columns share memory (expanded): give it a contiguous copy first"
+    names = sharers(model, weight)
+    if len(names) < 2:
+        return ""
+    return (f"it is shared ({' and '.join(names)}), and an edit would change each of these: give "
+            "each a copy of its own first")
+
+
+def sharers(model: nn.Module, weight: torch.Tensor) -> list[str]:
+    """The names of the weights whose numbers lie where a weight's lie, its own among them.
+
+    Parameters
+    ----------
+    model, weight
+        As in `why_not_alone`.
+
+    Returns
+    -------
+    list of str
+        One name where nothing is shared.
+    """
+    own, names = _place(weight), []
+    for name, other in model.named_parameters(remove_duplicate=False):
+        if other.is_meta or type(other) not in (torch.Tensor, nn.Parameter):
+            continue
+        place = _place(other)
+        if place[0] == own[0] and place[1] < own[2] and own[1] < place[2]:
+            names.append(name)
+    return names
+
+
+def _place(weight: torch.Tensor) -> tuple[torch.device, int, int]:
+    """Where a weight's numbers are in memory: device, begin and end."""
+    steps = zip(weight.shape, weight.stride(), strict=True)
+    span = 1 + sum((size - 1) * step for size, step in steps) if weight.numel() else 0
+    start = weight.data_ptr()
+    return weight.device, start, start + span * weight.element_size()
+
+
+def absent(model: nn.Module) -> str:
+    """A weight of a model whose numbers are nowhere: on the meta device, with nobody to bring them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+
+    Returns
+    -------
+    str
+        Its name; "" where there is none. What accelerate has put on a disk does not count.
+    """
+    for name, module in model.named_modules():
+        if any(x is not None and x.is_meta for x in module._parameters.values()):
+            if not hasattr(module, "_hf_hook"):
+                return f"{name}.weight" if module._parameters.get("weight") is not None else name
+    return ""
+
+
+def prompted(model: nn.Module) -> bool:
+    """Whether PEFT puts learnt tokens in front of whatever a model reads.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model, wrapped or not.
+
+    Returns
+    -------
+    bool
+        True for prompt tuning, prefix tuning and their like.
+    """
+    configs = getattr(model, "peft_config", None) if _is_of_peft(model) else None
+    return any(getattr(x, "is_prompt_learning", False) for x in (configs or {}).values())

@@ -75,7 +75,7 @@ def card(
     FileNotFoundError
         For an edit that is not saved yet.
     ValueError
-        For another number of facts than its own.
+        For another number of facts than its own, and for a file of another edit.
     """
     path = Path(path).expanduser()
     _check(edit, facts, path)
@@ -113,6 +113,9 @@ def _check(edit: Edit, facts: Sequence[Fact], path: Path) -> None:
     if edit.facts and edit.facts != len(facts):
         raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give "
                          "those that it is of")
+    if path.is_file() and not edit.is_in(path):
+        raise ValueError(f"'{path}' holds another edit than the one that is measured: give its own "
+                         "file, or save it again (edit.save)")
 
 
 def _library(path: Path) -> str:

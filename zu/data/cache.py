@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,8 +112,10 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """
     from safetensors.torch import save_file
 
+    kept = {name: x.contiguous() for name, x in tensors.items()}
+
     def save(part: Path) -> None:
-        save_file({name: x.contiguous() for name, x in tensors.items()}, part)
+        save_file(kept, part, metadata={"content": digest(kept)})
 
     try:
         write_whole(path, save)
@@ -140,11 +142,37 @@ def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
         All that are in it, on the CPU; None where the file is absent, damaged, or lacks one of
         `names`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        found = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None  # computed again and written over
-    return found if set(names) <= set(found) else None
+    if about.get("content", whole := digest(found)) != whole or not set(names) <= set(found):
+        return None
+    return found
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of tensors with their names, which tells whether a file is as it was written.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        By name.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        x = tensors[name].cpu().contiguous()
+        found.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
+        found.update(x.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

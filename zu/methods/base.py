@@ -1,7 +1,6 @@
 """What a method is: its settings, what it needs, how a layer's problem is built and solved."""
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from ..chats import check_chat
 from ..data.facts import Fact
 from ..edit import Edit
 from ..layouts import Layout, known
-from ..models import weight_name
+from ..models import layer_numbers, weight_name
 from ..reader import Reader, Trace, subject_keys
 from ..steps import Optimizer
 from ..targets import Aim, Search, Targets, optimise
@@ -79,11 +78,7 @@ class Method(BaseModel):
     @classmethod
     def _any_sequence(cls, given: Any) -> Any:
         """Layers as plain numbers, from whatever holds them: a list, a range, an array."""
-        if isinstance(given, int | float):
-            raise ValueError(f"layers is {given}: give a list, [{given}]")
-        if given is None or isinstance(given, str):
-            return given
-        return tuple(x if isinstance(x, int | float) else operator.index(x) for x in given)
+        return None if given is None else layer_numbers(given)
 
     def edited(self, layers: Sequence[int]) -> tuple[int, ...]:
         """Those of the layers that the method changes.

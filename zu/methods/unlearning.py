@@ -18,9 +18,10 @@ from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
 from ..targets import Aim, Targets, optimise
-from ..wrappers import has_adapters, parameter, why_not_editable
+from ..wrappers import has_adapters, parameter, why_not_alone, why_not_editable
 from . import ruin
 from .base import Job, Method, Settings
+from .given import check_kinds, check_moments, of_earlier
 from .registry import with_settings
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def unlearn(
     ------
     ValueError
         Unknown methods or settings, what the method cannot take, logits that are not finite.
+    TypeError
+        What is no list of edits, or no reader.
     EditError
         An edit that exploded, changes nothing, or more than doubles perplexity on held-out prose
         (but for `check`); weights that cannot be edited. The model is then as it was.
@@ -134,6 +137,7 @@ def unlearn(
     Algorithm 1 of the paper.
     """
     s = with_settings(method, settings)
+    check_kinds(earlier, reader)
     layers = resolve_layers(model, s.layers)
     reader = Reader.of(model, tokenizer, reader, s.chat)
     job = Job(reader, list(facts), layers, anchors, earlier)
@@ -161,6 +165,7 @@ def _to_know(s: Method, job: Job) -> list[str]:
         said.append(f"{s.name} edits layer {own[-1]} alone, and the targets given are "
                     f"{given.described()}: it searches for its own (zu.find_targets of that layer "
                     f"with aim={job.aim!r} gives them)")
+    said += of_earlier(job)
     named = {edit.ticket for edit in job.earlier}
     there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
     if there:
@@ -224,10 +229,7 @@ def _check(s: Method, job: Job) -> None:
         if given and not s.spares:
             raise ValueError(f"{s.name} takes no {what}")
     targets = s.targets if isinstance(s, Settings) else None
-    for layer, C0 in (s.moments or {}).items():
-        if not bool(C0.isfinite().all()):
-            raise ValueError(f"moments of layer {layer} are NaN or infinite: read them again with "
-                             "zu.moments")
+    check_moments(s, job)
     if targets is None:
         return
     own = s.edited(job.layers)
@@ -249,7 +251,8 @@ def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
             raise EditError(f"{name} cannot be read for an edit: {why_not_editable(weight)}")
     for layer in layers:
         name = weight_name(model, layer)
-        if why := why_not_editable(parameter(model, name)):
+        weight = parameter(model, name)
+        if why := why_not_editable(weight) or why_not_alone(model, weight):
             raise EditError(f"{name} cannot be edited: {why}")
 
 

@@ -1,0 +1,126 @@
+"""What a model has beside what its class makes of its configuration.
+
+Adapters, a mask of pruning, a parametrisation, a bias or a module of somebody's own, a number that
+was changed afterwards: weights and configuration alone do not say these, and nobody who loads the
+model by its configuration gets them.
+"""
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .wrappers import unwrapped
+
+#: Attributes of modules that change nothing that a model computes when it is read.
+_IDLE = {"training", "gradient_checkpointing", "name", "name_or_path", "max_seq_len_cached"}
+#: What counts as the value of a setting of a module.
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class _Parts(NamedTuple):
+    """A model's modules by name, in words, and the names of all that it would save."""
+
+    modules: dict[str, str]
+    saved: dict[str, tuple[int, ...]]
+
+
+#: What classes make of configurations, by both: it is asked for again and again.
+_MADE: dict[tuple[type, str], _Parts | None] = {}
+
+
+def altered(model: nn.Module) -> list[str]:
+    """Which modules of a model are others than its class makes of its configuration.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model of transformers, wrapped or not.
+
+    Returns
+    -------
+    list of str
+        Their names, each with its class and its settings, in order; empty for a model as its class
+        makes it. All of them where that cannot be told.
+    """
+    inner = unwrapped(model)
+    made, there = _made(inner), _parts(inner)
+    plain = {} if made is None else made.modules
+    return [f"{name}: {about}" for name, about in sorted(there.modules.items())
+            if plain.get(name) != about]
+
+
+def unsaid(model: nn.Module) -> list[str]:
+    """What a model would save that nobody finds who loads it by its configuration, or misses.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As in `altered`.
+
+    Returns
+    -------
+    list of str
+        Names of weights that its class does not make of its configuration, makes in another shape,
+        or makes and the model lacks; empty where that cannot be told.
+    """
+    inner = unwrapped(model)
+    made = _made(inner)
+    if made is None:
+        return []
+    there = _parts(inner).saved
+    return sorted(name for name in there.keys() | made.saved.keys()
+                  if there.get(name) != made.saved.get(name))
+
+
+def _made(model: nn.Module) -> _Parts | None:
+    """What a model's class makes of its configuration, without numbers; None where it does not."""
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        return None
+    about = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    key = type(model), about
+    if key not in _MADE:
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                _MADE[key] = _parts(type(model)(copy.deepcopy(config)))
+        except Exception:  # of whatever a class does when it is made: then nothing is known
+            _MADE[key] = None
+    return _MADE[key]
+
+
+def _parts(model: nn.Module) -> _Parts:
+    """The parts of a model, without its own settings: these are its configuration's."""
+    modules = {name: _words(x) for name, x in model.named_modules() if name}
+    saved = {name: tuple(getattr(x, "shape", ())) for name, x in model.state_dict().items()}
+    return _Parts(modules, saved)
+
+
+def _words(module: nn.Module) -> str:
+    """A module's class and its settings."""
+    kind = type(module)
+    said = {name: _said(x) for name, x in vars(module).items() if _counts(name)}
+    settings = {name: x for name, x in said.items() if x is not None}
+    about = json.dumps(settings, sort_keys=True, default=str)
+    return f"{kind.__module__}.{kind.__qualname__} {about}"
+
+
+def _counts(name: str) -> bool:
+    """Whether an attribute may be a setting: of the private ones those alone of adapters."""
+    return name not in _IDLE and (not name.startswith("_") or "adapter" in name)
+
+
+def _said(value: Any) -> Any:
+    """A setting as plain values; None for what is none."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, list | tuple | set):
+        return [x for x in map(_said, value) if x is not None]
+    if isinstance(value, dict) and not isinstance(value, nn.Module):
+        return {str(name): _said(x) for name, x in value.items()}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return None
