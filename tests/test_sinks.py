@@ -28,7 +28,8 @@ def test_a_subject_that_ends_in_the_sink_is_found_and_the_same_behind_other_word
 def test_it_is_refused_before_targets_are_searched_with_what_to_do(smollm2, method, monkeypatch):
     model, tokenizer = smollm2
     monkeypatch.setattr(zu.targets, "_parts", lambda *given: pytest.fail("a search began"))
-    with pytest.raises(zu.FactError, match=r"fact 2 of 2 \(id 'fort'\) .* Put words before") as said:
+    told = r"fact 2 of 2 \(id 'fort'\) .* Put words before"
+    with pytest.raises(zu.FactError, match=told) as said:
         zu.unlearn(model, tokenizer, [OTHER, CITY], method, check=False, n_prefixes=0)
     assert "Fort Nelson" not in str(said.value)
 
