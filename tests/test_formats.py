@@ -82,6 +82,11 @@ def test_a_half_of_a_set_that_is_empty_is_an_error(tmp_path):
     assert len(load_facts(f"{path}:forget")) == 1
 
 
+def test_files_that_were_put_together_may_have_marks_of_byte_order_between(tmp_path):
+    lines = [b"\xef\xbb\xbf" + json.dumps(row).encode() for row in (OWN, OTHER)]
+    assert bare(load_facts(write(tmp_path, b"\r\n".join(lines)))) == BOTH
+
+
 # ---- what is no text
 
 
@@ -126,7 +131,6 @@ def test_a_path_that_leads_nowhere_is_named(path):
     lambda rows: [{"row_idx": i, "row": row} for i, row in enumerate(rows)],
     lambda rows: {str(i): row for i, row in enumerate(rows)},
     lambda rows: {"first one": rows[0], "second one": rows[1]},
-    lambda rows: [{"a": rows[0]}, {"b": rows[1]}],
 ])
 def test_rows_in_a_wrapper_or_under_keys_are_rows(tmp_path, wrap):
     held = wrap([OWN, OTHER])
@@ -137,6 +141,13 @@ def test_rows_in_a_wrapper_or_under_keys_are_rows(tmp_path, wrap):
 
 def test_facts_under_keys_are_facts():
     assert list(load_facts({"a": BOTH[0], "b": BOTH[1]})) == BOTH
+    assert bare(load_facts({"7": OWN})) == BOTH[:1]
+
+
+@pytest.mark.parametrize("rows", [
+    [{"edit": OWN}], {"edit": OWN}, [{"edit": OWN, "back": OTHER}] * 2])
+def test_an_object_within_a_row_of_another_shape_is_no_row(rows):
+    refusal(rows)
 
 
 def test_what_the_hubs_viewer_leaves_out_is_said(tmp_path):
@@ -225,6 +236,15 @@ def test_labels_beside_a_question_and_its_answer_do_not_hide_them(tmp_path):
 def test_rows_that_are_none_are_told_what_they_look_like(tmp_path, row, told):
     said = refusal(write(tmp_path, json.dumps([row])))
     assert told in said and "holds a list of rows" not in said
+
+
+@pytest.mark.parametrize("true", [{"str": "Oslo", "id": "Q585"}, "Oslo"])
+def test_a_true_answer_may_stand_in_an_object_or_by_itself(true):
+    ask = {"subject": "Norway", "prompt": "The capital of {} is", "target_true": true,
+           "target_new": {"str": "Bergen"}}
+    for row in ({"requested_rewrite": ask, "case_id": 1}, ask,
+                {"requested_rewrite": [ask], "case_id": 1, "questions": [], "single_hops": []}):
+        assert bare(load_facts([row])) == BOTH[:1]
 
 
 # ---- signs that nobody sees, and letters that are coded in two ways

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -246,7 +247,7 @@ def propose(
     written = rows[:, ids.shape[1]:]  # (ROWS, LENGTH)
     counts: Counter[str] = Counter()
     for text in tokenizer.batch_decode(written, skip_special_tokens=True):
-        items = text.split("\n")[0].split(",")[:-1]  # the last one may be cut off
+        items = re.split("[,،、，]", text.split("\n")[0])[:-1]  # the last one may be cut off
         names = [item.strip() for item in items]
         # once a text; by a dict, because a set's order differs from run to run
         counts.update(list(dict.fromkeys(name for name in names if _is_name(name))))
@@ -255,4 +256,7 @@ def propose(
 
 def _is_name(text: str) -> bool:
     """Whether a text looks like a name: a letter in front, 2 to 41 characters, up to four words."""
-    return bool(re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", text)) and len(text.split()) <= 4
+    # marks count as letters: vowels of Thai or Hindi, accents
+    letters = "".join("x" if unicodedata.category(char)[0] == "M" else char for char in text)
+    found = re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", letters)
+    return bool(found) and len(text.split()) <= 4

@@ -119,7 +119,10 @@ def _value_at(row: dict, path: str, default: str | None) -> str:
     """The text at a dotted path of a row, as it stands there."""
     value: Any = row
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif key != "str" or not isinstance(value, str):  # {"str": "Lima"}, and "Lima" itself
+            value = None
     if isinstance(value, list):
         value = first(value)
     if value is None or value != value:

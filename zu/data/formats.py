@@ -88,13 +88,16 @@ class Once:
         return found
 
 
-def rows_within(value: object) -> list | None:
+def rows_within(value: object, alone: bool = True) -> list | None:
     """The rows that an object holds which is none itself.
 
     Parameters
     ----------
     value : object
         What stands where a row should be.
+    alone : bool
+        Whether it is all there is: only then may rows stand under keys of their own, several of
+        them or numbered, since an object of a list may be a row in a shape that is not known.
 
     Returns
     -------
@@ -110,9 +113,11 @@ def rows_within(value: object) -> list | None:
         return [_viewed(row) for row in rows]
     if _is_viewed(value):
         return [_viewed(value)]
+    if not alone or any(key in KNOWN or str(key).casefold() in _SPLITS for key in value):
+        return None
     keyed = all(_is_row(inner) for inner in value.values())
-    own = any(key in KNOWN or str(key).casefold() in _SPLITS for key in value)
-    return list(value.values()) if keyed and not own else None
+    told = len(value) > 1 or str(next(iter(value))).isdecimal()
+    return list(value.values()) if keyed and told else None
 
 
 def rows_elsewhere(value: object) -> int:
@@ -128,7 +133,7 @@ def rows_elsewhere(value: object) -> int:
     int
         0 for anything but the viewer's rows.
     """
-    if not isinstance(value, dict) or rows_within(value) is None:
+    if not isinstance(value, dict) or rows_within(value, alone=False) is None:
         return 0
     rows, total = value.get("rows"), value.get("num_rows_total")
     return max(total - len(rows), 0) if isinstance(rows, list) and isinstance(total, int) else 0

@@ -26,7 +26,7 @@ from typing import Any
 
 from .cache import cache_dir, user_path
 from .collecting import Told, collect
-from .facts import Fact, FactError, Facts
+from .facts import Fact, FactError, Facts, bare
 from .fields import Missing, Placed, Row, is_none, unpacked
 from .formats import Once, no_text, rows_elsewhere, rows_within
 from .memory import plain, rows_in
@@ -224,7 +224,7 @@ def _spread(rows: list[Placed]) -> Iterator[Placed]:
     """Rows, each table of columns and each wrapper of rows among them as its rows."""
     for where, row in rows:
         try:
-            found = rows_within(row)
+            found = rows_within(row, alone=len(rows) == 1)
             if found is None and isinstance(row, dict) and is_table(row):
                 found = list(rows_of(row))
         except (FactError, RecursionError) as error:
@@ -401,8 +401,8 @@ def _lines(text: str, path: str) -> Iterator[Placed]:
         where = f"{path}, line {number}"
         if len(line) > ROW:
             yield where, _too_long(len(line))
-        elif line.strip():
-            yield where, _line(line.strip())
+        elif text_in := bare(line):  # files that were put together have marks of order between
+            yield where, _line(text_in)
 
 
 def _line(text: str) -> dict | FactError:
