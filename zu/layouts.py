@@ -312,7 +312,8 @@ def check_bare(model: nn.Module) -> None:
             "tuning), which zu would leave out: give the model without them "
             "(model.get_base_model())")
     for inside, wrapper in (("_orig_mod", "torch.compile"), ("module", "data parallelism")):
-        if inside in model._modules and not hasattr(type(model), "get_decoder"):
+        held = getattr(model, "_modules", ())
+        if inside in held and not hasattr(type(model), "get_decoder"):
             raise LayoutError(
                 f"the model is wrapped by {wrapper}: give zu the one inside (model.{inside}); "
                 "they have the same weights, so that an edit of one is on the other too")
