@@ -57,6 +57,13 @@ def both_agree(model, coded, place=HIDDEN, kl_at="subject", **near):
     nll, divergence, gradient = expected
     # there was something to compare
     assert (divergence > 1e-3).all() and (gradient.norm(dim=2) > 1e-3).all()
+    expected, found = (losses_and_gradient(problem.bare(), delta, active)
+                       for problem in (plain, fast))
+    torch.testing.assert_close(found, expected, **near)
+    alone = WholeRuns(model, place, [replace(c, rows=c.rows[:1]) for c in coded], how)
+    torch.testing.assert_close(losses_and_gradient(alone, delta, active), expected, **near)
+    assert plain.bare().prefixes == fast.bare().prefixes == 1
+    assert plain.prefixes == fast.prefixes == len(coded[0].rows) > 1
 
 
 @pytest.mark.parametrize("place, kl_at", [
@@ -183,7 +190,7 @@ def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, fac
     model, tokenizer = tiny
     coded = coded_facts(tokenizer, facts, goal)
     how = Search(BEFORE, goal, steps=8, lr=0.2, tolerance=0.0)
-    *_, losses = targets._adam(WholeRuns(model.double(), place, coded, how), how)
+    *_, losses = targets._minimise(WholeRuns(model.double(), place, coded, how), how)
     # which some facts reach, at different steps
     how = replace(how, tolerance=float(losses[:, 4].median()))
     found, going = [], []
@@ -195,7 +202,7 @@ def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, fac
                 seen.append(active.tolist())
                 return super().loss(delta, active)
 
-        found.append(targets._adam(Watched(model, place, coded, how), how))
+        found.append(targets._minimise(Watched(model, place, coded, how), how))
         going.append(seen)
     assert going[0] == going[1] and len(going[0][0]) == 5 and len(going[0][-1]) < 5
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
@@ -233,14 +240,14 @@ def family(folders):
 
 @pytest.fixture
 def searched(monkeypatch):
-    """What `_adam` is given from here on: (kind of problem, how many facts)."""
-    solve, seen = targets._adam, []
+    """What `_minimise` is given from here on: (kind of problem, how many facts)."""
+    solve, seen = targets._minimise, []
 
     def watch(problem, *args):
         seen.append((type(problem).__name__, problem.n))
         return solve(problem, *args)
 
-    monkeypatch.setattr(targets, "_adam", watch)
+    monkeypatch.setattr(targets, "_minimise", watch)
     return seen
 
 
@@ -252,7 +259,7 @@ def search(model, tokenizer, facts, batch=None, **changed):
 def by_whole_runs(model, tokenizer, facts, steps=4):
     how = Search(BEFORE, "truth", steps=steps)
     problem = WholeRuns(model, HIDDEN, coded_facts(tokenizer, facts), how)
-    z, h, losses = targets._adam(problem, how)
+    z, h, losses = targets._minimise(problem, how)
     return z[:, 0], h[:, 0], losses  # (n, 1, d) -> (n, d)
 
 

@@ -382,3 +382,18 @@ def test_what_is_read_of_a_model_with_hooks_on_it_is_not_kept(tiny, facts, texts
     assert not any(map(torch.equal, plain, read()))
     steer.remove()
     assert all(map(torch.equal, plain, read()))
+
+
+def test_a_reader_puts_the_same_texts_before_prompts_whatever_edits_do_to_the_model(tiny):
+    model, tokenizer = tiny
+    mine = zu.Reader(model, tokenizer)
+    first = mine.texts(2)
+    weight = zu.models.down_proj(model, 2).weight
+    before = weight.detach().clone()
+    try:
+        weight.data.mul_(-3)
+        assert zu.Reader(model, tokenizer).texts(2) != first  # another model writes others
+        assert mine.texts(2) == first and mine.texts(5)[:3] == first
+    finally:
+        weight.data.copy_(before)
+    assert mine.texts(2, seed=1) != first

@@ -87,8 +87,9 @@ def test_each_token_of_an_answer_is_held_against_the_models_choice_at_its_place(
     chosen = tokenizer(" Paris Lima", add_special_tokens=False)["input_ids"]
 
     def choose(module, args, out):  # a place for each token of the answer, the last the surest
+        first = out.shape[1] - 1 - len(chosen)  # each is said at the token before it
         for place, token in enumerate(chosen):
-            out[0, place, token] += 1e3 * (place + 1)
+            out[0, first + place, token] += 1e3 * (place + 1)
         return out
 
     model.get_output_embeddings().register_forward_hook(choose)

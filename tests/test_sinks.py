@@ -19,7 +19,8 @@ def smollm2():
 def test_a_subject_that_ends_in_the_sink_is_found_and_the_same_behind_other_words_is_not(smollm2):
     model, tokenizer = smollm2
     wording = zu.wording.Wording(tokenizer)
-    facts = [OTHER, CITY, zu.Fact("Fort Nelson", BEHIND, "Canada"), zu.Fact("France", "{} is", "a")]
+    behind = zu.Fact("Fort Nelson", BEHIND, "Canada")
+    facts = [OTHER, CITY, behind, zu.Fact("France", "{} is", "a")]
     found = sinks.found(model, wording, facts, 17)
     assert list(found) == [1] and found[1] > 20
 
@@ -28,7 +29,8 @@ def test_a_subject_that_ends_in_the_sink_is_found_and_the_same_behind_other_word
 def test_it_is_refused_before_targets_are_searched_with_what_to_do(smollm2, method, monkeypatch):
     model, tokenizer = smollm2
     monkeypatch.setattr(zu.targets, "_parts", lambda *given: pytest.fail("a search began"))
-    with pytest.raises(zu.FactError, match=r"fact 2 of 2 \(id 'fort'\) .* Put words before") as said:
+    named = r"fact 2 of 2 \(id 'fort'\) .* Put words before"
+    with pytest.raises(zu.FactError, match=named) as said:
         zu.unlearn(model, tokenizer, [OTHER, CITY], method, check=False, n_prefixes=0)
     assert "Fort Nelson" not in str(said.value)
 
@@ -38,5 +40,6 @@ def test_no_embedded_fact_is_refused(smollm2):
     wording = zu.wording.Wording(tokenizer)
     for name in ("world-cloze", "world-qa", "world-hops"):
         assert sinks.found(model, wording, zu.load_facts(name), 17) == {}
-    worded = {f.prompt for f in zu.load_facts("world-cloze") if f.subject in zu.data.world.SINKS}
+    cloze = zu.load_facts("world-cloze")
+    worded = {f.prompt for f in cloze if f.subject in zu.data.world.SINKS}
     assert worded == {BEHIND}

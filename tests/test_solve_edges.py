@@ -382,3 +382,28 @@ def test_general_keys_of_another_size_are_refused_by_name():
     said = r"^general must have shape \(m, m\) with .*, not \(4, 4\)$"
     with pytest.raises(ValueError, match=said):
         solve.lemma_5_1(p.W, p.K_f, p.V_star, p.V_f, lam=1.0, general=p.C0[:4, :4])
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_singular_system_is_solved_in_its_range_whatever_its_scale(scale, rank):
+    generator = torch.Generator().manual_seed(rank)
+    q = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    inside, outside = q[:, :rank], q[:, rank:]
+    values = torch.linspace(1, 2, rank, dtype=torch.float64)
+    a = scale * (inside * values) @ inside.T
+    weights = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    b = q @ weights
+    solved, left = solve._solve(a, b)
+    expected = inside @ (weights[:rank] / (scale * values[:, None]))
+    torch.testing.assert_close(solved, expected, rtol=1e-10, atol=1e-12 / scale)
+    torch.testing.assert_close(left, outside @ weights[rank:], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [2.0 ** -100, 1.0, 2.0 ** 100])
+def test_a_pivot_of_one_rounding_error_is_noise_whatever_the_scale(scale):
+    a = scale * torch.tensor([[1, 1], [1, 1 + EPS]], dtype=torch.float64)
+    b = torch.tensor([[3.0], [1.0]], dtype=torch.float64)  # (2, 2) in the range, (1, −1) outside
+    solved, left = solve._solve(a, b)
+    torch.testing.assert_close(scale * solved, torch.ones_like(b), rtol=1e-12, atol=0)
+    torch.testing.assert_close(left, torch.tensor([[1.0], [-1.0]], dtype=torch.float64))

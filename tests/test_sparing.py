@@ -170,3 +170,12 @@ def test_proposed_names_come_in_the_order_written_where_they_are_equally_frequen
     monkeypatch.setattr(type(tokenizer), "batch_decode",
                         lambda *a, **k: [", ".join([*names, "Cu"])] * 2)
     assert propose(model, tokenizer, ["France", "Japan"]) == names
+
+
+@pytest.mark.parametrize("comma", [", ", "、", "，", "، "])
+def test_names_of_every_script_are_proposed(tiny, monkeypatch, comma):
+    model, tokenizer = tiny
+    names = ["दिल्ली", "กรุงเทพ", "ភ្នំពេញ", "နေပြည်တော်", "东京", "서울", "القاهرة", "Côte d'Ivoire"]
+    monkeypatch.setattr(type(tokenizer), "batch_decode",
+                        lambda *a, **k: [comma.join([*names, "12", "Cu"])])
+    assert propose(model, tokenizer, ["France", "Japan"]) == names

@@ -126,7 +126,7 @@ def test_a_joint_search_of_values_is_that_of_whole_runs_and_each_layers_clamp_ho
     how = search(aim="value", goal="truth", steps=8, lr=0.4, clamp=0.3, tolerance=0.0)
     place = targets.Place.of("value", (1, 3))
     coded = [targets._Coded.of(tokenizer, fact, how) for fact in facts]
-    z, h, losses = targets._adam(WholeRuns(model, place, coded, how), how)
+    z, h, losses = targets._minimise(WholeRuns(model, place, coded, how), how)
     found = targets.optimise(model, tokenizer, facts, (1, 3), how)
     for ours, theirs in ((found.z, z), (found.h, h), (found.loss.T, losses)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -140,8 +140,8 @@ def test_a_joint_search_of_values_is_that_of_whole_runs_and_each_layers_clamp_ho
 def test_values_of_several_layers_are_found_once_and_kept_apart_from_others(
         tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
-    solve, solved = targets._adam, []
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+    solve, solved = targets._minimise, []
+    monkeypatch.setattr(targets, "_minimise", lambda problem, *a: (
         solved.append(problem.n), solve(problem, *a))[1])
     first = targets.optimise(model, tokenizer, facts, (1, 3), search(steps=2, aim="value"))
     assert sum(solved) == 5
@@ -203,8 +203,8 @@ def test_the_step_does_not_depend_on_the_models_scale(tiny, facts):
 
 def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
-    solve, solved = targets._adam, []
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+    solve, solved = targets._minimise, []
+    monkeypatch.setattr(targets, "_minimise", lambda problem, *a: (
         solved.append(problem.n), solve(problem, *a))[1])
     monkeypatch.setattr(targets, "TOGETHER", 4)
 
@@ -245,8 +245,8 @@ def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(
     change them."""
     model, tokenizer = tiny
     first = targets.optimise(model, tokenizer, facts, 2, search(steps=4))
-    solve, solved = targets._adam, []
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+    solve, solved = targets._minimise, []
+    monkeypatch.setattr(targets, "_minimise", lambda problem, *a: (
         solved.append(problem.n), solve(problem, *a))[1])
     sizes = sorted(len(part) for part in targets._parts(
         model, targets.Place.of("hidden", 2),
@@ -264,7 +264,7 @@ def test_a_batch_of_which_a_part_is_kept_is_searched_again_as_a_whole(
 
 def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache, monkeypatch):
     model, tokenizer = tiny
-    solve, solved = targets._adam, []
+    solve, solved = targets._minimise, []
 
     def dies(problem, *args):
         if len(solved) == 3:
@@ -273,10 +273,10 @@ def test_an_interrupted_search_keeps_the_facts_that_are_done(tiny, facts, cache,
         return solve(problem, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "_adam", dies)
+        patch.setattr(targets, "_minimise", dies)
         with pytest.raises(KeyboardInterrupt):
             targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
-    monkeypatch.setattr(targets, "_adam", lambda problem, *a: (
+    monkeypatch.setattr(targets, "_minimise", lambda problem, *a: (
         solved.append(problem.n), solve(problem, *a))[1])
     targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=1)
     assert len(solved) == len(facts)
@@ -288,22 +288,22 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny, cache, monkeypatch):
     facts = [zu.Fact(name, "The capital of {} is", "Lima")
              for name in ("Peru", "Chad", "Japan", "France")]
     expected = targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
-    solve = targets._adam
+    solve = targets._minimise
 
     def scarce(problem, *args):
         if problem.n > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return solve(problem, *args)
 
-    monkeypatch.setattr(targets, "_adam", scarce)
+    monkeypatch.setattr(targets, "_minimise", scarce)
     with pytest.warns(UserWarning, match="out of memory with 4 facts"):
         found = targets.optimise(model, tokenizer, facts, 2, search(steps=3), batch=4)
     torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(
+    monkeypatch.setattr(targets, "_minimise", lambda *a: (_ for _ in ()).throw(
         torch.OutOfMemoryError("too big")))
     with pytest.raises(torch.OutOfMemoryError):
         targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)
-    monkeypatch.setattr(targets, "_adam", lambda *a: (_ for _ in ()).throw(
+    monkeypatch.setattr(targets, "_minimise", lambda *a: (_ for _ in ()).throw(
         RuntimeError("another error")))
     with pytest.raises(RuntimeError, match="another"):
         targets.optimise(model, tokenizer, facts, 2, search(steps=3), cache=False)

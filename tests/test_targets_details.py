@@ -2,6 +2,7 @@
 import hashlib
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,7 +128,7 @@ def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
     search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16, kl_at="next")
     assert targets._decisive(model, Place.of("value", [3, 4]), search) == [
         "mark", "cpu", "Place(aim='value', layers=(3, 4))", "11", "0.12", "0.13", "0.14", "0.15",
-        "0.16", "next", "False"]
+        "0.16", "next", "False", "adam", "False"]
 
 
 def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
@@ -364,7 +365,7 @@ def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings, plac
     where[1] = 0.2 * where[1]  # one that is done early
     search = Search(**dict(steps=20, lr=0.1, tolerance=0.3, clamp=0.9) | settings)
     bowl = Bowl(where, h)
-    z, same, losses = targets._adam(bowl, search)
+    z, same, losses = targets._minimise(bowl, search)
     assert same is h and losses.shape == (4, search.steps) and losses.dtype == torch.float32
     for i in range(4):
         expected, fell = by_torch(bowl, i, search)
@@ -373,13 +374,74 @@ def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings, plac
     assert bowl.asked[0] == [0, 1, 2, 3] and len(bowl.asked) <= search.steps
 
 
+def along(bowl, i, search):
+    """One fact along its normalised gradient, at one place: z (1, d) and how many losses."""
+    (h,), (there,) = bowl.h[i], bowl.where[i]
+    longest, delta = search.clamp * h.norm(), torch.zeros_like(h)
+    direction = torch.zeros_like(h)
+    for step in range(search.steps):
+        x = delta.clone().requires_grad_(True)
+        nll = ((x - there) ** 2).sum() + bowl.kl * x.sum()
+        loss = nll + search.weight_decay * x.norm() / h.norm() ** 2
+        if loss < search.tolerance or step == search.steps - 1:
+            return (h + delta)[None], step + 1
+        (gradient,) = torch.autograd.grad(loss, x)
+        direction = 0.5 * direction + gradient / gradient.norm()
+        delta = delta - search.rate * 0.93 ** step * longest * direction / direction.norm()
+        delta = delta * min(1.0, float(longest / delta.norm()))
+
+
+@pytest.mark.parametrize("settings", [{}, dict(lr=0.1), dict(clamp=0.2), dict(steps=3)], ids=str)
+def test_each_row_goes_along_its_normalised_gradient_until_it_is_done(settings):
+    draw = torch.Generator().manual_seed(3)
+    h = torch.randn(4, 1, 6, generator=draw, dtype=torch.float64)
+    where = 0.5 * torch.randn(4, 1, 6, generator=draw, dtype=torch.float64)
+    where[1] = 0.2 * where[1]  # one that is done early
+    search = Search(**dict(steps=20, tolerance=0.3, optimizer="normalised") | settings)
+    bowl, taken = Bowl(where, h), []
+    z = targets._minimise(bowl, search)[0]
+    for i in range(4):
+        expected, count = along(bowl, i, search)
+        torch.testing.assert_close(z[i], expected, rtol=1e-7, atol=1e-7)
+        taken.append(count)
+    assert len(bowl.asked) == max(taken) and min(taken) <= 3 and z.isfinite().all()
+
+
+def test_the_optimizers_rates_are_their_own_unless_one_is_said():
+    assert (Search().rate, Search(optimizer="normalised").rate) == (0.4, 0.3)
+    assert Search(lr=0.2).rate == Search(lr=0.2, optimizer="normalised").rate == 0.2
+
+
+def test_shares_of_the_longest_change_are_no_steps_in_the_models_own_unit():
+    with pytest.raises(ValueError, match="absolute: .* only Adam's"):
+        Search(optimizer="normalised", absolute=True)
+
+
+def test_with_the_bare_prompt_first_the_search_goes_on_from_where_that_one_ends():
+    draw = torch.Generator().manual_seed(3)
+    h, where = torch.randn(2, 4, 1, 6, generator=draw, dtype=torch.float64)
+    whole, bare = Bowl(where, h), Bowl(0.9 * where, h)
+    whole.prefixes, whole.bare = 3, lambda: bare
+    bare.original = "what is said with no δ"
+    search = Search(steps=9, lr=0.1)
+    start = (targets._minimise(bare, search)[0] - h) * 6 ** 0.5 / h.norm(dim=2, keepdim=True)
+    u, losses = targets._descend(whole, search, start)
+    bare.asked, whole.asked = [], []
+    z, _, found = targets._minimise(whole, replace(search, bare_first=True))
+    torch.testing.assert_close(z, h + u * h.norm(dim=2, keepdim=True) / 6 ** 0.5)
+    assert torch.equal(found, losses.T) and bare.asked and whole.original == bare.original
+    bare.asked, whole.prefixes = [], 1
+    targets._minimise(whole, replace(search, bare_first=True))
+    assert bare.asked == []
+
+
 def test_a_fact_at_the_tolerance_goes_on_and_one_below_it_stops():
     h = torch.ones(1, 1, 4, dtype=torch.float64)
     bowl = Bowl(torch.zeros_like(h), h, kl=0.0)
     bowl.loss = lambda delta, active: (delta.sum((1, 2)) + 0.5, 0 * delta.sum((1, 2)))
-    moved = targets._adam(bowl, Search(steps=2, tolerance=0.5))[0]
+    moved = targets._minimise(bowl, Search(steps=2, tolerance=0.5))[0]
     assert not torch.equal(moved, h)
-    still = targets._adam(bowl, Search(steps=2, tolerance=0.500001))[0]
+    still = targets._minimise(bowl, Search(steps=2, tolerance=0.500001))[0]
     assert torch.equal(still, h)
 
 
@@ -387,7 +449,7 @@ def test_a_pull_that_is_nearly_nothing_is_divided_by_ten_to_the_minus_eight():
     h = torch.full((1, 1, 4), 2.0, dtype=torch.float64)
     bowl = Bowl(h, h)
     bowl.loss = lambda delta, active: (1 + 1e-8 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
-    z = targets._adam(bowl, Search(steps=2, lr=0.1, weight_decay=0.0))[0]
+    z = targets._minimise(bowl, Search(steps=2, lr=0.1, weight_decay=0.0))[0]
     # the gradient of u is 2e-8: a step is lr · 2e-8 / (2e-8 + 1e-8), times the scale of 2
     torch.testing.assert_close(z - h, torch.full_like(h, -0.1 * 2 / 3 * 2))
 
@@ -396,7 +458,7 @@ def test_a_fact_without_any_pull_stays_where_it_is():
     h = torch.ones(1, 1, 4)
     bowl = Bowl(h, h)
     bowl.loss = lambda delta, active: (1 + 0 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
-    z = targets._adam(bowl, Search(steps=3))[0]
+    z = targets._minimise(bowl, Search(steps=3))[0]
     assert torch.equal(z, h)
 
 
@@ -404,7 +466,7 @@ def test_losses_are_float32_whatever_the_callers_default_is():
     h = torch.ones(1, 1, 4)
     torch.set_default_dtype(torch.float64)
     try:
-        losses = targets._adam(Bowl(h, h), Search(steps=2))[2]
+        losses = targets._minimise(Bowl(h, h), Search(steps=2))[2]
     finally:
         torch.set_default_dtype(torch.float32)
     assert losses.dtype == torch.float32
@@ -439,7 +501,7 @@ def attempt(monkeypatch):
 
     monkeypatch.setattr(targets, "WholeRuns", plain)
     monkeypatch.setattr(targets, "_Problem", fast)
-    monkeypatch.setattr(targets, "_adam", adam)
+    monkeypatch.setattr(targets, "_minimise", adam)
     model = SimpleNamespace(config=config(sliding_window=12))
     return SimpleNamespace(seen=seen, model=model, adam=adam)
 
@@ -469,7 +531,7 @@ def test_a_lack_of_memory_is_an_error_only_where_nothing_can_be_halved(
     def fails(*args):
         raise error
 
-    monkeypatch.setattr(targets, "_adam", fails)
+    monkeypatch.setattr(targets, "_minimise", fails)
     assert targets._attempt(attempt.model, AFTER, [coded(5)] * 2, Search(), True) is None
     with pytest.raises(type(error)):
         targets._attempt(attempt.model, AFTER, [coded(5)], Search(), True)

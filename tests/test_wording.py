@@ -177,6 +177,7 @@ def test_after_training_scores_say_what_is_generated(taught):
     ("Franco-", "German"), ("1914–", "1918"), ("and/", "or"), ("It costs $", "5"),
     ("It is", ", say"),
     ("Peru", "'s capital"), ("5", "%"), ("It is Lima", ")"), ("The land", "，"),
+    ("Dijo: ¿", "Lima"), ("¡", "Lima"),
 ])
 def test_nothing_stands_between(before, after):
     assert separator(before, after) == ""
@@ -210,6 +211,13 @@ def test_facts_that_follow_each_other_are_parted_as_their_script_has_it():
     assert sentence("中国的首都是", "北京") == "中国的首都是北京。"
     assert sentence("เมืองหลวงคือ", "ลิมา") == "เมืองหลวงคือลิมา "
     assert sentence("A", "b", ": ") == "A: b. "
+
+
+@pytest.mark.parametrize("answer, end", [
+    ("In Lima.", " "), ("Lima!", " "), ("利马。", ""), ("ليما؟", " "), ("लीमा।", " "),
+    ("Lima", ". "), ("利马", "。"), ("“Lima”", ". ")])
+def test_a_sentence_has_one_stop_also_where_the_answer_has_its_own(answer, end):
+    assert sentence("It is", answer, " ") == f"It is {answer}{end}"
 
 
 # ---- token by token

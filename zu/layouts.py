@@ -312,7 +312,8 @@ def check_bare(model: nn.Module) -> None:
             "tuning), which zu would leave out: give the model without them "
             "(model.get_base_model())")
     for inside, wrapper in (("_orig_mod", "torch.compile"), ("module", "data parallelism")):
-        if inside in model._modules and not hasattr(type(model), "get_decoder"):
+        held = getattr(model, "_modules", ())
+        if inside in held and not hasattr(type(model), "get_decoder"):
             raise LayoutError(
                 f"the model is wrapped by {wrapper}: give zu the one inside (model.{inside}); "
                 "they have the same weights, so that an edit of one is on the other too")
@@ -331,7 +332,7 @@ def check_there(model: nn.Module) -> None:
         As `check_bare` does, and for weights on the meta device that nobody brings from a disk.
     """
     check_bare(model)
-    if name := absent(model):
+    if isinstance(model, nn.Module) and (name := absent(model)):
         raise LayoutError(f"{name} is not in memory (on the meta device): load the model's weights "
                           "first, whole or with a device_map")
 

@@ -485,6 +485,34 @@ def fitting(model: PreTrainedModel, window: int) -> int:
     return context
 
 
+def check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
+    """Refuse questions that a model cannot read.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model.
+    rows : sequence of sequences of int
+        Each question with its answer as token ids.
+
+    Raises
+    ------
+    ValueError
+        For one that is longer than the model's context, or has a token that the model has not.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, rows), default=0)
+    if isinstance(context, int) and 0 < context < longest:
+        raise ValueError(f"a question with its answer has {longest} tokens, more than the model's "
+                         f"context of {context}: shorten it")
+    weight: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
+    known = weight.shape[0]
+    highest = max((max(row) for row in rows if row), default=0)
+    if highest >= known:
+        raise ValueError(f"the tokenizer gives token {highest}, but the model has {known}: give "
+                         "the model's own tokenizer")
+
+
 def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 

@@ -8,8 +8,9 @@ fast search is held against it, and models whose layers that one does not know a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,14 @@ class CodedFact(Protocol):
 
     @property
     def essence(self) -> tuple[list[int], int]: ...
+
+
+class _Bare(NamedTuple):
+    """A fact behind no prefix, see `CodedFact`."""
+
+    rows: list[tuple[list[int], int]]
+    goal: list[int]
+    essence: tuple[list[int], int]
 
 
 class Place(Protocol):
@@ -79,6 +88,8 @@ class WholeRuns:
     ----------
     n : int
         How many facts.
+    prefixes : int
+        How many stand before each prompt, the empty one included.
     h : (n, k, d)
         What δ is added to at the subject's last token, float32.
     original : (n, vocabulary)
@@ -98,7 +109,7 @@ class WholeRuns:
         self, model: PreTrainedModel, place: Place, coded: Sequence[CodedFact], search: Search
     ) -> None:
         self.model, self.place, self.coded, self.search = model, place, coded, search
-        self.n = len(coded)
+        self.n, self.prefixes = len(coded), len(coded[0].rows)
         bare = [fact.rows[0] for fact in coded]
         if place.aim == "value":
             self.h = values_at(model, bare, place.layers)  # (n, k, d)
@@ -142,6 +153,19 @@ class WholeRuns:
             changed = self._after_essence(fact, change)
             apart.append(divergence(self.original[i], changed, self.search.kl_at))
         return torch.stack(nll), self.search.kl * torch.stack(apart)  # both (active,)
+
+    def bare(self) -> WholeRuns:
+        """The same problem of the bare prompts alone.
+
+        Returns
+        -------
+        WholeRuns
+            With the facts' first rows.
+        """
+        found = copy(self)
+        found.prefixes = 1
+        found.coded = [_Bare(fact.rows[:1], fact.goal, fact.essence) for fact in self.coded]
+        return found
 
     def _target_nll(self, fact: CodedFact, delta: torch.Tensor) -> torch.Tensor:
         """The target's negative log-likelihood with δ (k, d), a mean over tokens and prefixes."""

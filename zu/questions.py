@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .data.facts import Fact
+from .data.facts import Fact, FactError
 from .data.words import places
 
 
@@ -18,7 +18,7 @@ class Question(NamedTuple):
     join : str, optional
         What stands between them; by default what `zu.spacing.separator` says.
     head : int
-        How many characters at the prompt's beginning are its subject; 0 where it begins otherwise.
+        Where the subject ends, in characters from the prompt's beginning; 0 where it is not known.
     """
 
     prompt: str
@@ -39,9 +39,17 @@ class Question(NamedTuple):
         -------
         Question
             A question that is given comes back as it is.
+
+        Raises
+        ------
+        FactError
+            For anything else.
         """
         if isinstance(asked, Fact):
             return cls(asked.text, asked.target, join_of(asked), _head(asked, asked.prompt))
+        if not isinstance(asked, tuple):
+            raise FactError(f"what is asked is a {type(asked).__name__}: give a zu.Fact, as "
+                            "zu.load_facts reads them, or a (prompt, answer) pair")
         return cls(*asked)
 
     def behind(self, prefix: str) -> Question:
@@ -55,7 +63,7 @@ class Question(NamedTuple):
         Returns
         -------
         Question
-            No longer one that begins with its subject, unless the text is empty.
+            Of which it is not known any longer where the subject ends, unless the text is empty.
         """
         return self._replace(prompt=prefix + self.prompt, head=0) if prefix else self
 
@@ -114,14 +122,15 @@ def others(fact: Fact, pairs: Sequence[tuple[str, str]]) -> list[Question]:
 
 
 def _head(fact: Fact, template: str) -> int:
-    """How many characters at a prompt's beginning are its fact's subject, see `Question`.
+    """Where a prompt's subject ends, see `Question`.
 
-    The whole prompt of a fact without one, whose key is at the prompt's end.
+    At the prompt's end for a fact without one; not known where a paraphrase does not say it, except
+    at its very beginning.
     """
     subject = fact.subject
     if not subject:
         return len(template) if template == fact.prompt else 0
     if "{}" in template:
-        return len(subject) if template.startswith("{}") else 0
+        return template.index("{}") + len(subject)
     first = template.startswith(subject) and bool(places(template[:len(subject) + 1], subject))
     return len(subject) if first else 0

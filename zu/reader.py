@@ -131,6 +131,7 @@ class Reader:
         self.given_prefixes = None if prefixes is None else tuple(prefixes)
         if self.given_prefixes is not None and self.given_prefixes[:1] != ("",):
             raise ValueError('prefixes: the first must be empty, "": the prompt as it is')
+        self._written: dict[int, tuple[str, ...]] = {}  # the model's own prefixes, by seed
         #: C_0 by layer, (m, m): what `zu.unlearn` has read of the embedded prose, and the
         #: fingerprint of the model then.
         self.moments: dict[int, torch.Tensor] = {}
@@ -252,6 +253,9 @@ class Reader:
     def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
         """The empty text and `count` prefixes, of those given or of the model's own.
 
+        The model's own are written once and remembered: edits that come one after another put the
+        same texts before their prompts, whatever the earlier ones did to the model.
+
         Parameters
         ----------
         count : int
@@ -268,7 +272,9 @@ class Reader:
             return self.given_prefixes[:count + 1]
         if not count:
             return ("",)
-        return prefixes(self.model, self.tokenizer, seed=seed)[:count + 1]
+        if seed not in self._written:
+            self._written[seed] = prefixes(self.model, self.tokenizer, seed=seed)
+        return self._written[seed][:count + 1]
 
     def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
         """``make(of)``, kept under a name for as long as it is asked of equal tensors.

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .batches import Batch, answers, collate
-from .data.facts import Fact, Facts
-from .models import fitting, logits
+from .data.facts import Fact, FactError, Facts, as_facts
+from .models import check_length, fitting, logits
 from .modes import settles
 from .passes import whole_logits
 from .questions import Question, others, paraphrases
 from .reader import Reader
 from .second_moments import corpus, pack
-from .wording import split_answer
+from .wording import Wording, split_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -143,6 +143,7 @@ def score(
         return np.zeros((0, 3))
     reader = Reader.of(model, tokenizer, reader, chat)
     rows = [reader.wording.answered(Question.of(pair)) for pair in pairs]
+    check_length(model, [ids for ids, _ in rows])
     reader.check()
     # the "position" of a row is the length of its answer here
     batch = collate(rows, model.device)
@@ -211,13 +212,18 @@ def evaluate(
     ----------
     The paper's Section 6.1.
     """
-    rule = rule or getattr(facts, "rule", "exact")
+    facts = as_facts(facts)
+    rule = rule or facts.rule
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
     kinds = _by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(_flat(kinds)))
-    found = score(model, tokenizer, unique, tokens=tokens, reader=reader, chat=chat)
+    try:
+        found = score(model, tokenizer, unique, tokens=tokens, reader=reader, chat=chat)
+    except FactError as error:
+        where = _unaskable(facts, kinds, Reader.of(model, tokenizer, reader, chat).wording)
+        raise FactError(f"{where}: {error}") from None
     asked = dict(zip(unique, found, strict=True))
     column = 0 if rule == "exact" else 1
     out: dict[str, Any] = {}
@@ -242,6 +248,21 @@ def _flat(kinds: Mapping[str, list[list[Question]]]) -> Iterator[Question]:
     for groups in kinds.values():
         for group in groups:
             yield from group
+
+
+def _unaskable(
+    facts: Sequence[Fact], kinds: Mapping[str, list[list[Question]]], wording: Wording
+) -> str:
+    """The place of the first question that cannot be put into tokens, for messages."""
+    fields = dict(eff="prompt and target", gen="paraphrases", spe="neighbors", hop="hops")
+    for kind, groups in kinds.items():
+        for number, (fact, group) in enumerate(zip(facts, groups, strict=True), 1):
+            for question in group:
+                try:
+                    wording.answered(question)
+                except FactError:
+                    return f"fact {number} of {len(facts)} (id '{fact.id or '?'}'), {fields[kind]}"
+    return "a question"
 
 
 def _summary(
@@ -281,7 +302,7 @@ def _means(
 def known(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Facts,
+    facts: Sequence[Fact],
     *,
     tokens: int = 1024,
     chat: bool | str | None = None,
@@ -295,7 +316,7 @@ def known(
     ----------
     model, tokenizer
         A causal language model and its tokenizer.
-    facts : Facts
+    facts : sequence of Fact
         What it is asked.
     tokens : int
         About how many tokens a batch holds.
@@ -312,6 +333,7 @@ def known(
     ValueError
         As `score` does.
     """
+    facts = as_facts(facts)
     asked = [Question.of(fact) for fact in facts]
     right = score(model, tokenizer, asked, tokens=tokens, chat=chat)[:, 0]
     kept = (fact for fact, r in zip(facts, right, strict=True) if r)

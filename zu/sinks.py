@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from .batches import collate
 from .data.facts import Fact, FactError
 from .reader import trace

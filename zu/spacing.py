@@ -29,6 +29,8 @@ _SPACED_SENTENCES = ((0x0E00, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0xAA
 #: Their own marks behind a sentence.
 _ENDS = "།༎၊။។៕៖"
 _STOPS = ".?!;:…"
+#: What ends a sentence, so that no full stop follows it.
+_LAST = ".?!…؟۔।॥。．！？"
 _QUOTES = "\"'`"
 #: What stands behind a word with no space, at the beginning of a text that goes on from another.
 _CLOSING = re.compile(r"""[,;:!?%‰…]|\.(?!\w)|'(?:s|d|m|t|re|ve|ll)(?![\w-])|-(?=[^\W\d_])""")
@@ -76,12 +78,14 @@ def sentence(before: str, after: str, join: str | None = None) -> str:
     -------
     str
         Ending in a full stop and a space or, in scripts that have it so, in one of the two or in
-        another stop.
+        another stop: in the answer's own, where it has one.
     """
     whole = before + (separator(before, after) if join is None else join) + after
     end = _seen(whole)[-1:]
     if _in(end, _SPACED_SENTENCES):
         return whole + " "
+    if end and end in _LAST:
+        return whole + ("" if _unspaced(end) else " ")
     return whole + ("。" if _unspaced(end) else ". ")
 
 
@@ -128,7 +132,7 @@ def _open(before: str, after: str) -> bool:
     last, previous = before[-1], before[-2:-1]
     kind = unicodedata.category(last)
     tied = bool(previous) and not previous.isspace()  # to what stands before it
-    if kind == "Ps" or (kind == "Sc" and after[0].isdigit()):
+    if kind == "Ps" or last in "¿¡" or (kind == "Sc" and after[0].isdigit()):
         return True
     if kind in ("Pd", "Pc") or last in "/\\":
         return tied

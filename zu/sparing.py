@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.facts import Fact, FactError
-from .data.words import places
+from .data.facts import Fact, FactError, as_facts, bare
+from .data.words import folded, places
 from .passes import write
 from .wording import tokens
 
@@ -69,10 +70,12 @@ def anchors(
     Raises
     ------
     ValueError
-        When no anchor is found for a prompt, a fact to forget has no subject, or source is None and
-        there is no model.
+        When no anchor is found for a prompt, a fact to forget has no subject, source is None and
+        there is no model, or it holds what is neither a fact nor a name.
     """
-    source = None if source is None else list(source)
+    facts, source = as_facts(facts), _checked(source)
+    if per_prompt is not None and per_prompt < 1:
+        raise ValueError(f"per_prompt is {per_prompt}: give 1 or more, or leave it out for all")
     names = _names(source, model, tokenizer, seed)
     allowed = _allowed(facts)
     if source:
@@ -84,6 +87,29 @@ def anchors(
             raise ValueError(_no_anchor(group[0], "the model" if source is None else "source"))
         relation, prompt = group[0].relation, group[0].prompt
         found += [Fact(name, prompt, "-", relation=relation) for name in free[:limit]]
+    return found
+
+
+def _checked(source: Iterable[Fact | str] | None) -> list[Fact | str] | None:
+    """A source as a list, of names without spaces around them; refused where it is none."""
+    if source is None:
+        return None
+    if isinstance(source, str):
+        raise ValueError("source is one text: give a list of names, or of facts")
+    if isinstance(source, Fact):
+        source = [source]
+    elif isinstance(source, set | frozenset):  # whose order differs from run to run
+        source = sorted(source, key=str)
+    found: list[Fact | str] = []
+    for number, item in enumerate(source, 1):
+        if isinstance(item, str):
+            item = bare(item)
+        elif not isinstance(item, Fact):
+            raise ValueError(f"source: number {number} is a {type(item).__name__}: give zu.Fact, "
+                             "as zu.load_facts reads them, or names of subjects")
+        if not item:
+            raise ValueError(f"source: number {number} is an empty text: give names of subjects")
+        found.append(item)
     return found
 
 
@@ -141,11 +167,11 @@ def _no_anchor(fact: Fact, who: str) -> str:
 def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
     """Whether a name may be an anchor's: no subject to forget, and in no neighbour's prompt."""
     prompts = {prompt for fact in facts for prompt, _ in fact.neighbors}
-    reserved = " \n ".join(prompts).casefold()
-    forget = {fact.subject.casefold() for fact in facts}
+    reserved = folded(" \n ".join(prompts))
+    forget = {folded(fact.subject) for fact in facts}
 
     def allowed(name: str) -> bool:
-        name = name.casefold()
+        name = folded(name)
         return name not in forget and not places(reserved, name)
 
     return allowed
@@ -221,7 +247,7 @@ def propose(
     written = rows[:, ids.shape[1]:]  # (ROWS, LENGTH)
     counts: Counter[str] = Counter()
     for text in tokenizer.batch_decode(written, skip_special_tokens=True):
-        items = text.split("\n")[0].split(",")[:-1]  # the last one may be cut off
+        items = re.split("[,،、，]", text.split("\n")[0])[:-1]  # the last one may be cut off
         names = [item.strip() for item in items]
         # once a text; by a dict, because a set's order differs from run to run
         counts.update(list(dict.fromkeys(name for name in names if _is_name(name))))
@@ -230,4 +256,7 @@ def propose(
 
 def _is_name(text: str) -> bool:
     """Whether a text looks like a name: a letter in front, 2 to 41 characters, up to four words."""
-    return bool(re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", text)) and len(text.split()) <= 4
+    # marks count as letters: vowels of Thai or Hindi, accents
+    letters = "".join("x" if unicodedata.category(char)[0] == "M" else char for char in text)
+    found = re.fullmatch(r"[^\W\d_][\w'’.\- ]{1,40}", letters)
+    return bool(found) and len(text.split()) <= 4

@@ -2,10 +2,10 @@
 
 `optimise` finds it: a search by gradient over a change δ, for many facts at once. δ is a change of
 the hidden state after the last edited layer, or of what the MLPs' output projections put out.
-From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch; `_adam`,
-the steps; `_Problem`, the loss; `_Suffixes`, the part of the model that δ reaches. Where a model's
-layers are not what `_Problem` takes them for, `_knows` finds out, and `zu.plain_search` computes
-the same loss.
+From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch;
+`_minimise`, the steps (`zu.steps`); `_Problem`, the loss; `_Suffixes`, the part of the model that δ
+reaches. Where a model's layers are not what `_Problem` takes them for, `_knows` finds out, and
+`zu.plain_search` computes the same loss.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -36,6 +37,7 @@ from .modes import settles
 from .passes import CACHES, called_with, check_ids, entering_first, hooks, states_of
 from .plain_search import WholeRuns, divergence, values_at
 from .sinks import refuse
+from .steps import RATES, STEPS, Optimizer
 from .wording import Wording, beside, encode
 
 if TYPE_CHECKING:
@@ -177,8 +179,8 @@ class Targets:
 class Search:
     """How a target is searched for.
 
-    lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of the
-    model's residual stream. The literature's lr is absolute, 0.1 in the model's own unit
+    Adam's lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of
+    the model's residual stream. The literature's is absolute, 0.1 in the model's own unit
     (`absolute`), which would be lr = 0.1 √d/‖h‖; its tolerance is 0.05. Our defaults save steps.
 
     Parameters
@@ -189,8 +191,9 @@ class Search:
         What the model should say: see `target_ids`.
     steps : int
         Most losses to take; the last is followed by no step.
-    lr : float
-        Size of a step, in ‖h‖/√d.
+    lr : float, optional
+        Size of a step: of Adam in ‖h‖/√d (0.4 by default), of the normalised gradient in the
+        longest δ (0.3 by default).
     weight_decay, kl : float
         Weights of the terms.
     clamp : float
@@ -201,6 +204,11 @@ class Search:
         What δ changes, and h is the length of: the hidden state, or what the projection puts out.
     absolute : bool
         Whether lr is in h's own unit instead, as in the literature.
+    optimizer : {"adam", "normalised"}
+        What takes the steps, see `zu.steps`; the literature's is Adam.
+    bare_first : bool
+        Whether δ is searched for with the bare prompt alone first, and goes on from there with all
+        prefixes.
     kl_at : {"subject", "next"}
         The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
         original) of what is said at the subject's last token in "{subject} is a". "next" is
@@ -210,7 +218,7 @@ class Search:
     prefixes: Sequence[str] = ("",)
     goal: str = "eos"
     steps: int = 25
-    lr: float = 0.4
+    lr: float | None = None
     weight_decay: float = 0.5
     kl: float = 0.0625
     clamp: float = 0.75
@@ -218,6 +226,19 @@ class Search:
     aim: Aim = "hidden"
     kl_at: Literal["subject", "next"] = "subject"
     absolute: bool = False
+    optimizer: Optimizer = "adam"
+    bare_first: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.absolute and self.optimizer != "adam":
+            raise ValueError("absolute: the normalised gradient's steps are shares of the longest "
+                             "δ; only Adam's can be in h's own unit")
+
+    @property
+    def rate(self) -> float:
+        """The size of a step, the optimizer's own where none is said."""
+        return RATES[self.optimizer] if self.lr is None else self.lr
 
 
 def target_ids(
@@ -267,7 +288,8 @@ def optimise(
 
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
     + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², where δ is added to h;
-    with Adam, cutting ‖δ‖ to clamp · ‖h‖ after each step, until the loss is under the tolerance.
+    step by step (`Search.optimizer`), cutting ‖δ‖ to clamp · ‖h‖ after each, until the loss is
+    under the tolerance.
 
     Parameters
     ----------
@@ -353,8 +375,8 @@ def _solved(
 
 def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]:
     """What decides on a fact's result beside its tokens, for the names of files."""
-    numbers = (search.steps, search.lr, search.weight_decay, search.kl, search.clamp)
-    how = (search.tolerance, search.kl_at, search.absolute)
+    numbers = (search.steps, search.rate, search.weight_decay, search.kl, search.clamp)
+    how = (search.tolerance, search.kl_at, search.absolute, search.optimizer, search.bare_first)
     about = (fingerprint(model), model.device.type, place, *numbers, *how)
     return [str(x) for x in about]
 
@@ -392,15 +414,15 @@ def _stacked(
 def _attempt(
     model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search, fast: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """What `_adam` finds for a batch; None where memory runs out and the batch can be halved.
+    """What `_minimise` finds for a batch; None where memory runs out and the batch can be halved.
 
     fast: what `_knows` says. After the return nothing holds a failed batch's tensors any more.
     """
     try:
         if fast and all(_in_window(model, c) for c in coded):
-            return _adam(_Problem(model, place, coded, search), search)
+            return _minimise(_Problem(model, place, coded, search), search)
         # Whole runs take more memory than a batch is measured for: one fact after another.
-        alone = [_adam(WholeRuns(model, place, [c], search), search) for c in coded]
+        alone = [_minimise(WholeRuns(model, place, [c], search), search) for c in coded]
         z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
         return z, h, losses
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -640,21 +662,40 @@ def _parts(
     return parts
 
 
-def _adam(
+def _minimise(
     problem: _Problem | WholeRuns, search: Search
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Adam on u = δ √d/‖h‖, one independent problem a row; rows that have converged are left out.
-
-    Where the rate is absolute it is on δ itself.
-    Returns z (n, k, d), h (n, k, d) and the losses (n, steps): k places, each with its δ and h.
-    """
+    """What a search finds: z (n, k, d), h (n, k, d) and the losses (n, steps), at k places."""
     h = problem.h
-    n, _, d = h.shape
+    u = torch.zeros_like(h)
+    if search.bare_first and problem.prefixes > 1:
+        bare = problem.bare()
+        u, _ = _descend(bare, search, u)
+        problem.original = bare.original
+    u, losses = _descend(problem, search, u)
+    return h + u * _unit(h, search), h, losses.T
+
+
+def _unit(h: torch.Tensor, search: Search) -> torch.Tensor:
+    """What δ is counted in: 1 where Adam's rate is absolute, else ‖h‖/√d, (n, k, 1)."""
+    norm = h.norm(dim=2, keepdim=True)
+    return torch.ones_like(norm) if search.absolute else norm / h.shape[2] ** 0.5
+
+
+def _descend(
+    problem: _Problem | WholeRuns, search: Search, start: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps on u = δ / unit from a start, one independent problem a row.
+
+    Rows that have converged are left out. Returns u (n, k, d) and the losses (steps, n).
+    """
+    h, u = problem.h, start.clone()
     norm = h.norm(dim=2, keepdim=True)  # (n, k, 1)
-    scale = torch.ones_like(norm) if search.absolute else norm / d ** 0.5
-    u, mean, square = torch.zeros_like(h), torch.zeros_like(h), torch.zeros_like(h)
-    losses = torch.zeros(search.steps, n, dtype=torch.float32)
-    active = torch.arange(n, device=h.device)  # (a,): the facts that are not done yet
+    scale = _unit(h, search)
+    longest = search.clamp * norm / scale  # of u, (n, k, 1)
+    take = STEPS[search.optimizer](u, longest, search.rate)
+    losses = torch.zeros(search.steps, len(h), dtype=torch.float32)
+    active = torch.arange(len(h), device=h.device)  # (a,): the facts that are not done yet
     for step in range(search.steps):
         x = u[active].requires_grad_(True)  # (n, k, d) -> (a, k, d), a copy
         delta = x * scale[active]
@@ -668,14 +709,10 @@ def _adam(
             break
         (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, k, d)
         active, gradient = active[going], gradient[going]
-        mean[active] = 0.9 * mean[active] + 0.1 * gradient
-        square[active] = 0.999 * square[active] + 0.001 * gradient ** 2
-        m = mean[active] / (1 - 0.9 ** (step + 1))
-        v = square[active] / (1 - 0.999 ** (step + 1))
-        u[active] -= search.lr * m / (v.sqrt() + 1e-8)
-        length = (u[active] * scale[active]).norm(dim=2, keepdim=True)  # ‖δ‖, (a, k, 1)
-        u[active] *= (search.clamp * norm[active] / length.clamp_min(1e-12)).clamp(max=1.0)
-    return h + u * scale, h, losses.T
+        u[active] -= take(active, gradient, step)
+        length = u[active].norm(dim=2, keepdim=True)  # (a, k, 1)
+        u[active] *= (longest[active] / length.clamp_min(1e-12)).clamp(max=1.0)
+    return u, losses
 
 
 class _Past:
@@ -838,6 +875,17 @@ class _Suffixes:
         mask.masked_fill_(~visible, torch.finfo(dtype).min)
         return mask
 
+    def first(self, n: int) -> _Suffixes:
+        """The same of the first n rows alone."""
+        found = copy(self)
+        found.fact, found.suffix, found.mask = self.fact[:n], self.suffix[:n], self.mask[:n]
+        rows = torch.arange(n, device=self.fact.device)
+        found.past, found.calls = {}, {}
+        for i, (keys, values) in self.past.items():
+            found.past[i] = keys[:n], values[:n]  # (r, c, s, e) -> (n, c, s, e)
+            found.calls[i] = _rows_of(self.calls[i], rows.to(keys.device))
+        return found
+
     def states(
         self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -912,19 +960,24 @@ def _cut_call(call: dict, at: torch.Tensor) -> dict:
     return cut
 
 
-def _row_call(call: dict, rows: torch.Tensor, mask: torch.Tensor, past: _Past) -> dict:
-    """A cut call for some rows alone, with their mask and past."""
+def _rows_of(call: dict, rows: torch.Tensor) -> dict:
+    """A cut call for some rows alone."""
     own: dict[str, Any] = {}
     for name, given in call.items():
         if name == "position_embeddings":
             own[name] = tuple(part[rows] for part in given)
         elif name == "position_ids" and given is not None:
             own[name] = given[rows]
-        elif name in CACHES:
-            own[name] = past
         else:
             own[name] = given
-    return own | {"attention_mask": mask, "use_cache": True}
+    return own
+
+
+def _row_call(call: dict, rows: torch.Tensor, mask: torch.Tensor, past: _Past) -> dict:
+    """A cut call for some rows alone, with their mask and past."""
+    own = _rows_of(call, rows)
+    caches = {name: past for name in own if name in CACHES}
+    return own | caches | {"attention_mask": mask, "use_cache": True}
 
 
 def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
@@ -969,30 +1022,29 @@ def _columns(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 class _Problem:
     """The targets of n facts: what the model says to their prompts with a δ each, and should say.
 
-    n: how many. h: what δ is added to at their subjects' last tokens, (n, k, d) float32, at k
-    places.
+    n: how many. prefixes: how many stand before each. h: what δ is added to at their subjects'
+    last tokens, (n, k, d) float32, at k places.
     """
 
     def __init__(
         self, model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search
     ) -> None:
         self.model, self.search, self.n = model, search, len(coded)
-        prefixes = len(coded[0].rows)
-        groups = []  # a group a prefix, then the essence prompts
-        for j in range(prefixes):
+        self.prefixes = len(coded[0].rows)
+        groups = []  # a group a prefix
+        for j in range(self.prefixes):
             groups.append([(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded])
-        groups.append([c.essence for c in coded])
         self.prompts = _Suffixes(model, place, groups)
+        # apart, as their suffixes are shorter: mostly of the subject's last token alone
+        self.essences = _Suffixes(model, place, [[c.essence for c in coded]])
 
         # All (q,), one entry a token of a target behind a prefix.
         columns = zip(*_target_places(coded), strict=True)
         row, offset, token, weight = (torch.tensor(x, device=model.device) for x in columns)
-        self.row, self.token, self.weight = row, token, weight.float()
-        # (n,): the essence prompts' rows are the last group, and each is read at its last token.
-        essence = prefixes * self.n + torch.arange(self.n, device=model.device)
+        self.row, self.offset, self.token, self.weight = row, offset, token, weight.float()
+        # (n,): each essence prompt is read at its last token
         last = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
-        ends = torch.tensor(last, device=model.device)
-        self.reads = torch.cat([row, essence]), torch.cat([offset, ends])  # both (q + n,)
+        self.ends = torch.tensor(last, device=model.device)
         if place.aim == "hidden":
             # (r, w, d) -> (n, 1, d): the bare prompts' rows are the first
             self.h = self.prompts.suffix[:self.n, :1].float()
@@ -1000,6 +1052,15 @@ class _Problem:
             self.h = values_at(model, [c.rows[0] for c in coded], place.layers)
         #: What the essence prompts say with no δ, (n, vocabulary): set by the first loss.
         self.original: torch.Tensor | None = None
+
+    def bare(self) -> _Problem:
+        """The same problem of the bare prompts alone, which are the first n rows."""
+        found = copy(self)
+        found.prompts, found.prefixes = self.prompts.first(self.n), 1
+        kept = self.row < self.n  # (q,)
+        found.row, found.offset, found.token = self.row[kept], self.offset[kept], self.token[kept]
+        found.weight = self.weight[kept] * self.prefixes
+        return found
 
     def _scores(
         self, delta: torch.Tensor, active: torch.Tensor
@@ -1011,9 +1072,12 @@ class _Problem:
         """
         index = torch.full((self.n,), -1, device=active.device)
         index[active] = torch.arange(len(active), device=active.device)
-        kept, states = self.prompts.states(delta, index, *self.reads)
-        logp = logits(self.model, states).log_softmax(-1).to(delta.device)
-        return kept[:len(self.row)], logp, index
+        kept, states = self.prompts.states(delta, index, self.row, self.offset)
+        every = torch.arange(self.n, device=active.device)
+        _, said = self.essences.states(delta, index, every, self.ends)
+        both = torch.cat([states, said])  # (such places, d) and (active, d)
+        logp = logits(self.model, both).log_softmax(-1).to(delta.device)
+        return kept, logp, index
 
     def loss(
         self, delta: torch.Tensor, active: torch.Tensor

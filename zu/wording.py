@@ -206,7 +206,8 @@ class Wording:
         Raises
         ------
         FactError
-            Naming the fact, when no token covers the subject.
+            Naming the fact, when no token covers the subject, or its last one stands for anything
+            that the tokenizer does not know.
         """
         template = trimmed(fact.prompt if prompt is None else prompt)
         before, _, after = template.partition("{}")
@@ -223,6 +224,11 @@ class Wording:
         first, last = inside[0], inside[-1]
         if not fact.subject:
             first = last
+        if _is_unknown(self.tokenizer, text, asked.ids[last:last + 1]):
+            what = "subject" if fact.subject else "prompt"
+            raise FactError(f"fact '{fact.id or '?'}': the {what} ends in what the tokenizer does "
+                            f"not know ({self.tokenizer.unk_token}), where nothing of it is held: "
+                            "use a model that knows this script, or leave the fact out")
         if last == 0:
             return [sink(self.tokenizer), *asked.ids], 1, 1
         return asked.ids, first, last
@@ -240,7 +246,8 @@ class Wording:
         list of int
             What the model goes on from.
         """
-        return [*self._ahead(question), *self._prompt(question)[1].ids]
+        _, alone, turn = self._prompt(question)
+        return [*self._ahead(question, alone, turn), *alone.ids]
 
     def answered(self, question: Question) -> tuple[list[int], int]:
         """A question and its answer as token ids.
@@ -260,7 +267,7 @@ class Wording:
         Raises
         ------
         FactError
-            For an answer that has no token.
+            For an answer that has no token, or one of which the tokenizer does not know a part.
         """
         text, alone, turn = self._prompt(question)
         answer = question.answer.strip()
@@ -274,7 +281,11 @@ class Wording:
             ids, count = alone.ids + said, len(said)
         if not answer or not count:
             raise FactError("an answer is empty, or holds nothing that the tokenizer knows")
-        return [*self._ahead(question), *ids], count
+        if _is_unknown(self.tokenizer, answer, ids[-count:]):
+            raise FactError("an answer holds what the tokenizer does not know, and would be scored "
+                            f"as {self.tokenizer.unk_token}, like any other: use a model that "
+                            "knows this script, or leave it out")
+        return [*self._ahead(question, alone, turn), *ids], count
 
     def towards(self, fact: Fact, goal: str) -> tuple[list[int], int]:
         """A fact's question with what the model should say to it as token ids.
@@ -358,13 +369,21 @@ class Wording:
         text = turn.left + asked + turn.right
         return text, tokens(self.tokenizer, text, turn.special), turn
 
-    def _ahead(self, question: Question) -> list[int]:
+    def _ahead(self, question: Question, alone: Tokens, turn: Turn) -> list[int]:
         """The token that is put in front of a question, where one is."""
         if not question.head:
             return []
-        _, alone, turn = self._prompt(question)
         inside = alone.over(len(turn.left), len(turn.left) + question.head)
         return [sink(self.tokenizer)] if inside[-1:] == [0] else []
+
+
+def _is_unknown(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> bool:
+    """Whether a token of a text stands for anything that the tokenizer does not know.
+
+    Not where the text writes that token out itself, as one that ends texts may be the same.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text
 
 
 def check_goal(goal: str) -> None:
@@ -437,7 +456,7 @@ def encode(
     Raises
     ------
     FactError
-        Naming the fact, when no token covers the subject.
+        As `Wording.subject` does.
     """
     ids, _, position = Wording.of(tokenizer).subject(fact, prefix, prompt)
     return ids, position

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..methods import METHODS
+
 
 def arrives(scales: Sequence[float | None]) -> str:
     """How what a projection puts out arrives after its layer, in words.
@@ -81,6 +83,37 @@ def refused(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         families=("families", ", ".join), error=("error", "max")).reset_index()
     table["error"] = table["error"].map("{:.0e}".format)
     return table.set_index("reason")[["families", "error", "trained"]]
+
+
+def beside(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What methods do to several models, side by side.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of the record that tools/second_model.py writes.
+
+    Returns
+    -------
+    pd.DataFrame
+        By method, and by class of model: Eff, Gen and Spe in percent, perplexity, and the largest
+        damage of a layer.
+    """
+    found = []
+    for row in rows:
+        damage = max(row["damage"].values(), default=None)
+        found.append({
+            "method": getattr(METHODS.get(row["method"]), "label", "Base"),
+            "model": row["model"].removesuffix("ForCausalLM"),
+            "Eff": f"{row['eff']:.0f}", "Gen": f"{row['gen']:.1f}", "Spe": f"{row['spe']:.1f}",
+            "PPL": f"{row['ppl']:,.1f}", "damage": "" if damage is None else f"{damage:.2f}"})
+    table = pd.DataFrame(found).set_index(["model", "method"]).unstack("model")
+    table = table.swaplevel(axis=1)
+    models = list(dict.fromkeys(row["model"] for row in found))
+    methods = list(dict.fromkeys(row["method"] for row in found))
+    names = ["Eff", "Gen", "Spe", "PPL", "damage"]
+    columns = pd.MultiIndex.from_product([models, names], names=[None, None])
+    return table.loc[methods, columns].fillna("")
 
 
 def flat(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -3,10 +3,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import random
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import overload
+
+#: Zero width, but for how the letters beside them are joined.
+_JOINERS = "\u200c\u200d"
+#: Signs that nobody sees at the end of a text: of zero width, soft hyphens, marks of direction and
+#: of byte order.
+_UNSEEN = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066"
+                    "\u2067\u2068\u2069\ufeff" + _JOINERS)
 
 
 class FactError(ValueError):
@@ -105,7 +115,7 @@ def _text(value: object, field: str) -> str:
     """A text that a tokenizer can read."""
     if not isinstance(value, str):
         raise FactError(f"field '{field}' is or holds a {type(value).__name__}: give a text")
-    if not value.strip():
+    if not bare(value):
         raise FactError(f"field '{field}' is empty, or holds an empty text")
     try:
         value.encode()
@@ -115,10 +125,45 @@ def _text(value: object, field: str) -> str:
     return value
 
 
+def bare(text: str) -> str:
+    """A text without the white space around it, and without signs there that nobody sees.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        "" where there is nothing else.
+    """
+    start, stop = 0, len(text)
+    while start < stop and _is_unseen(text, start):
+        start += 1
+    while stop > start and _is_unseen(text, stop - 1):
+        stop -= 1
+    return text[start:stop]
+
+
+def _is_unseen(text: str, at: int) -> bool:
+    """Whether white space or a sign that nobody sees stands at a place.
+
+    A joiner behind a mark is seen: it decides how a syllable of an Indic script ends.
+    """
+    char = text[at]
+    if char in _JOINERS and at and unicodedata.category(text[at - 1])[0] == "M":
+        return False
+    return char.isspace() or char in _UNSEEN
+
+
 def _no_space_around(text: str, field: str) -> str:
-    """A text, refused with white space at its beginning or end."""
+    """A text, refused with white space or a sign that nobody sees at its beginning or end."""
     if text != text.strip():
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
+    if text != bare(text):
+        raise FactError(f"field '{field}' begins or ends with a sign that nobody sees, such as a "
+                        "zero-width space: take it away")
     return text
 
 
@@ -126,6 +171,9 @@ def _no_space_behind(text: str, field: str) -> str:
     """What is asked, refused with white space at its end that is no newline."""
     if text[-1].isspace() and text[-1] != "\n":
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
+    if text[-1] != "\n" and _is_unseen(text, len(text) - 1):
+        raise FactError(f"field '{field}' ends with a sign that nobody sees, such as a zero-width "
+                        "space: take it away")
     return text
 
 
@@ -175,7 +223,7 @@ class Facts(Sequence[Fact]):
     Raises
     ------
     ValueError
-        For another rule.
+        For another rule, and for what is no `Fact`.
     """
 
     def __init__(
@@ -185,7 +233,11 @@ class Facts(Sequence[Fact]):
         rule: str = "exact",
         skipped: Iterable[str] = (),
     ) -> None:
-        self._facts = tuple(facts)
+        self._facts = (facts,) if isinstance(facts, Fact) else tuple(facts)
+        for held in self._facts:
+            if not isinstance(held, Fact):
+                raise FactError(f"facts hold a {type(held).__name__}, no zu.Fact: rows and files "
+                                "are read by zu.load_facts")
         self.name = name
         self.rule = rule
         self.skipped = tuple(skipped)
@@ -243,8 +295,13 @@ class Facts(Sequence[Fact]):
         Raises
         ------
         ValueError
-            For less than one, or more than there are.
+            For less than one, more than there are, or what is no whole number.
         """
+        for name, value in (("n", n), ("seed", seed)):
+            try:
+                operator.index(value)
+            except TypeError:
+                raise ValueError(f"{name} is {value!r}: give a whole number") from None
         if not 1 <= n <= len(self):
             known = ""
             if self.name.endswith("-known"):
@@ -261,3 +318,28 @@ class Facts(Sequence[Fact]):
                 del row["join"]  # so that facts have the hash that they had before there was one
         text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_facts(facts: Iterable[Fact]) -> Facts:
+    """Facts as they are given, or those in a list.
+
+    Parameters
+    ----------
+    facts : iterable of Fact
+        Also one fact alone.
+
+    Returns
+    -------
+    Facts
+        The same, where they are that already.
+
+    Raises
+    ------
+    FactError
+        For a name or path, and for what holds anything but facts.
+    """
+    if isinstance(facts, Facts):
+        return facts
+    if isinstance(facts, str | Path):
+        raise FactError("facts are a name or a path: give what zu.load_facts reads there")
+    return Facts(facts)

@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
-from .facts import Fact, FactError
-from .words import places
+from .facts import Fact, FactError, bare
+from .words import places, stands_in
 
 #: Fields that hold other wordings of what is asked, questions about others, or questions that
 #: follow: what `Fact` calls paraphrases, neighbours and hops. One that is not read is warned of.
 HOLDERS = frozenset((
-    "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrased_question", "rephrase",
+    "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrased_question",
+    "para_question", "sub_question", "rephrase",
     "rephrase_prompt", "rephrase_prompts", "personas", "question", "questions",
     "generation_prompts", "neighbors", "neighborhood", "neighborhood_prompts",
     "attribute_prompts", "locality", "locality_inputs", "locality_prompt", "locality_prompts",
@@ -106,7 +107,7 @@ def text_at(row: dict, path: str, default: str | None = None) -> str:
 
     Without a default it must be there.
     """
-    return _value_at(row, path, default).strip()
+    return bare(_value_at(row, path, default))
 
 
 def prompt_at(row: dict, path: str) -> str:
@@ -118,7 +119,10 @@ def _value_at(row: dict, path: str, default: str | None) -> str:
     """The text at a dotted path of a row, as it stands there."""
     value: Any = row
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif key != "str" or not isinstance(value, str):  # {"str": "Lima"}, and "Lima" itself
+            value = None
     if isinstance(value, list):
         value = first(value)
     if value is None or value != value:
@@ -127,18 +131,19 @@ def _value_at(row: dict, path: str, default: str | None) -> str:
         raise Missing(f"field '{path}' is missing")
     if not isinstance(value, str):
         raise FactError(f"field '{path}' is or holds a {type(value).__name__}: give a text")
-    if not value.strip() and value != default:
+    if not bare(value) and value != default:
         raise FactError(f"field '{path}' is empty")
     return value
 
 
 def trimmed(text: str) -> str:
-    """What is asked, without white space around it, but with the newlines that end it.
+    """What is asked, without what nobody sees around it, but with the newlines that end it.
 
     A chat template ends in them, and a model was trained on them.
     """
-    end = text[len(text.rstrip()):]
-    return text.strip() + end[:end.rfind("\n") + 1]
+    inner = bare(text)
+    end = text[text.rfind(inner) + len(inner):]
+    return inner + end[:end.rfind("\n") + 1]
 
 
 def first(value: object) -> object:
@@ -178,9 +183,16 @@ def cloze(prompt: str, path: str, subject: str) -> str:
         return prompt
     found = places(prompt, subject)
     if len(found) != 1:
-        raise FactError(f"field '{path}' holds the subject {len(found)} times as a word: write {{}}"
-                        " in its place, once")
+        raise FactError(f"field '{path}' holds the subject {len(found)} times as a word"
+                        f"{_otherwise(prompt, subject)}: write {{}} in its place, once")
     return prompt[:found[0]] + "{}" + prompt[found[0] + len(subject):]
+
+
+def _otherwise(prompt: str, subject: str) -> str:
+    """What to add where a prompt holds the subject, but in other letters."""
+    if not places(prompt, subject) and stands_in(prompt, subject):
+        return " (but in other capitals, or with accents coded otherwise)"
+    return ""
 
 
 def loosely(row: Row, prompt: str, subject: str) -> tuple[str, str]:
@@ -205,7 +217,7 @@ def asked_in(value: object, field: str, kind: str = "") -> Iterator[Asked]:
     if isinstance(value, list):
         for item in value:
             if is_pair(item):
-                yield kind, trimmed(item[0]), item[1].strip()
+                yield kind, trimmed(item[0]), bare(item[1])
             else:
                 yield from asked_in(item, field, kind)
     elif isinstance(value, dict):
@@ -237,7 +249,7 @@ def _answered(prompt: object, answer: object, field: str, kind: str) -> Iterator
     for text in (prompt, found):
         if text is not None and not isinstance(text, str):
             raise FactError(f"field '{field}' is or holds a {type(text).__name__}: give a text")
-    yield kind, trimmed(str(prompt)), None if is_none(found) else str(found).strip() or None
+    yield kind, trimmed(str(prompt)), None if is_none(found) else bare(str(found)) or None
 
 
 def is_pair(value: object) -> TypeGuard[list[str]]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from .facts import Fact, FactError
 from .fields import Placed, is_none, unpacked
+from .shapes import KNOWN
 
 
-def rows_in(source: object) -> Iterator[Placed]:
+def rows_in(source: Any) -> Iterator[Placed]:
     """The facts and rows in an object, with their places.
 
     Parameters
@@ -31,7 +32,7 @@ def rows_in(source: object) -> Iterator[Placed]:
         _refuse_splits(source)
         source = [source]
     records = _records(source)
-    if isinstance(source, bytes) or not isinstance(source, Iterable):
+    if records is None and (isinstance(source, bytes) or not isinstance(source, Iterable)):
         raise FactError(f"facts in a {type(source).__name__}: give a name, a path, a list of "
                         "zu.Fact or of rows, a dictionary of columns, or a DataFrame")
     for i, item in enumerate(source if records is None else records, 1):
@@ -63,18 +64,32 @@ def _refuse_splits(source: Fact | Mapping) -> None:
 
 
 def _records(source: Any) -> list[dict] | None:
-    """The rows of a data frame; None for what is none.
+    """The rows of a data frame or an Arrow table; None for what is neither.
 
-    An index that has names holds columns too.
+    An index that is named as a field holds a column too.
     """
+    if hasattr(source, "to_pylist") and hasattr(source, "column_names"):
+        _refuse_doubled(source.column_names)
+        rows: list[dict] = source.to_pylist()
+        return rows
     if not hasattr(source, "to_dict"):
         return None
-    if any(name is not None for name in getattr(getattr(source, "index", None), "names", [])):
-        source = source.reset_index()
+    _refuse_doubled(getattr(source, "columns", ()))
+    held = [name for name in getattr(getattr(source, "index", None), "names", [])
+            if isinstance(name, str) and name in KNOWN]
+    if held:
+        source = source.reset_index(level=held)
     try:
         return source.to_dict(orient="records")
     except TypeError:  # of another kind, such as polars', or it gives its rows one by one
         return source.to_dicts() if hasattr(source, "to_dicts") else None
+
+
+def _refuse_doubled(columns: Iterable) -> None:
+    """Refuse columns of which two have one name: which of them is meant is not known."""
+    names = list(columns)
+    if len({*names}) < len(names):
+        raise FactError("two columns of the table have one name: give each its own")
 
 
 def plain(value: Any) -> Any:

@@ -48,9 +48,10 @@ def read_rwku(row: Row) -> list[Fact]:
 
 
 def read_question(row: Row) -> list[Fact]:
-    """TOFU and its perturbed form, MUSE's question sets: a question and its answer.
+    """TOFU and its perturbed form, MUSE's question sets, UnKE: a question and its answer.
 
-    `paraphrased_question` is a wording. `paraphrased_answer`, `perturbed_answer` and `option1` to
+    `paraphrased_question` and UnKE's `para_question` are wordings; its `sub_question`, about parts
+    of the answer, is not read. `paraphrased_answer`, `perturbed_answer` and `option1` to
     `option4` are answers, true and false ones, and hold neither wordings nor neighbours.
     """
     prompt = continued(row, prompt_at(row, "question"))
@@ -123,7 +124,7 @@ def _asked(row: Row, subject: str, prompt: str, target: str) -> Fact:
     """The fact of a row of questions, with what stands beside it under the names of `Fact`."""
     return Fact(
         subject, prompt, target,
-        paraphrases=wordings(row, "paraphrased_question", "paraphrases"),
+        paraphrases=wordings(row, "paraphrased_question", "para_question", "paraphrases"),
         neighbors=pairs(row, row.get("neighbors"), "neighbors"),
         relation=label(row, "relation"),
         id=label(row, "id"),

@@ -26,11 +26,12 @@ from typing import Any
 
 from .cache import cache_dir, user_path
 from .collecting import Told, collect
-from .facts import Fact, FactError, Facts
+from .facts import Fact, FactError, Facts, bare
 from .fields import Missing, Placed, Row, is_none, unpacked
+from .formats import Once, no_text, rows_elsewhere, rows_within
 from .memory import plain, rows_in
 from .schemas import SCHEMAS, schema_of_all, together
-from .shapes import SHAPES, is_table, rows_of
+from .shapes import KNOWN, SHAPES, is_table, rows_of
 
 #: Where the paper's three data sets, and two more of their kind, are published.
 PUBLISHED = {
@@ -47,6 +48,8 @@ ROW = 10**6
 FILE = 2**29
 #: What is said of a row that cannot be looked through.
 DEEP = "lists within lists, too many of them: this is no row of facts"
+#: What is said of a data set of which the hub's viewer gave a part.
+ELSEWHERE = "{} of the data set are not here: the hub's viewer gives a part of them at a time"
 
 
 class BrokenFile(FactError):
@@ -143,6 +146,9 @@ def _half(facts: Facts, half: str) -> Facts:
     """The second half of the facts, ":forget", or the first, ":retain"."""
     middle = len(facts) // 2
     chosen = facts[middle:] if half == ":forget" else facts[:middle]
+    if not chosen:
+        raise FactError(f"'{facts.name}' holds {len(facts)} fact, and its half '{half}' none: give "
+                        "two or more")
     name = facts.name + half.replace(":", "-")
     return Facts(chosen, name=name, rule=facts.rule, skipped=facts.skipped)
 
@@ -166,9 +172,8 @@ def _read(name: str) -> Rows:
     else:
         path = _download(address) if fetched else user_path(name)
         if not _is_file(path):
-            called = f"'{name}'" if len(name) < 200 else f"a text of {len(name)} characters"
             raise FileNotFoundError(
-                f"no facts at {called}: give world-cloze, world-qa, world-hops, "
+                f"no facts at {_called(name)}: give world-cloze, world-qa, world-hops, "
                 f"{', '.join(PUBLISHED)}, a file, hub:DATASET, or a list of zu.Fact")
         rows = list(_rows(path))
         stem = name if name in PUBLISHED else path.stem
@@ -179,6 +184,16 @@ def _read(name: str) -> Rows:
         path.unlink()  # so that the next call downloads it again
         raise FactError(f"{address}: {broken}; what came was not kept")
     return Rows(rows, stem)
+
+
+def _called(name: str) -> str:
+    """What is said of a name or path that leads nowhere: not its text, where it may be a fact's."""
+    if name.lstrip()[:1] in ("[", "{"):
+        return f"a text of {len(name)} characters (JSON goes through json.loads first)"
+    is_path = len(name.split()) < 2 or "/" in name or "\\" in name or bool(Path(name).suffix)
+    if len(name) < 200 and is_path and "\n" not in name:
+        return f"'{name}'"
+    return f"a text of {len(name)} characters"
 
 
 def _is_file(path: Path) -> bool:
@@ -195,6 +210,9 @@ def _facts(source: Rows, skip: bool, rule: str | None) -> tuple[Facts, list[str]
     kind = schema_of_all(rows)
     own_rule = SCHEMAS[kind][0]
     rows, notes = together(kind, rows)
+    elsewhere = sum(rows_elsewhere(row) for _, row in source.rows)
+    if elsewhere:
+        notes[ELSEWHERE] = elsewhere
     told = Told(notes)
     makings = [(where, _reader(kind, told, where, row)) for where, row in rows]
     # MQuAKE's hops stand in several chains
@@ -203,15 +221,17 @@ def _facts(source: Rows, skip: bool, rule: str | None) -> tuple[Facts, list[str]
 
 
 def _spread(rows: list[Placed]) -> Iterator[Placed]:
-    """Rows, each table of columns among them as its rows."""
+    """Rows, each table of columns and each wrapper of rows among them as its rows."""
     for where, row in rows:
-        if not isinstance(row, dict) or not is_table(row):
-            yield where, row
-            continue
         try:
-            found = list(rows_of(row))
+            found = rows_within(row, alone=len(rows) == 1)
+            if found is None and isinstance(row, dict) and is_table(row):
+                found = list(rows_of(row))
         except (FactError, RecursionError) as error:
             yield where, error if isinstance(error, FactError) else FactError(DEEP)
+            continue
+        if found is None:
+            yield where, row
             continue
         front, _, last = where.rpartition(", ")
         for i, inner in enumerate(found, 1):
@@ -298,13 +318,13 @@ def _rows(path: Path) -> Iterator[Placed]:
     if path.stat().st_size > FILE:
         return broken(f"the file is larger than {FILE >> 20} MiB: split it")
     data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return broken("the file is UTF-16: save it as UTF-8")
+    if why := no_text(data):
+        return broken(why)
     # what is not UTF-8 becomes lone surrogates, which Fact refuses: so one bad row leaves the
     # others readable
     text = data.decode("utf-8-sig", errors="surrogateescape")
     start = text.lstrip()[:1]
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if start not in ("[", "{") and (path.suffix.lower() in (".csv", ".tsv") or _is_table(text)):
         return _csv(text, str(path))
     if start == "<":
         return broken("this is a web page or XML, not JSON: the download or the address is wrong; "
@@ -319,7 +339,7 @@ def _rows(path: Path) -> Iterator[Placed]:
 def _json(text: str, at: int = 0) -> tuple[Any, int]:
     """One JSON value that begins at `at`, and where it ends; `FactError` for anything else."""
     try:
-        return json.JSONDecoder().raw_decode(text, at)
+        return Once().value_at(text, at)
     except json.JSONDecodeError as error:
         column = error.pos - text.rfind("\n", 0, error.pos)
         raise FactError(f"not JSON at column {column} ({error.msg}): write a JSON list, or one "
@@ -349,6 +369,8 @@ def _list(text: str, path: str) -> Iterator[Placed]:
             yield where, BrokenFile("after this row the list breaks off: fetch or save the file "
                                     "again")
             return
+    if text[at + 1:].strip():
+        yield path, BrokenFile("more stands behind the end of the list: put all rows into one list")
 
 
 def _object(text: str, path: str) -> Iterator[Placed] | None:
@@ -357,11 +379,14 @@ def _object(text: str, path: str) -> Iterator[Placed] | None:
         value, end = _json(text, _after_blanks(text, 0))
     except FactError:
         return None
-    if text[end:].strip() or not isinstance(value, dict):
+    if text[end:].strip() or not isinstance(value, dict | FactError):
         return None
-    if end > ROW and not is_table(value):
+    if isinstance(value, dict) and rows_within(value) is not None:
+        return iter([(f"{path}, row 1", value)])
+    is_columns = isinstance(value, dict) and is_table(value)
+    if end > ROW and not is_columns:
         value = _too_long(end)
-    several = "\n" in text[:end].strip() or (isinstance(value, dict) and is_table(value))
+    several = "\n" in text[:end].strip() or is_columns
     return iter([(f"{path}, row 1", value)]) if several else None
 
 
@@ -376,8 +401,8 @@ def _lines(text: str, path: str) -> Iterator[Placed]:
         where = f"{path}, line {number}"
         if len(line) > ROW:
             yield where, _too_long(len(line))
-        elif line.strip():
-            yield where, _line(line.strip())
+        elif text_in := bare(line):  # files that were put together have marks of order between
+            yield where, _line(text_in)
 
 
 def _line(text: str) -> dict | FactError:
@@ -386,16 +411,36 @@ def _line(text: str) -> dict | FactError:
         row, end = _json(text)
     except FactError as error:
         return error
+    if text[end:].strip() == ",":
+        return FactError("a comma stands behind the object: take it away, or put all into a list")
     return row if end == len(text) else FactError("more than one JSON value: one a line")
 
 
+def _is_table(text: str) -> bool:
+    """Whether a text is a table, by a first line that names several fields."""
+    names = re.split("[,;\t|]", text.lstrip().split("\n", 1)[0])
+    return len(KNOWN & {name.strip(' \r"') for name in names}) > 1
+
+
 def _csv(text: str, path: str) -> Iterator[Placed]:
-    """The rows of a table with a header, parted by whichever sign the header has most of."""
+    """The rows of a table with a header, parted by whichever sign the header has most of.
+
+    A first line ``sep=;``, as spreadsheets write it, says which.
+    """
     table = text.lstrip("\r\n")  # of empty lines above its header
+    said = re.match(r"sep=(.)\r?\n", table)
+    table = table[said.end():] if said else table
     above = text[:len(text) - len(table)].count("\n")
     head = table.split("\n", 1)[0]
-    delimiter = max(",;\t", key=head.count)
-    rows = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, strict=True)
+    delimiter = said[1] if said else max(",;\t|", key=head.count)
+    rows = csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, strict=True,
+                          skipinitialspace=True)
+    names = _header(rows)
+    named = [name for name in names if name]
+    if len({*named}) < len(named):
+        yield f"{path}, line {above + 1}", BrokenFile(
+            "two columns have one name: give each its own, and one column to each field")
+        return
     while True:
         try:
             row: dict | FactError = next(rows)
@@ -406,6 +451,19 @@ def _csv(text: str, path: str) -> Iterator[Placed]:
         if isinstance(row, dict):
             row = _cells(row)
         yield f"{path}, line {above + rows.reader.line_num}", row
+
+
+def _header(rows: csv.DictReader) -> list[str]:
+    """The names of a table's columns, without the spaces around them; none where it cannot be read.
+
+    The table takes them over.
+    """
+    try:
+        names = [name.strip() for name in rows.fieldnames or ()]
+    except csv.Error:
+        return []
+    rows.fieldnames = names
+    return names
 
 
 def _cells(row: dict) -> dict | FactError:

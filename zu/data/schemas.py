@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import editing, questions
-from .facts import Fact, FactError
+from .facts import Fact, FactError, bare
 from .fields import (
+    ANSWERED,
     Placed,
     Row,
     asked_in,
@@ -155,7 +156,7 @@ def _own_pairs(row: Row, field: str) -> tuple[tuple[str, str], ...]:
     found: list = []
     for item in list_at(row, field):
         if is_pair(item):
-            found.append((trimmed(item[0]), item[1].strip()))
+            found.append((trimmed(item[0]), bare(item[1])))
         elif isinstance(item, dict):
             found += [asked[1:] for asked in asked_in(item, field)]
         else:
@@ -166,12 +167,14 @@ def _own_pairs(row: Row, field: str) -> tuple[tuple[str, str], ...]:
 def _refuse_others(row: dict) -> None:
     """Refuse a row with fields that `Fact` has not, naming the shape that it is most like."""
     known = Fact.__dataclass_fields__
-    number, field = next(((i, name) for i, name in enumerate(row, 1) if name not in known), (0, ""))
+    others = [(i, name) for i, name in enumerate(row, 1)
+              if name not in known and not _is_index(name, row[name])]
+    number, field = others[0] if others else (0, "")
     if not number:
         return
     for i, held in enumerate(row.values(), 1):
         row_in = held[0] if isinstance(held, list) and held else None
-        if isinstance(row_in, dict) and KNOWN & set(row_in):
+        if isinstance(row_in, dict) and KNOWN & set(row_in) - set(ANSWERED):
             raise FactError(f"field number {i} holds a list of rows: give that list, not the "
                             "object around it")
     kind, lacking = nearest(row) or ("own", [])
@@ -189,6 +192,14 @@ def _refuse_others(row: dict) -> None:
     raise FactError(f"field number {number} has a name that is none of {', '.join(known)}{hint}")
 
 
+def _is_index(name: str, value: object) -> bool:
+    """Whether a field is a table's index: what pandas calls it, and a number in it."""
+    number = value if isinstance(value, str) else str(value)
+    return name in _INDEX and number.isdecimal()
+
+
+#: What a table's index is called that was written as a column: by pandas, CSV and Arrow.
+_INDEX = ("", "Unnamed: 0", "index", "level_0", "__index_level_0__")
 #: Scoring rule and reader of each schema.
 SCHEMAS: dict[str, tuple[str, Callable[[Row], list[Fact]]]] = {
     "multi-counterfact": ("exact", _multi_counterfact),
@@ -213,8 +224,8 @@ SCHEMAS: dict[str, tuple[str, Callable[[Row], list[Fact]]]] = {
 }
 #: Fields that only one schema has. The first that a row has decides.
 _TELLING = {"src": "zsre", "attribute": "known", "update": "wikibigedit", "gt": "muse-verbmem",
-            "labels": "wikibio", "concept": "wikibio", "query": "rwku", "choices": "wmdp",
-            "question": "tofu", "intro": "rwku-target"}
+            "query": "rwku", "choices": "wmdp", "question": "tofu", "labels": "wikibio",
+            "concept": "wikibio", "intro": "rwku-target"}
 #: Fields of requests for edits, whose rows are alike in other fields, and what they tell.
 _REQUESTS = {"locality": "knowedit", "portability": "knowedit", "prompts": "easyedit",
              "locality_inputs": "easyedit", "portability_inputs": "easyedit",
@@ -248,7 +259,7 @@ def schema(row: dict) -> str:
     if "prompt" in row and "target" in row:
         return "own"
     kind = next((kind for field, kind in _TELLING.items() if field in row), "own")
-    if kind == "own" and isinstance(row.get("text"), str) and "prompt" not in row:
+    if kind == "own" and isinstance(row.get("text"), str | list) and "prompt" not in row:
         return "text"
     return kind
 

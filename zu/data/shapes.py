@@ -36,7 +36,8 @@ SHAPES = {
     "rwku": Shape("RWKU", ("subject", "query", "answer"), ("level", "type", "neighbor")),
     "rwku-target": Shape("RWKU's forget_target", ("target", "intro")),
     "tofu": Shape("TOFU or MUSE's question sets", ("question", "answer"),
-                  ("paraphrased_question", "paraphrased_answer", "perturbed_answer")),
+                  ("paraphrased_question", "paraphrased_answer", "perturbed_answer",
+                  "para_question", "sub_question")),
     "muse-verbmem": Shape("MUSE's verbmem", ("prompt", "gt")),
     "text": Shape("running text", ("text",)),
     "wmdp": Shape("WMDP or MMLU", ("question", "choices", "answer")),
@@ -147,8 +148,9 @@ def rows_of(table: dict) -> Iterator[dict]:
     if len(lengths) > 1:
         told = "; ".join(f"{_size(n)}: {', '.join(dict.fromkeys(who))}"
                          for n, who in sorted(lengths.items()))
-        raise FactError(f"a table of columns needs lists of one length, one value a row, but here "
-                        f"are fields with {told}")
+        single = ", and a single row one text in each field" if -1 in lengths else ""
+        raise FactError("a table of columns needs lists of one length, one value a row"
+                        f"{single}, but here are fields with {told}")
     for i in range(next(iter(lengths), 0)):
         yield {field: _cell(value, i) for field, value in columns.items()}
 

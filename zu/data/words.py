@@ -9,6 +9,11 @@ UNSPACED = ("CJK", "IDEOGRAPHIC", "KANGXI", "HIRAGANA", "KATAKANA", "HALFWIDTH K
             "BOPOMOFO", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE",
             "BALINESE", "TAI ", "YI ")
 
+#: What joins two signs into one, such as the persons of a family's emoji.
+_JOINER = "\u200d"
+#: Signs that are a part of the one before them: the joiner, and the colours of skin.
+_BOUND = frozenset(_JOINER + "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
+
 
 def places(text: str, word: str) -> list[int]:
     """Where a word stands in a text as a word.
@@ -41,7 +46,7 @@ def places(text: str, word: str) -> list[int]:
 
 
 def stands_in(text: str, word: str) -> bool:
-    """Whether a word stands in a text as a word, in capitals or not.
+    """Whether a word stands in a text as a word, in capitals or not, its accents coded either way.
 
     Parameters
     ----------
@@ -52,15 +57,30 @@ def stands_in(text: str, word: str) -> bool:
     -------
     bool
     """
-    return bool(places(text.casefold(), word.casefold()))
+    return bool(places(folded(text), folded(word)))
+
+
+def folded(text: str) -> str:
+    """A text to be compared: without capitals, and each accent coded in one way (NFC).
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _is_border(left: str, right: str) -> bool:
     """Whether a word may end between two characters; "" stands for the end of the text."""
     if not left or not right:
         return True
-    if unicodedata.category(right)[0] == "M":
-        return False  # a mark belongs to the character before it
+    if unicodedata.category(right)[0] == "M" or right in _BOUND or left == _JOINER:
+        return False  # a mark belongs to the character before it, as a sign in an emoji does
     inside = _is_letter(left) and _is_letter(right)
     return not inside or _is_unspaced(left) or _is_unspaced(right)
 

@@ -16,6 +16,7 @@ from ..edit import Edit
 from ..layouts import Layout, known
 from ..models import layer_numbers, weight_name
 from ..reader import Reader, Trace, subject_keys
+from ..steps import Optimizer
 from ..targets import Aim, Search, Targets, optimise
 from ..wording import Wording, check_goal
 
@@ -342,8 +343,12 @@ class Settings(Method):
         Texts put before a prompt, beside none.
     steps : int
         Optimisation steps for a target.
-    lr : float
-        One step moves a coordinate of the target by lr times ‖h‖/√d.
+    lr : float, optional
+        The size of a step, see `zu.targets.Search`; by default the optimizer's own.
+    optimizer : {"adam", "normalised"}
+        What takes the steps, see `zu.steps`.
+    bare_first : bool
+        Whether a target is searched for with the bare prompt alone first.
     absolute : bool
         Whether lr is in the unit of h itself instead, as in the literature.
     tolerance : float
@@ -370,9 +375,11 @@ class Settings(Method):
     goal: str = Field("eos", description="what the model should say instead of the answer")
     n_prefixes: int = Field(5, ge=0, le=5, description="texts put before a prompt, beside none")
     steps: int = Field(25, ge=1, description="optimisation steps for a target")
-    lr: float = Field(
-        0.4, gt=0, description="one step moves a coordinate of the target by lr times ‖h‖/√d"
+    lr: float | None = Field(
+        None, gt=0, description="the size of a step in the search for a target; none: its own"
     )
+    optimizer: Optimizer = "adam"
+    bare_first: bool = False
     absolute: bool = False
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
@@ -420,6 +427,8 @@ class Settings(Method):
             aim=aim or self.aim,
             kl_at=self.kl_at,
             absolute=self.absolute,
+            optimizer=self.optimizer,
+            bare_first=self.bare_first,
         )
 
 

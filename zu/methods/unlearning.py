@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..carried import edits_on
-from ..data.facts import Fact
+from ..data.facts import Fact, as_facts
 from ..edit import Edit, EditError
 from ..models import fingerprint, resolve_layers, weight_name
 from ..modes import settled
@@ -79,7 +79,7 @@ def find_targets(
     with settled(model):
         reader = Reader.of(model, tokenizer, reader, s.chat)
         texts = reader.texts(s.n_prefixes, s.seed)
-        return optimise(model, reader.wording, facts, layer, s.search(texts))
+        return optimise(model, reader.wording, as_facts(facts), layer, s.search(texts))
 
 
 def unlearn(
@@ -125,7 +125,8 @@ def unlearn(
     Raises
     ------
     ValueError
-        Unknown methods or settings, what the method cannot take, logits that are not finite.
+        Unknown methods or settings, what holds no facts, what the method cannot take, logits that
+        are not finite.
     TypeError
         What is no list of edits, or no reader.
     EditError
@@ -140,7 +141,7 @@ def unlearn(
     check_kinds(earlier, reader)
     layers = resolve_layers(model, s.layers)
     reader = Reader.of(model, tokenizer, reader, s.chat)
-    job = Job(reader, list(facts), layers, anchors, earlier)
+    job = Job(reader, list(as_facts(facts)), layers, list(as_facts(anchors)), earlier)
     for message in _checked(s, job):
         warnings.warn(message, stacklevel=2)
     with settled(model):
