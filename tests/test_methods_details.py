@@ -769,7 +769,9 @@ def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
     assert unlearning.find_targets("m", "t", FACTS, 2, reader="mine", **settings) == "found"
     assert reader.log == [("of", "m", "t", "mine", None), ("texts", 2, 3)]
     s = Settings(**settings)
-    assert asked == [("m", "tokenizer", FACTS, 2, s.search(("", "a", "b"), "eos"))]
+    ((m, t, facts, *rest),) = asked
+    assert (m, t, list(facts)) == ("m", "tokenizer", FACTS)
+    assert rest == [2, s.search(("", "a", "b"), "eos")]
     unlearning.find_targets("m", "t", FACTS, 2, goal="truth")
     assert asked[1][4].goal == "truth" and reader.log[2] == ("of", "m", "t", None, None)
     for name in ("layers", "moments", "targets"):
@@ -795,14 +797,14 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     monkeypatch.setattr(unlearning, "of_earlier", lambda job: [])
     monkeypatch.setattr(unlearning, "check_moments", lambda s, job: None)
     with pytest.warns(UserWarning, match="^look out$") as said:
-        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=["a"], earlier=[first],
-                                   reader="r", layers=[2], seed=5)
+        found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=FACTS[:1],
+                                   earlier=[first], reader="r", layers=[2], seed=5)
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
     assert log == [some] and s == Warns(layers=(2,), seed=5)
     assert reader.log == [("of", "m", "t", "r", None)] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
-    assert some.anchors == ["a"] and some.earlier == [first]
+    assert some.anchors == FACTS[:1] and some.earlier == [first]
     assert some.probed is None  # nothing is located
     monkeypatch.setattr(unlearning, "layout", Layout)
     with pytest.warns(UserWarning, match=r"carries an edit already \(rome, 1 facts\)") as said:
@@ -812,7 +814,7 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         unlearning.unlearn("m", "t", FACTS)
-    assert made[2][0] == methods.ZeroUnlearn() and made[2][1].anchors == ()
+    assert made[2][0] == methods.ZeroUnlearn() and not made[2][1].anchors
     assert made[2][1].probed.model is reader.model and made[2][1].aim == "hidden"
 
 
