@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
-from .carried import delist, enlist, mark, twin_on
+from .carried import delist, edits_on, enlist, mark, twin_on
 from .damage import moved
 from .data.cache import digest, write_whole
 from .export import Factors, differing, front_matter, source_of, write_adapter
@@ -530,8 +530,11 @@ class Edit:
         about: dict[str, str],
     ) -> Parts:
         """One weight's change out of a file's tensors, where it fits the weight and its mark."""
-        made_for = (f"it was made for the model '{about.get('model')}'; load that one afresh, "
-                    "unedited")
+        made_for = f"it was made for the model '{about.get('model')}'; "
+        if edits_on(self.model):
+            made_for += "restore() the edit that is on this one first, if it is that one"
+        else:
+            made_for += "load that one afresh, unedited"
         try:
             weight = self._editable(name)
         except EditError as error:

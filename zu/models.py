@@ -370,7 +370,8 @@ def default_layers(depth: int, width: int) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        Those of `LAYERS`, or three from 0.55 of the depth on.
+        Those of `LAYERS`, or three from 0.55 of the depth on, in a shallow model the three before
+        the last.
     """
     start = min(round(0.55 * depth), max(depth - 4, 0))
     stop = min(start + 3, depth)

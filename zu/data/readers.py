@@ -65,9 +65,10 @@ def load_facts(
     """Load facts by name, from a file, an address or the hub, or from what Python holds.
 
     A row has the fields of `Fact`, where the prompt may hold the subject itself instead of ``{}``,
-    or is in a schema of the field, which its fields tell; this module's text lists them. null, NaN
-    and what is empty stand for none. Columns are taken as rows are: one object with a list for each
-    field. In CSV, lists are written as JSON. A subject is found as a word, not as a part of one.
+    or those of a published benchmark, which is told by them: ``help(zu.data.readers)`` lists which
+    are read, and what of each. A row without an id has its number. null, NaN and what is empty
+    stand for none. Columns are taken as rows are: one object with a list for each field. In CSV,
+    lists are written as JSON. A subject is found as a word, not as a part of one.
 
     Parameters
     ----------

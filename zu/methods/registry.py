@@ -188,8 +188,10 @@ def _unusable(method: str, kind: type[Method], error: ValidationError) -> str:
     name = ".".join(map(str, first["loc"]))
     known = [*kind.model_fields, *SHARED, "method"]
     hint = "" if name in known else did_you_mean(name, known, 0.7)
+    unknown = first["type"] == "extra_forbidden"
+    why = f"{method} has no such setting" if unknown else first["msg"]
     return (
-        f"{method}: setting '{name}' is not usable ({first['msg']}); {hint}it takes "
+        f"{method}: setting '{name}' is not usable ({why}); {hint}it takes "
         f"{', '.join(kind.model_fields)}"
     )
 
