@@ -678,7 +678,7 @@ def test_settings_are_checked_and_the_first_wrong_one_is_named_with_what_was_mea
     takes = f"it takes {', '.join(methods.Memit.model_fields)}$"
     for wrong, said in (
             ({"alhpa": 3}, r"'alhpa' is not usable \(.* no such .*\); did you mean 'alpha'[?] "),
-            ({"erlier": 3}, r"'erlier' is not usable \(.* no such .*\); did you mean 'earlier'[?] "),
+            ({"erlier": 3}, r"'erlier' is not usable \(.* no .*\); did you mean 'earlier'[?] "),
             ({"methd": 3}, r"'methd' is not usable \(.* no such .*\); did you mean 'method'[?] "),
             ({"xyz": 3}, r"'xyz' is not usable \(.* no such .*\); "),
             ({"lrr": 3, "alpha": -1}, r"'alpha' is not usable \(Input .*\); "),
