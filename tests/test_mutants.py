@@ -41,6 +41,15 @@ def test_code_and_defaults_are_broken_and_wording_and_types_are_left_alone():
     }
 
 
+def test_devices_and_the_lengths_of_zip_are_left_alone_and_what_stands_beside_them_is_not():
+    line = "return torch.ones(2, device=x), y.to(x.device), zip(x, y, strict=True)"
+    source = f"def f(x, y):\n    {line}\n"
+    found = [x.becomes for x in mutants.mutants(source)]
+    assert found and all("device=x" in x and ".to(x.device)" in x and "strict=True" in x
+                         for x in found)
+    assert any("ones(3, device=x)" in x for x in found) and any("zip(x, None" in x for x in found)
+
+
 def test_a_fault_is_put_into_the_function_that_others_hold_already(tmp_path, monkeypatch):
     (tmp_path / "faulty_one.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)

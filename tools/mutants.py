@@ -82,6 +82,8 @@ FLOOR = 90
 SLOW = 5.0
 #: Calls whose arguments are words or looks, by the end of the called name.
 WORDING = re.compile(r"(Error|BrokenFile|broken|warn|tqdm)$")
+#: Arguments, by name, whose faults cannot be seen: see above.
+UNSEEN = {"device", "strict"}
 #: A text of several words is for people.
 PROSE = re.compile(r"\w\W* \W*\w")
 #: Stands for the lines of a default: it is seen without a call too.
@@ -128,6 +130,8 @@ class Faults(cst.CSTVisitor):
             return False
         if isinstance(node, cst.Call) and WORDING.search(_called(node)):
             return False
+        if isinstance(node, cst.Arg) and _name(node) in UNSEEN:
+            return False
         if isinstance(node, cst.SimpleString) and PROSE.search(node.value):
             return False
         if isinstance(node, cst.SimpleStatementLine | cst.FunctionDef | cst.Parameters):
@@ -135,7 +139,8 @@ class Faults(cst.CSTVisitor):
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
                 for instead in operator(node):
-                    self.found.append(Fault(node, instead, self._lines(node)))
+                    if not _is_unseen(node, instead):
+                        self.found.append(Fault(node, instead, self._lines(node)))
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
@@ -159,6 +164,30 @@ def _called(node: cst.Call) -> str:
     if isinstance(function, cst.Attribute):
         function = function.attr
     return function.value if isinstance(function, cst.Name) else ""
+
+
+def _name(argument: cst.Arg) -> str:
+    """The name by which an argument is given; "" for none, and "device" for `x.to(device)`'s."""
+    if argument.keyword is not None:
+        return argument.keyword.value
+    return "device" if "device" in _code(argument.value).split(".") else ""
+
+
+def _code(node: cst.CSTNode) -> str:
+    return cst.Module([]).code_for_node(node)
+
+
+def _is_unseen(node: cst.CSTNode, instead: cst.CSTNode) -> bool:
+    """Whether two calls differ in arguments alone whose faults cannot be seen."""
+    if not (isinstance(node, cst.Call) and isinstance(instead, cst.Call)):
+        return False
+    if len(instead.args) == len(node.args):
+        pairs = zip(node.args, instead.args, strict=True)
+        changed = [old for old, new in pairs if _code(old.value) != _code(new.value)]
+    else:  # one is left out
+        left = [_code(argument.value) for argument in instead.args]
+        changed = [x for x in node.args if _code(x.value) not in left]
+    return bool(changed) and all(_name(argument) in UNSEEN for argument in changed)
 
 
 def mutants(source: str) -> Iterator[Mutant]:
