@@ -273,6 +273,11 @@ def test_a_file_says_what_its_edit_is_and_which_weights_it_was_made_for(dtype, t
     mark = f"{weight.sum():.9e} {weight.norm():.9e} {placed:.9e}"
     assert json.loads(about.pop("before")) == {A: mark}
     assert json.loads(about.pop("settings")) == {"lam": 1}
+    content = about.pop("content")
+    edit.parts[A] = tuple(2 * part for part in edit.parts[A])
+    assert content and saved(edit, tmp_path / "other.safetensors")[0]["content"] != content
+    edit.parts[A] = tuple(part / 2 for part in edit.parts[A])
+    assert saved(edit, tmp_path / "again.safetensors")[0]["content"] == content
     assert about == {"format": "zu-edit-3", "method": "rome", "facts": "1", "model": "two",
                      "dtype": str(dtype), "damage": "{}"}
     assert set(tensors) == {"keys/7", f"left/{A}", f"right/{A}"}

@@ -214,7 +214,9 @@ def test_the_divergence_is_from_the_edited_to_the_original_at_the_subjects_end(t
 
 def test_the_defaults_are_those_that_the_sentences_name():
     s, exact, paper = methods.Settings(), methods.Exact(), methods.ZeroUnlearn()
-    assert (s.lr, s.tolerance, s.steps, s.clamp) == (0.4, 0.1, 25, 0.75)
+    search = s.search(("",))
+    assert (search.rate, search.optimizer) == (0.4, "adam")
+    assert (s.tolerance, s.steps, s.clamp) == (0.1, 25, 0.75)
     assert (exact.zero, exact.forget, exact.lam) == (1, 100, 0.1)
     assert "beta" not in methods.Descent.model_fields
     assert (methods.Descent().gd_steps, methods.Descent().gd_lr) == (500, 1e-3)
