@@ -51,15 +51,13 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    Only safetensors are read, and no code of a folder or of the hub is run. A model of images and
-    text is loaded too, if it says something to text alone; where transformers loads only the part
-    for text, a warning says so.
+    Only safetensors are read, and no code of a folder or the hub is run. A model of images and text
+    is loaded if it says something to text alone; a warning tells where only that part is loaded.
 
     Parameters
     ----------
     name : str or Path
-        ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a Hugging Face hub id, or a local
-        folder.
+        ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a hub id, or a local folder.
     device : str, optional
         For example ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
     dtype : torch.dtype
@@ -80,15 +78,13 @@ def load_model(
         With what to do, when the model is neither at hand nor to be had, or needs code of its own.
     """
     from safetensors import SafetensorError
-
     embedded = str(name) == "smollm2"
     source = str(embedded_model() if embedded else os.path.expanduser(name))
     try:
         if not Path(source).is_dir():
             _on_hub(source)
         if not (own := own_code(source)):
-            # weights made inside of inference mode could never be edited; and transformers loads
-            # but one model at a time
+            # never in inference mode, whose weights stay as they are; and one model at a time
             with _LOADING, undisturbed():
                 model, tokenizer = _read(source, dtype, device_map)
     except (OSError, ValueError, ImportError, SafetensorError) as error:

@@ -255,7 +255,7 @@ def moments(
     window: int = 512,
     cache: bool = True,
 ) -> Moments:
-    """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU, read in one pass.
+    """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU, read in one pass (Sections 4.3 and 5).
 
     Parameters
     ----------
@@ -286,10 +286,6 @@ def moments(
         For texts that cannot be read.
     ValueError
         Where there is less text than a window, and for a model whose numbers are not finite.
-
-    References
-    ----------
-    The paper, Sections 4.3 and 5.
     """
     window = fitting(model, window)
     layers = () if isinstance(layers, Sequence) and not layers else resolve_layers(model, layers)

@@ -93,7 +93,7 @@ def unlearn(
     reader: Reader | None = None,
     **settings: Any,
 ) -> Edit:
-    """Make the model forget facts: compute an `Edit`, put it on, return it.
+    """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
     For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
     way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
@@ -132,10 +132,6 @@ def unlearn(
     EditError
         An edit that exploded, changes nothing, or more than doubles perplexity on held-out prose
         (but for `check`); weights that cannot be edited. The model is then as it was.
-
-    References
-    ----------
-    Algorithm 1 of the paper.
     """
     s = with_settings(method, settings)
     check_kinds(earlier, reader)
