@@ -288,8 +288,7 @@ def optimise(
 
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
     + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², where δ is added to h;
-    step by step (`Search.optimizer`), cutting ‖δ‖ to clamp · ‖h‖ after each, until the loss is
-    under the tolerance.
+    step by step, with ‖δ‖ cut to clamp · ‖h‖ after each, until that is under the tolerance.
 
     Parameters
     ----------
@@ -326,11 +325,7 @@ def optimise(
     place = Place.of(search.aim, layer)
     refuse(model, Wording.of(tokenizer), facts, place.layers[-1])
     coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
-    about = _decisive(model, place, search)
-    files, parts = [], []
-    for piece in _pieces(len(coded)):
-        files += _files(about, [coded[i] for i in piece])
-        parts += _parts(model, place, coded, piece, batch)
+    files, parts = _planned(model, place, coded, search, batch)
     cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     found = _read_kept(files) if cache else {}
     # whole batches anew: which facts share one decides on the last bits
@@ -339,6 +334,22 @@ def optimise(
         if cache:
             write_tensors(files[i], found[i])
     return _stacked([found[i] for i in range(len(coded))], place, model.device)
+
+
+def _planned(
+    model: PreTrainedModel,
+    place: Place,
+    coded: Sequence[_Coded],
+    search: Search,
+    batch: int | None,
+) -> tuple[list[Path], list[list[int]]]:
+    """Where each fact's result is kept, and the facts that share a batch, piece by piece."""
+    about = _decisive(model, place, search)
+    files, parts = [], []
+    for piece in _pieces(len(coded)):
+        files += _files(about, [coded[i] for i in piece])
+        parts += _parts(model, place, coded, piece, batch)
+    return files, parts
 
 
 def _solved(
