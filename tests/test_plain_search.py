@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import zu
-from zu import models, reader, targets
+from zu import models, reader, suffix_search, targets
 from zu.plain_search import WholeRuns, _add
 from zu.targets import Place, Search
 
@@ -46,7 +46,7 @@ def losses_and_gradient(problem, delta, active):
 def both_agree(model, coded, place=HIDDEN, kl_at="subject", **near):
     """Every fact with no δ, every fact with one, some facts with another: losses and gradients."""
     how = Search(kl=3.0, kl_at=kl_at)
-    plain, fast = (kind(model, place, coded, how) for kind in (WholeRuns, targets._Problem))
+    plain, fast = (kind(model, place, coded, how) for kind in (WholeRuns, targets.SuffixRuns))
     torch.testing.assert_close(plain.h, fast.h, **near)
     every, some = torch.arange(len(coded)), torch.tensor([1, 3, 4])
     cases = ((torch.zeros_like(plain.h), every), (random_delta(plain.h), every),
@@ -89,7 +89,7 @@ def test_a_bfloat16_model_has_float32_losses_and_gradients_near_the_fast_ones(ti
     model, tokenizer = tiny
     coded, every = coded_facts(tokenizer, facts), torch.arange(5)
     plain, fast = (kind(model.bfloat16(), HIDDEN, coded, Search(kl=1.0))
-                   for kind in (WholeRuns, targets._Problem))
+                   for kind in (WholeRuns, targets.SuffixRuns))
     fast.loss(torch.zeros_like(fast.h), every)
     found, expected = (losses_and_gradient(problem, random_delta(plain.h), every)
                        for problem in (plain, fast))
@@ -194,7 +194,7 @@ def test_the_whole_search_finds_the_same_and_lets_go_of_the_same_facts(tiny, fac
     # which some facts reach, at different steps
     how = replace(how, tolerance=float(losses[:, 4].median()))
     found, going = [], []
-    for kind in (WholeRuns, targets._Problem):
+    for kind in (WholeRuns, targets.SuffixRuns):
         seen = []
 
         class Watched(kind):
@@ -285,7 +285,7 @@ def test_families_that_the_fast_search_knows_are_searched_by_it(
     searched.clear()
     with warnings.catch_warnings(action="error"):
         found = search(model, tokenizer, facts)
-    assert {kind for kind, _ in searched} == {"_Problem"} and sum(n for _, n in searched) == 5
+    assert {kind for kind, _ in searched} == {"SuffixRuns"} and sum(n for _, n in searched) == 5
     is_near(found, expected)
 
 
@@ -296,7 +296,7 @@ def test_the_models_that_zu_is_made_for_are_searched_fast(tiny, gemma, facts, se
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             with warnings.catch_warnings(action="error"):
                 search(model.to(dtype), tokenizer, facts, steps=1)
-    assert {kind for kind, _ in searched} == {"_Problem"} and sum(n for _, n in searched) == 5 * 6
+    assert {kind for kind, _ in searched} == {"SuffixRuns"} and sum(n for _, n in searched) == 5 * 6
 
 
 UNKNOWN = {
@@ -338,7 +338,7 @@ def test_prompts_too_long_for_the_sliding_window_are_searched_by_whole_runs_the_
     with pytest.warns(UserWarning, match="MistralForCausalLM.*whole runs.*"
                                          "too long for the attention's sliding window"):
         found = search(model, tokenizer, facts, batch=1)
-    assert sorted(searched) == [("WholeRuns", 1)] + 5 * [("_Problem", 1)]
+    assert sorted(searched) == 5 * [("SuffixRuns", 1)] + [("WholeRuns", 1)]
     is_near(found, expected)
     wide = search(*family("Mistral", sliding_window=2 * longest), facts)
     torch.testing.assert_close(wide.z[:5], found.z[:5], rtol=2e-3, atol=2e-3)
@@ -360,11 +360,11 @@ def test_a_window_is_wide_enough_from_twice_the_longest_prompt_on(family, facts,
     coded = coded_facts(family("Mistral")[1], facts)
     longest = max(max(c.length, len(c.essence[0])) for c in coded)
     search(*family("Mistral", sliding_window=2 * longest), facts, batch=1)
-    assert searched == 5 * [("_Problem", 1)]
+    assert searched == 5 * [("SuffixRuns", 1)]
     searched.clear()
     with pytest.warns(UserWarning, match="too long for the attention's sliding window"):
         search(*family("Mistral", sliding_window=2 * longest - 1), facts, batch=1)
-    assert sorted(searched) == [("WholeRuns", 1)] + 4 * [("_Problem", 1)]
+    assert sorted(searched) == 4 * [("SuffixRuns", 1)] + [("WholeRuns", 1)]
 
 
 def off_by_one(places):
@@ -378,8 +378,8 @@ def first_token_only(places):
 
 @pytest.mark.parametrize("spoiled", [off_by_one, first_token_only])
 def test_a_wrong_place_or_weight_of_a_target_is_noticed(tiny, facts, cache, monkeypatch, spoiled):
-    places = targets._target_places
-    monkeypatch.setattr(targets, "_target_places", lambda coded: spoiled(places(coded)))
+    places = suffix_search._target_places
+    monkeypatch.setattr(suffix_search, "_target_places", lambda coded: spoiled(places(coded)))
     with pytest.warns(UserWarning, match="whole runs"):
         found = search(*tiny, facts)
     is_near(found, by_whole_runs(*tiny, facts))
@@ -389,15 +389,15 @@ def test_what_a_layer_does_not_get_is_noticed(tiny, facts, monkeypatch):
     """δ, the past, the divergence: each left out of the fast search in turn."""
     model, tokenizer = tiny
     (fact,) = coded_facts(tokenizer, facts[2:3])
-    states, mask, loss = (targets._Suffixes.states, targets._Suffixes._attention_mask,
-                          targets._Problem.loss)
+    states, mask, loss = (suffix_search.Suffixes.states, suffix_search.Suffixes._attention_mask,
+                          targets.SuffixRuns.loss)
     assert targets._difference(model, HIDDEN, [fact], Search(kl=1.0)) == ""
     for kind, method, spoiled in (
-            (targets._Suffixes, "states",
+            (suffix_search.Suffixes, "states",
              lambda self, delta, *args: states(self, 0 * delta, *args)),
-            (targets._Suffixes, "_attention_mask",
+            (suffix_search.Suffixes, "_attention_mask",
              lambda self, past, width: mask(self, past & False, width)),
-            (targets._Problem, "loss",
+            (targets.SuffixRuns, "loss",
              lambda self, *args: (loss(self, *args)[0], 0 * loss(self, *args)[1]))):
         with monkeypatch.context() as patch:
             patch.setattr(kind, method, spoiled)
@@ -430,6 +430,6 @@ def test_no_memory_is_no_reason_for_whole_runs(tiny, facts, monkeypatch):
     def fails(*args):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(targets, "_Problem", fails)
+    monkeypatch.setattr(targets, "SuffixRuns", fails)
     with pytest.raises(RuntimeError, match="allocate"):
         search(*tiny, facts[:1])

@@ -37,7 +37,8 @@ def test_the_profiles_rows_run_as_they_say(profile):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_hold_what_was_released(profile):
     """By the tables of the paper's code: see the profile's head for what is not theirs."""
-    search = dict(absolute=True, lr=0.1, tolerance=0.05)
+    search = dict(
+        optimizer="adam", bare_first=False, absolute=True, lr=0.1, tolerance=0.05)
     zero = zu.methods.ZeroUnlearn(**row(profile, "zerounlearn"))
     assert (zero.eps, zero.V_f) == (0.01, "optimised")
     assert (zero.alpha, zero.beta, zero.lam) == (15_000, 50, 1)

@@ -103,7 +103,7 @@ RIGHT = [
     ("rate", "book/where_to_aim.md",
      r"at an absolute rate of 0\.1 and stops where the loss falls under 0\.05"),
     ("rate", "profiles/paper.yaml",
-     r"0\.4 ‖h‖/√d down to a loss of 0\.1 \(theirs: 0\.1, absolute, down to 0\.05\)"),
+     r"down to a loss of 0\.1 \(theirs: by Adam at 0\.1, absolute, down to 0\.05\)"),
     ("eps and V_f", "zu/methods/located.py",
      r"sets eps = 0\.01, together with V_f = \"optimised\""),
     ("eps and V_f", "book/few_shot.md", r"Each is turned alone, and neither row is the authors'"),
@@ -188,7 +188,7 @@ def test_the_divergence_is_from_the_edited_to_the_original_at_the_subjects_end(t
     fact, layer = facts[which], zu.models.decoder(model).layers[2]
     zu.models.decoder(model).norm.weight.mul_(10)  # surer of its words: the two directions differ
     coded = targets._Coded.of(tokenizer, fact, targets.Search())
-    problem = targets._Problem(model, targets.Place("hidden", (2,)), [coded],
+    problem = targets.SuffixRuns(model, targets.Place("hidden", (2,)), [coded],
                                targets.Search(kl=1.0))
     noise = torch.randn(problem.h.shape, generator=torch.Generator().manual_seed(0))
     delta, all_ = 2 * noise * problem.h.norm() / noise.norm(), torch.arange(1)
@@ -215,7 +215,7 @@ def test_the_divergence_is_from_the_edited_to_the_original_at_the_subjects_end(t
 def test_the_defaults_are_those_that_the_sentences_name():
     s, exact, paper = methods.Settings(), methods.Exact(), methods.ZeroUnlearn()
     search = s.search(("",))
-    assert (search.rate, search.optimizer) == (0.4, "adam")
+    assert (search.rate, search.optimizer) == (0.3, "normalised")
     assert (s.tolerance, s.steps, s.clamp) == (0.1, 25, 0.75)
     assert (exact.zero, exact.forget, exact.lam) == (1, 100, 0.1)
     assert "beta" not in methods.Descent.model_fields

@@ -1,13 +1,14 @@
 """Targets equal those of the plain loop: one fact at a time, whole sequences, whole model, torch's
 own Adam."""
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import zu
-from zu import models, reader, targets
+from zu import models, reader, suffix_search, targets
 from zu.plain_search import WholeRuns
 
 BEFORE = ("", "The people. ", "Because 東京 is. ")
@@ -77,13 +78,14 @@ def plain_loop(model, tokenizer, fact, layers, *, goal, steps, lr, weight_decay,
 
 
 SETTINGS = dict(steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
+ADAM = dict(optimizer="adam", bare_first=False)
 
 
 def finds_what_the_plain_loop_finds(model, tokenizer, facts, layers, **settings):
     """In double precision; returns what was found."""
     model.double()
     settings = SETTINGS | settings
-    found = targets.optimise(model, tokenizer, facts, layers, search(**settings))
+    found = targets.optimise(model, tokenizer, facts, layers, search(**settings, **ADAM))
     z = found.z if found.z.dim() == 3 else found.z[:, None]
     for i, fact in enumerate(facts):
         expected = plain_loop(model, tokenizer, fact, layers, **settings)
@@ -222,7 +224,7 @@ def test_a_target_is_found_once_and_only_for_the_same_question(tiny, facts, cach
     # another set: what is kept must not decide on the last bits
     assert facts_solved(facts[:3], 2, BEFORE)[1] == 3
     for args, changed in (((facts, 3, BEFORE), {}), ((facts, 2, BEFORE[:2]), {}),
-                          ((facts, 2, BEFORE), {"lr": 0.3}),
+                          ((facts, 2, BEFORE), {"lr": 0.2}),
                           ((facts, 2, BEFORE), {"goal": "truth"}),
                           ((facts, 2, BEFORE), {"cache": False})):
         assert facts_solved(*args, **changed)[1] == 5
@@ -315,7 +317,7 @@ def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, aim, layers
     """Bytes of all tensors saved for one backward pass, weights left out, against the estimate."""
     model, tokenizer = tiny
     coded = [targets._Coded.of(tokenizer, facts[0], search())] * 6
-    problem = targets._Problem(model, targets.Place.of(aim, layers), coded, search())
+    problem = targets.SuffixRuns(model, targets.Place.of(aim, layers), coded, search())
     weights, kept = {w.data_ptr() for w in model.parameters()}, {}
 
     def pack(x):
@@ -329,5 +331,54 @@ def test_the_memory_estimate_covers_what_autograd_keeps(tiny, facts, aim, layers
         sum(x.sum() for x in problem.loss(delta, torch.arange(6))).backward()
     c = coded[0]
     estimate = 6 * targets.bytes_per_fact(model, start, len(c.rows) + 1, c.width, c.length)
-    past = sum(x.nbytes for pair in problem.prompts.past.values() for x in pair)
+    past = sum(x.nbytes for pair in problem.every.prompts.past.values() for x in pair)
     assert sum(kept.values()) + past < estimate < 6 * sum(kept.values())
+
+
+# ---- in bfloat16
+
+
+@pytest.mark.parametrize("aim, layers", [("hidden", 2), ("value", (1, 3))], ids=str)
+def test_a_search_in_bfloat16_ends_in_float32_about_where_one_in_float32_does(
+        tiny, facts, aim, layers):
+    model, tokenizer = tiny
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    how = search(aim=aim, goal="truth", steps=5, clamp=9.0, kl=0.0, precision="bfloat16")
+    found = targets.optimise(model, tokenizer, facts, layers, how, cache=False)
+    plain = targets.optimise(
+        model, tokenizer, facts, layers, replace(how, precision="model"), cache=False)
+    assert found.z.dtype == torch.float32 and torch.equal(found.h, plain.h)
+    assert not torch.equal(found.z, plain.z)
+    z, h = (x if x.dim() == 3 else x[:, None] for x in (found.z, found.h))
+    coded = [targets._Coded.of(tokenizer, fact, how) for fact in facts]
+    whole = WholeRuns(model, targets.Place.of(aim, layers), coded, how)
+    nll, _ = whole.loss(z - h, torch.arange(len(facts)))
+    assert torch.allclose(nll, found.loss[-1], rtol=1e-4)
+    first, _ = whole.loss(0 * h, torch.arange(len(facts)))
+    fell, plainly = (first - x.loss[-1] for x in (found, plain))
+    assert bool((plainly > 0).all()) and float(fell.sum()) > 0.8 * float(plainly.sum())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], x) and after[name].dtype == x.dtype
+               for name, x in before.items())
+
+
+def test_a_twin_shares_what_lies_below_and_has_all_above_in_bfloat16(tiny):
+    model, _ = tiny
+    twin = suffix_search.lowered(model, 3)
+    for i, (own, its) in enumerate(zip(model.model.layers, twin.model.layers, strict=True)):
+        kinds = {x.dtype for x in its.parameters()}
+        assert (own is its) == (i < 3) and kinds == {torch.float32 if i < 3 else torch.bfloat16}
+    assert {x.dtype for x in model.parameters()} == {torch.float32}
+    assert twin.lm_head.weight.dtype == twin.model.norm.weight.dtype == torch.bfloat16
+
+
+def test_no_twin_is_made_of_what_is_in_bfloat16_already_or_has_hooks(tiny):
+    model, _ = tiny
+    place, how = targets.Place.of("hidden", 2), search(precision="bfloat16")
+    assert targets._twin(model, place, search()) is None
+    handle = model.model.layers[4].register_forward_hook(lambda *args: None)
+    with pytest.warns(UserWarning, match="hooks are on the model: .* not in bfloat16"):
+        assert targets._twin(model, place, how) is None
+    handle.remove()
+    assert targets._twin(model, place, how) is not None
+    assert targets._twin(model.bfloat16(), place, how) is None

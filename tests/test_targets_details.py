@@ -3,6 +3,7 @@ import hashlib
 import json
 import warnings
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 
 import zu
-from zu import reader, targets
+from zu import reader, suffix_search, targets
 from zu.data.facts import Fact
 from zu.targets import Place, Search, Targets, _Coded
 
@@ -128,7 +129,7 @@ def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
     search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16, kl_at="next")
     assert targets._decisive(model, Place.of("value", [3, 4]), search) == [
         "mark", "cpu", "Place(aim='value', layers=(3, 4))", "11", "0.12", "0.13", "0.14", "0.15",
-        "0.16", "next", "False", "adam", "False"]
+        "0.16", "next", "False", "normalised", "True", "model"]
 
 
 def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
@@ -137,9 +138,9 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     folder = Path(targets.__file__).parent
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
-        for name in ("targets.py", "plain_search.py", "wording.py", "chats.py", "questions.py",
-                     "spacing.py", "batches.py", "passes.py", "models.py",
-                     "layouts.py"))).hexdigest()
+        for name in ("targets.py", "suffix_search.py", "steps.py", "plain_search.py",
+                     "wording.py", "chats.py", "questions.py", "spacing.py", "batches.py",
+                     "passes.py", "models.py", "layouts.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
     assert targets._files(["a", "b"], facts) == [
@@ -289,11 +290,39 @@ def parts(monkeypatch, facts, todo, batch=None, free=2**40, each=2**29, asked=No
 def test_facts_of_one_width_share_a_batch_short_ones_first(monkeypatch):
     # widths 5, 3, 5, 5, 3; lengths 6, 4, 9, 6, 5
     facts = [coded(6), coded(4), coded(9, position=4), coded(6), coded(5, position=2)]
+    monkeypatch.setitem(targets.PASS, "cpu", 1)  # a batch more costs next to nothing
     assert parts(monkeypatch, facts, range(5)) == [[1, 4], [0, 3, 2]]
     assert parts(monkeypatch, facts, [3, 0, 1]) == [[1], [3, 0]]
     assert parts(monkeypatch, facts, range(5), batch=2) == [[1, 4], [0, 3], [2]]
     assert parts(monkeypatch, facts, range(5), batch=1) == [[1], [4], [0], [3], [2]]
     assert parts(monkeypatch, facts, []) == []
+
+
+def test_a_fact_is_padded_rather_than_run_alone_where_that_is_less_work():
+    # tokens per fact: of a batch those of its last one; (3 + 1) · 10 or 3 · 8 + 10 and two passes
+    assert targets._cuts([9] * 4, [8, 8, 8, 10], once=7) == [0]
+    assert targets._cuts([9] * 4, [8, 8, 8, 10], once=5) == [0, 3]
+    assert targets._cuts([2] * 4, [8, 8, 8, 10], once=7) in ([0, 2], [0, 1, 3])
+    assert targets._cuts([1] * 3, [1, 1, 1], once=100) == [0, 1, 2]
+    assert targets._cuts([], [], once=7) == []
+
+
+def test_no_other_batches_are_less_work():
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        tokens = torch.randint(1, 30, (6,), generator=draw).sort().values.tolist()
+        most = torch.randint(1, 5, (6,), generator=draw).tolist()
+
+        def work(starts, tokens=tokens, most=most):
+            ends = [*starts[1:], 6]
+            sizes = [e - s for s, e in zip(starts, ends, strict=True)]
+            if any(size > most[e - 1] for size, e in zip(sizes, ends, strict=True)):
+                return float("inf")
+            each = [size * tokens[e - 1] for size, e in zip(sizes, ends, strict=True)]
+            return sum(each) + 20 * len(starts)
+
+        every = [[0, *inner] for k in range(6) for inner in combinations(range(1, 6), k)]
+        assert work(targets._cuts(most, tokens, 20)) == min(map(work, every))
 
 
 def test_a_batch_takes_two_gibibytes_or_half_of_what_is_free(monkeypatch):
@@ -318,6 +347,8 @@ def test_on_a_gpu_its_own_free_memory_counts(monkeypatch):
 
 class Bowl:
     """A loss that falls and rises again: ‖δ − where‖² a fact, and kl · Σ δ; all are (n, k, d)."""
+
+    prefixes = 1
 
     def __init__(self, where, h, kl=0.1):
         self.where, self.h, self.kl, self.asked = where, h, kl, []
@@ -363,7 +394,8 @@ def test_each_row_takes_the_steps_of_torchs_adam_until_it_is_done(settings, plac
     h[:, 1:] *= 3  # another length, another bound
     where = torch.randn(4, places, 6, generator=draw, dtype=torch.float64)
     where[1] = 0.2 * where[1]  # one that is done early
-    search = Search(**dict(steps=20, lr=0.1, tolerance=0.3, clamp=0.9) | settings)
+    settings = dict(steps=20, lr=0.1, tolerance=0.3, clamp=0.9) | settings
+    search = Search(**settings, optimizer="adam")
     bowl = Bowl(where, h)
     z, same, losses = targets._minimise(bowl, search)
     assert same is h and losses.shape == (4, search.steps) and losses.dtype == torch.float32
@@ -388,7 +420,8 @@ def along(bowl, i, search):
         (gradient,) = torch.autograd.grad(loss, x)
         direction = 0.5 * direction + gradient / gradient.norm()
         delta = delta - search.rate * 0.93 ** step * longest * direction / direction.norm()
-        delta = delta * min(1.0, float(longest / delta.norm()))
+        allowed = min(1.0, 0.5 + 0.05 * step) * longest
+        delta = delta * min(1.0, float(allowed / delta.norm()))
 
 
 @pytest.mark.parametrize("settings", [{}, dict(lr=0.1), dict(clamp=0.2), dict(steps=3)], ids=str)
@@ -397,7 +430,7 @@ def test_each_row_goes_along_its_normalised_gradient_until_it_is_done(settings):
     h = torch.randn(4, 1, 6, generator=draw, dtype=torch.float64)
     where = 0.5 * torch.randn(4, 1, 6, generator=draw, dtype=torch.float64)
     where[1] = 0.2 * where[1]  # one that is done early
-    search = Search(**dict(steps=20, tolerance=0.3, optimizer="normalised") | settings)
+    search = Search(**dict(steps=20, tolerance=0.3) | settings)
     bowl, taken = Bowl(where, h), []
     z = targets._minimise(bowl, search)[0]
     for i in range(4):
@@ -407,14 +440,31 @@ def test_each_row_goes_along_its_normalised_gradient_until_it_is_done(settings):
     assert len(bowl.asked) == max(taken) and min(taken) <= 3 and z.isfinite().all()
 
 
+def test_a_gpu_is_asked_only_now_and_then_which_facts_are_done(monkeypatch):
+    """Those that are done meanwhile stay where they are: the same is found."""
+    draw = torch.Generator().manual_seed(3)
+    h, where = torch.randn(2, 5, 1, 6, generator=draw, dtype=torch.float64)
+    where *= torch.tensor([0.1, 0.3, 0.4, 0.5, 1.0])[:, None, None]
+    found, asked = [], []
+    for turn in (1, 4):
+        monkeypatch.setitem(targets.TURNS, "cpu", turn)
+        bowl = Bowl(where, h)
+        found.append(targets._minimise(bowl, Search(steps=18, tolerance=0.3)))
+        asked.append([len(x) for x in bowl.asked])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(set(asked[0])) > 2 and asked[1][:4] == [5] * 4
+    assert all(len(set(asked[1][i:i + 4])) == 1 for i in range(0, len(asked[1]), 4))
+
+
 def test_the_optimizers_rates_are_their_own_unless_one_is_said():
-    assert (Search().rate, Search(optimizer="normalised").rate) == (0.4, 0.3)
-    assert Search(lr=0.2).rate == Search(lr=0.2, optimizer="normalised").rate == 0.2
+    assert (Search().rate, Search(optimizer="adam").rate) == (0.3, 0.4)
+    assert Search(lr=0.2).rate == Search(lr=0.2, optimizer="adam").rate == 0.2
 
 
 def test_shares_of_the_longest_change_are_no_steps_in_the_models_own_unit():
     with pytest.raises(ValueError, match="absolute: .* only Adam's"):
-        Search(optimizer="normalised", absolute=True)
+        Search(absolute=True)
 
 
 def test_with_the_bare_prompt_first_the_search_goes_on_from_where_that_one_ends():
@@ -422,16 +472,19 @@ def test_with_the_bare_prompt_first_the_search_goes_on_from_where_that_one_ends(
     h, where = torch.randn(2, 4, 1, 6, generator=draw, dtype=torch.float64)
     whole, bare = Bowl(where, h), Bowl(0.9 * where, h)
     whole.prefixes, whole.bare = 3, lambda: bare
-    bare.original = "what is said with no δ"
-    search = Search(steps=9, lr=0.1)
-    start = (targets._minimise(bare, search)[0] - h) * 6 ** 0.5 / h.norm(dim=2, keepdim=True)
-    u, losses = targets._descend(whole, search, start)
-    bare.asked, whole.asked = [], []
-    z, _, found = targets._minimise(whole, replace(search, bare_first=True))
-    torch.testing.assert_close(z, h + u * h.norm(dim=2, keepdim=True) / 6 ** 0.5)
-    assert torch.equal(found, losses.T) and bare.asked and whole.original == bare.original
-    bare.asked, whole.prefixes = [], 1
-    targets._minimise(whole, replace(search, bare_first=True))
+    search = Search(steps=9, tolerance=0.2)
+    first = targets._minimise(bare, search)[0]
+    bare.asked = []
+    seen, ask = [], whole.loss
+    whole.loss = lambda delta, active: (seen.append(delta.detach()), ask(delta, active))[1]
+    _, _, losses = targets._minimise(whole, search)
+    assert bare.asked and torch.allclose(seen[0], first - h, rtol=1e-6)
+    assert torch.equal(losses[:, 0], ((first - h - where) ** 2).sum((1, 2)).float())
+    bare.asked = []
+    targets._minimise(whole, replace(search, bare_first=False))
+    assert bare.asked == [] and not seen[-1].equal(seen[0])
+    whole.prefixes = 1
+    targets._minimise(whole, search)
     assert bare.asked == []
 
 
@@ -449,7 +502,8 @@ def test_a_pull_that_is_nearly_nothing_is_divided_by_ten_to_the_minus_eight():
     h = torch.full((1, 1, 4), 2.0, dtype=torch.float64)
     bowl = Bowl(h, h)
     bowl.loss = lambda delta, active: (1 + 1e-8 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
-    z = targets._minimise(bowl, Search(steps=2, lr=0.1, weight_decay=0.0))[0]
+    z = targets._minimise(bowl, Search(
+        steps=2, lr=0.1, weight_decay=0.0, optimizer="adam"))[0]
     # the gradient of u is 2e-8: a step is lr · 2e-8 / (2e-8 + 1e-8), times the scale of 2
     torch.testing.assert_close(z - h, torch.full_like(h, -0.1 * 2 / 3 * 2))
 
@@ -492,7 +546,7 @@ def attempt(monkeypatch):
 
     seen = []
 
-    def adam(problem, search):
+    def adam(problem, search, twin=None):
         seen.append((*problem, search))
         n = len(problem[3])
         number = float(problem[3][0].goal[0])
@@ -500,7 +554,7 @@ def attempt(monkeypatch):
         return z, -z, torch.full((n, 3), number)
 
     monkeypatch.setattr(targets, "WholeRuns", plain)
-    monkeypatch.setattr(targets, "_Problem", fast)
+    monkeypatch.setattr(targets, "SuffixRuns", fast)
     monkeypatch.setattr(targets, "_minimise", adam)
     model = SimpleNamespace(config=config(sliding_window=12))
     return SimpleNamespace(seen=seen, model=model, adam=adam)
@@ -543,7 +597,8 @@ def test_a_lack_of_memory_is_an_error_only_where_nothing_can_be_halved(
 def test_batches_are_searched_in_turn_and_a_too_large_one_in_halves(monkeypatch):
     asked, bars = [], []
 
-    def attempt(model, place, facts, search, fast):
+    def attempt(model, place, facts, search, fast, twin):
+        assert twin == "twin"
         asked.append((model, place, facts, search, fast))
         if len(facts) > 2:
             return None
@@ -566,6 +621,7 @@ def test_batches_are_searched_in_turn_and_a_too_large_one_in_halves(monkeypatch)
 
     monkeypatch.setattr(targets, "_attempt", attempt)
     monkeypatch.setattr(targets, "tqdm", Bar)
+    monkeypatch.setattr(targets, "_twin", lambda *about: "twin")
     asked_of = ("m", AFTER, list(range(10, 18)), "how")
     monkeypatch.setattr(targets, "_knows", lambda *about: about == asked_of)
     everything = list(range(10, 18))
@@ -680,7 +736,7 @@ def differs(monkeypatch):
         return Some
 
     monkeypatch.setattr(targets, "WholeRuns", problem("plain"))
-    monkeypatch.setattr(targets, "_Problem", problem("fast"))
+    monkeypatch.setattr(targets, "SuffixRuns", problem("fast"))
 
     def ask(*facts):
         model = SimpleNamespace(dtype=getattr(torch, state.dtype))
@@ -695,10 +751,10 @@ def test_fast_and_whole_are_asked_alike_behind_the_longest_prefix(differs):
     assert differs.ask(*facts) == ""
     rows = [[facts[0].rows[1]], [facts[1].rows[1]]]
     assert differs.made == [(kind, AFTER, rows, differs.search) for kind in ("plain", "fast")]
-    plain, start, fast = differs.deltas
-    assert [x[0] for x in differs.deltas] == ["plain", "fast", "fast"]
+    plain, fast = differs.deltas
+    assert [x[0] for x in differs.deltas] == ["plain", "fast"]
     assert all(x[2] == [0, 1] and not x[3] for x in differs.deltas)
-    assert torch.equal(plain[1], fast[1]) and not start[1].any()
+    assert torch.equal(plain[1], fast[1])
     torch.testing.assert_close(plain[1].norm(dim=2), torch.tensor([[20.0], [8.0]]))
     noise = torch.randn(2, 1, 2, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(F.cosine_similarity(plain[1], noise, dim=2), torch.ones(2, 1))
@@ -736,28 +792,28 @@ def test_what_fails_in_the_fast_search_is_a_difference_unless_memory_ran_out(dif
 
 
 def test_rows_share_what_they_begin_with_up_to_the_first_subjects_end():
-    assert targets._shared([([1, 2, 3, 4], 3), ([1, 2, 5, 6], 3)]) == 2
-    assert targets._shared([([1, 2, 3, 4], 3), ([1, 2, 3, 4], 2)]) == 2
-    assert targets._shared([([1, 2, 3, 4], 3)]) == 3
-    assert targets._shared([([1, 2], 0), ([1, 2], 1)]) == 0
-    assert targets._shared([([1, 2], 1), ([3, 2], 1)]) == 0
+    assert suffix_search._shared([([1, 2, 3, 4], 3), ([1, 2, 5, 6], 3)]) == 2
+    assert suffix_search._shared([([1, 2, 3, 4], 3), ([1, 2, 3, 4], 2)]) == 2
+    assert suffix_search._shared([([1, 2, 3, 4], 3)]) == 3
+    assert suffix_search._shared([([1, 2], 0), ([1, 2], 1)]) == 0
+    assert suffix_search._shared([([1, 2], 1), ([3, 2], 1)]) == 0
 
 
 def test_tails_are_what_stands_behind_the_heads():
     rows = [([1, 2, 3, 4], 3), ([5, 6, 7], 1)]
-    found = targets._tails(rows, torch.tensor([[2], [1]]), torch.device("cpu"))
+    found = suffix_search._tails(rows, torch.tensor([[2], [1]]), torch.device("cpu"))
     assert found.ids.tolist() == [[3, 4], [6, 7]] and found.position.tolist() == [1, 0]
 
 
 def test_columns_are_taken_row_by_row():
     x = torch.arange(12.).view(2, 3, 2)
     at = torch.tensor([[[2], [0]], [[1], [1]]])
-    assert targets._columns(x, at).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+    assert suffix_search._columns(x, at).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
 def test_a_past_stands_before_what_a_pass_adds_and_keeps_nothing():
     keys, values = {3: torch.zeros(1, 2, 2, 4)}, {3: torch.ones(1, 2, 2, 4)}
-    past = targets._Past(keys, values)
+    past = suffix_search._Past(keys, values)
     for _ in range(2):
         k, v = past.update(torch.full((1, 2, 1, 4), 5.), torch.full((1, 2, 1, 4), 6.), 3, "more")
         assert k[0, 0, :, 0].tolist() == [0, 0, 5] and v[0, 0, :, 0].tolist() == [1, 1, 6]
@@ -766,6 +822,6 @@ def test_a_past_stands_before_what_a_pass_adds_and_keeps_nothing():
 def test_every_token_of_a_target_has_its_place_and_its_share_of_the_weight():
     facts = [_Coded([([1, 2, 3], 1), ([1, 2, 3, 4], 1)], [7, 8], ([1], 0)),
              _Coded([([1, 2], 1), ([1, 2, 3], 0)], [9], ([1], 0))]
-    assert targets._target_places(facts) == [
+    assert suffix_search._target_places(facts) == [
         (0, 1, 7, 0.25), (0, 2, 8, 0.25), (2, 2, 7, 0.25), (2, 3, 8, 0.25),
         (1, 0, 9, 0.5), (3, 2, 9, 0.5)]

@@ -3,8 +3,8 @@
 `optimise` finds it: a search by gradient over a change δ, for many facts at once. δ is a change of
 the hidden state after the last edited layer, or of what the MLPs' output projections put out.
 From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch;
-`_minimise`, the steps (`zu.steps`); `_Problem`, the loss; `_Suffixes`, the part of the model that δ
-reaches. Where a model's layers are not what `_Problem` takes them for, `_knows` finds out, and
+`_minimise`, the steps (`zu.steps`); `zu.suffix_search`, the loss, by the part of the model that δ
+reaches. Where a model's layers are not what that takes them for, `_knows` finds out, and
 `zu.plain_search` computes the same loss.
 """
 from __future__ import annotations
@@ -13,10 +13,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,20 +22,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import torch
 import transformers
-from torch import nn
 from tqdm.auto import tqdm
-from transformers import DynamicCache
 
-from .batches import Batch, collate
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import heard, hooked, known
-from .models import fingerprint, logits
+from .models import fingerprint
 from .modes import settles
-from .passes import CACHES, called_with, check_ids, entering_first, hooks, states_of
-from .plain_search import WholeRuns, divergence, values_at
+from .plain_search import WholeRuns
 from .sinks import refuse
-from .steps import RATES, STEPS, Optimizer
+from .steps import RATES, STEPS, Adam, Normalised, Optimizer
+from .suffix_search import SuffixRuns, lowered
 from .wording import Wording, beside, encode
 
 if TYPE_CHECKING:
@@ -48,6 +43,13 @@ ESSENCE = "{} is a"
 #: The search for the first so many facts is one piece of work, the next piece ends at twice as
 #: many, and so on: larger sets that begin alike share their first pieces.
 TOGETHER = 25
+
+
+#: What a step of one more batch takes, whatever is in it, in tokens of a suffix, by kind of device:
+#: on a CPU its weights are read once more; a GPU waits for its kernels to be launched.
+PASS = {"cpu": 40, "cuda": 10_000}
+#: After so many steps it is looked at which facts are done, for which a GPU has to be waited for.
+TURNS = {"cpu": 1, "cuda": 4}
 
 
 #: What δ changes: the hidden state after a layer, or what projections put out.
@@ -209,6 +211,11 @@ class Search:
     bare_first : bool
         Whether δ is searched for with the bare prompt alone first, and goes on from there with all
         prefixes.
+    precision : {"model", "bfloat16"}
+        What the search computes in. With "bfloat16" a float32 model's upper layers are copied in
+        bfloat16 for it, and what is found is taken on in float32 until the losses are under the
+        tolerance there; it pays on a GPU, and on processors with AVX512-BF16 or AMX. δ is float32
+        always.
     kl_at : {"subject", "next"}
         The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
         original) of what is said at the subject's last token in "{subject} is a". "next" is
@@ -226,8 +233,9 @@ class Search:
     aim: Aim = "hidden"
     kl_at: Literal["subject", "next"] = "subject"
     absolute: bool = False
-    optimizer: Optimizer = "adam"
-    bare_first: bool = False
+    optimizer: Optimizer = "normalised"
+    bare_first: bool = True
+    precision: Literal["model", "bfloat16"] = "model"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -364,13 +372,14 @@ def _solved(
     Where memory runs out a batch is halved, with a warning.
     """
     fast = bool(parts) and _knows(model, place, coded, search)
+    twin = _twin(model, place, search) if fast else None
     done = len(coded) - sum(map(len, parts))
     where = "after layer" if place.aim == "hidden" else "for the values of layer"
     todo, title = list(parts), f"targets {where} {', '.join(map(str, place.layers))}"
     with tqdm(total=len(coded), initial=done, desc=title, leave=False) as bar:
         while todo:
             part = todo.pop(0)
-            solved = _attempt(model, place, [coded[i] for i in part], search, fast)
+            solved = _attempt(model, place, [coded[i] for i in part], search, fast, twin)
             if solved is None:
                 warnings.warn(
                     f"out of memory with {len(part)} facts in a batch: going on in halves",
@@ -388,7 +397,7 @@ def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]
     """What decides on a fact's result beside its tokens, for the names of files."""
     numbers = (search.steps, search.rate, search.weight_decay, search.kl, search.clamp)
     how = (search.tolerance, search.kl_at, search.absolute, search.optimizer, search.bare_first)
-    about = (fingerprint(model), model.device.type, place, *numbers, *how)
+    about = (fingerprint(model), model.device.type, place, *numbers, *how, search.precision)
     return [str(x) for x in about]
 
 
@@ -422,16 +431,35 @@ def _stacked(
     return Targets(z.to(device), h.to(device), loss.T, place.layers[-1], place.aim, place.layers)
 
 
+def _twin(model: PreTrainedModel, place: Place, search: Search) -> PreTrainedModel | None:
+    """The model's twin in bfloat16, where one is asked for and the model has more digits."""
+    if search.precision == "model" or model.dtype != torch.float32:
+        return None
+    if hooked(*model.modules()):
+        warnings.warn(
+            "hooks are on the model: the search is in the model's own precision, not in bfloat16",
+            stacklevel=5,  # at the call of `optimise`
+        )
+        return None
+    return lowered(model, place.start)
+
+
 def _attempt(
-    model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search, fast: bool
+    model: PreTrainedModel,
+    place: Place,
+    coded: Sequence[_Coded],
+    search: Search,
+    fast: bool,
+    twin: PreTrainedModel | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """What `_minimise` finds for a batch; None where memory runs out and the batch can be halved.
 
-    fast: what `_knows` says. After the return nothing holds a failed batch's tensors any more.
+    fast: what `_knows` says. twin: see `_minimise`. After the return nothing holds a failed batch's
+    tensors any more.
     """
     try:
         if fast and all(_in_window(model, c) for c in coded):
-            return _minimise(_Problem(model, place, coded, search), search)
+            return _minimise(SuffixRuns(model, place, coded, search), search, twin)
         # Whole runs take more memory than a batch is measured for: one fact after another.
         alone = [_minimise(WholeRuns(model, place, [c], search), search) for c in coded]
         z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
@@ -502,8 +530,7 @@ def _difference(
     with torch.no_grad():
         expected = torch.cat(plain.loss(delta, every))  # (2 n,)
         try:
-            fast = _Problem(model, place, facts, search)
-            fast.loss(torch.zeros_like(delta), every)
+            fast = SuffixRuns(model, place, facts, search)
             found = torch.cat(fast.loss(delta, every))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if _out_of_memory(error):
@@ -520,8 +547,9 @@ def _difference(
 def _in_window(model: PreTrainedModel, fact: _Coded) -> bool:
     """Whether the attention's sliding window, if it has one, is sure to cut nothing off a fact.
 
-    In a batch padding stands between a row's head and its tail (see `_Suffixes`), and the window
-    counts it: together they take up to twice the columns of the longest row.
+    In a batch padding stands between a row's head and its tail (see
+    `zu.suffix_search.Suffixes`), and the window counts it: together they take up to twice the
+    columns of the longest row.
     """
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     return not window or 2 * max(fact.length, len(fact.essence[0])) <= window
@@ -576,8 +604,8 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 def _code() -> str:
     """A hash of the code that decides on a result: another code, another result."""
     here = Path(__file__).parent
-    modules = ("targets", "plain_search", "wording", "chats", "questions", "spacing", "batches",
-               "passes", "models", "layouts")
+    modules = ("targets", "suffix_search", "steps", "plain_search", "wording", "chats",
+               "questions", "spacing", "batches", "passes", "models", "layouts")
     sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     return hashlib.sha256(sources).hexdigest()
 
@@ -649,10 +677,10 @@ def _parts(
     todo: Sequence[int],
     batch: int | None,
 ) -> list[list[int]]:
-    """The fact numbers `todo` in batches.
+    """The fact numbers `todo` in batches, so that all of them together take the least time.
 
-    Facts whose prompts go on equally far after the subject need no padding there: only they share
-    a batch.
+    In a batch all suffixes are as long as the longest, and each batch costs a pass over the
+    weights: a few facts are padded sooner than run alone, see `PASS`.
     """
     device = model.device
     if device.type == "cuda":
@@ -660,30 +688,60 @@ def _parts(
     else:
         free = psutil.virtual_memory().available
     memory = min(free // 2, 2 * 2**30)
-    parts: list[list[int]] = []
-    for i in sorted(todo, key=lambda i: (coded[i].width, coded[i].length)):
+    order = sorted(todo, key=lambda i: (coded[i].width, coded[i].length))
+    most, tokens = [], []  # of a batch that ends with each fact: facts, and tokens per fact
+    for i in order:
         c = coded[i]
         prompts = len(c.rows) + 1
-        size = batch or memory // bytes_per_fact(model, place.start, prompts, c.width, c.length)
-        fits = bool(parts) and coded[parts[-1][-1]].width == c.width and len(parts[-1]) < size
-        if fits:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return parts
+        bytes_each = bytes_per_fact(model, place.start, prompts, c.width, c.length)
+        most.append(batch or max(memory // bytes_each, 1))
+        tokens.append(c.width * len(c.rows))
+    starts = _cuts(most, tokens, PASS.get(device.type, PASS["cuda"]))
+    return [order[start:end] for start, end in pairwise([*starts, len(order)])]
+
+
+def _cuts(most: Sequence[int], tokens: Sequence[int], once: int) -> list[int]:
+    """Where batches start, of facts in ascending order of their tokens, for the least work.
+
+    most, tokens: of a batch that ends with a fact, how many facts it may hold, and how many tokens
+    each of them takes in it. once: what a batch takes beside them, in tokens.
+    """
+    # of the first so many facts: the least work, and where the last batch of it starts
+    work, start = [0], [0]
+    for end in range(1, len(most) + 1):
+        first = max(end - most[end - 1], 0)
+        options = [(work[s] + once + (end - s) * tokens[end - 1], -s) for s in range(first, end)]
+        least, last = min(options)  # of equal ones with the shortest last batch
+        work.append(least)
+        start.append(-last)
+    cuts, end = [], len(most)
+    while end:
+        end = start[end]
+        cuts.append(end)
+    return cuts[::-1]
 
 
 def _minimise(
-    problem: _Problem | WholeRuns, search: Search
+    problem: SuffixRuns | WholeRuns, search: Search, twin: PreTrainedModel | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a search finds: z (n, k, d), h (n, k, d) and the losses (n, steps), at k places."""
+    """What a search finds: z (n, k, d), h (n, k, d) and the losses (n, steps), at k places.
+
+    twin: of the model in a lower precision, see `zu.suffix_search.lowered`, which is searched with
+    first. The last losses are always those of the problem itself.
+    """
+    first: SuffixRuns | WholeRuns = problem
+    stages = [problem]
+    if twin is not None and isinstance(problem, SuffixRuns):
+        first = problem.lowered(twin)
+        stages = [first, problem]
+    if search.bare_first and problem.prefixes > 1:
+        stages = [first.bare(), *stages]
     h = problem.h
     u = torch.zeros_like(h)
-    if search.bare_first and problem.prefixes > 1:
-        bare = problem.bare()
-        u, _ = _descend(bare, search, u)
-        problem.original = bare.original
-    u, losses = _descend(problem, search, u)
+    longest = search.clamp * h.norm(dim=2, keepdim=True) / _unit(h, search)  # of u, (n, k, 1)
+    take = STEPS[search.optimizer](longest, h.shape[2], search.rate)
+    for stage in stages:
+        u, losses = _descend(stage, search, u, take)
     return h + u * _unit(h, search), h, losses.T
 
 
@@ -694,19 +752,20 @@ def _unit(h: torch.Tensor, search: Search) -> torch.Tensor:
 
 
 def _descend(
-    problem: _Problem | WholeRuns, search: Search, start: torch.Tensor
+    problem: SuffixRuns | WholeRuns, search: Search, start: torch.Tensor, take: Adam | Normalised
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Steps on u = δ / unit from a start, one independent problem a row.
 
-    Rows that have converged are left out. Returns u (n, k, d) and the losses (steps, n).
+    Rows that have converged are left out, on a GPU not after each step, see `TURNS`. Returns u
+    (n, k, d) and the losses (steps, n).
     """
     h, u = problem.h, start.clone()
     norm = h.norm(dim=2, keepdim=True)  # (n, k, 1)
     scale = _unit(h, search)
-    longest = search.clamp * norm / scale  # of u, (n, k, 1)
-    take = STEPS[search.optimizer](u, longest, search.rate)
-    losses = torch.zeros(search.steps, len(h), dtype=torch.float32)
-    active = torch.arange(len(h), device=h.device)  # (a,): the facts that are not done yet
+    turn = TURNS.get(h.device.type, TURNS["cuda"])
+    losses = torch.zeros(search.steps, len(h), dtype=torch.float32, device=h.device)
+    active = torch.arange(len(h), device=h.device)  # (a,): the facts that are asked
+    going = torch.ones_like(active, dtype=torch.bool)  # (a,): which of them are not done yet
     for step in range(search.steps):
         x = u[active].requires_grad_(True)  # (n, k, d) -> (a, k, d), a copy
         delta = x * scale[active]
@@ -714,415 +773,15 @@ def _descend(
         # (a, k): summed over the places
         size = search.weight_decay * (delta.norm(dim=2) / norm[active, :, 0] ** 2).sum(1)
         loss = nll + divergence + size
-        losses[step:, active.cpu()] = nll.detach().float().cpu()  # and of all later steps so far
-        going = loss.detach() >= search.tolerance
-        if step == search.steps - 1 or not bool(going.any()):
+        # and of all later steps so far
+        losses[step:, active] = torch.where(going, nll.detach().float(), losses[step, active])
+        going = going & ~(loss.detach() < search.tolerance)
+        look = (step + 1) % turn == 0
+        if step == search.steps - 1 or (look and not bool(going.any())):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), x)  # rows are independent: (a, k, d)
-        active, gradient = active[going], gradient[going]
-        u[active] -= take(active, gradient, step)
-        length = u[active].norm(dim=2, keepdim=True)  # (a, k, 1)
-        u[active] *= (longest[active] / length.clamp_min(1e-12)).clamp(max=1.0)
-    return u, losses
-
-
-class _Past:
-    """Keys and values left of the subject's last token, for one pass over the rest.
-
-    The part of transformers' cache interface that attention layers call. Both by layer,
-    (rows, heads, s, head size), with s past positions.
-    """
-
-    def __init__(self, keys: dict[int, torch.Tensor], values: dict[int, torch.Tensor]) -> None:
-        self.keys = keys
-        self.values = values
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The past's keys and values with a pass's own behind them; nothing is kept of these."""
-        # (rows, heads, s, head size) and (rows, heads, w, head size) -> (rows, heads, s + w, ...)
-        keys = torch.cat([self.keys[layer_idx], key], 2)
-        values = torch.cat([self.values[layer_idx], value], 2)
-        return keys, values
-
-
-class _Suffixes:
-    """The part of the model that δ reaches: from a layer on, from the subject's last token on.
-
-    A row is one prompt of one fact. Rows come in groups that begin alike, one row a fact in each:
-    row j · n + i is fact i's prompt in group j. The tokens of a row are read in two stretches,
-
-        head : what all rows of its group begin with, read once for the group;
-        tail : the rest, which holds the subject's last token;
-
-    and used in two others,
-
-        past : all that stands left of the subject's last token. Its keys and values in the layers
-            that are run do not depend on δ and are kept;
-        suffix : the subject's last token and what follows. It is run anew for each δ.
-
-    Shapes below: r rows; a tokens of the longest head, t of the longest tail, s of the longest
-    past, w of the longest suffix; d the hidden size, c key-value heads of size e.
-
-    groups: rows of (ids, position of the subject's last token), by group.
-    """
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        place: Place,
-        groups: Sequence[Sequence[tuple[list[int], int]]],
-    ) -> None:
-        self.place, self.layout = place, known(model)
-        body = self.layout.body
-        every = [row for rows in groups for row in rows]
-        check_ids(model, collate(every).ids)
-        self.layers = {
-            i: block for i, block in enumerate(self.layout.layers) if i >= place.start
-        }
-        n, device = len(groups[0]), model.device
-        self.fact = torch.arange(n, device=device).repeat(len(groups))  # (r,): whose prompt it is
-
-        shared = [_shared(rows) for rows in groups]
-        cache = _read_heads(body, groups, shared, device)
-        # (groups,) -> (r, 1): how long the head of each row is
-        head = torch.tensor(shared, device=device).repeat_interleave(n)[:, None]
-        tails = _tails(every, head, device)
-        states, calls = self._read_tails(tails, head, cache)
-
-        p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
-        width = int((tails.real.sum(1) - p[:, 0]).max())  # w
-        past = int((head + p).max())  # s
-        # (r, s): which token of its row each column of the past holds. The pasts end together, at
-        # the subject's last token: a column is negative where a shorter one has not begun yet.
-        left = head + p - past + torch.arange(past, device=device)
-        self._keep_suffixes(states.to(device), calls, p, width)
-        self._keep_past(cache, left, head, max(shared))
-        self.mask = self._attention_mask(left >= 0, width)
-
-    def _read_tails(
-        self, tails: Batch, head: torch.Tensor, cache: DynamicCache
-    ) -> tuple[torch.Tensor, dict[int, dict]]:
-        """A pass over the tails with the heads in the cache, which holds both afterwards.
-
-        Returns the states that enter the lowest layer to run, (r, t, d), or leave the last one
-        where none is run, and what each layer is called with.
-        """
-        calls: dict[int, dict] = {}
-
-        def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
-            calls[i] = called_with(module, args, kwargs)[1]
-
-        pairs: list[tuple[Callable, Callable]] = []
-        for i, block in self.layers.items():
-            register = partial(block.register_forward_pre_hook, with_kwargs=True)
-            pairs.append((register, partial(keep, i=i)))
-        device, longest = head.device, int(head.max())
-        # (a,) < (r, 1) -> (r, a): 1 where a row has a token in its head
-        in_head = (torch.arange(longest, device=device) < head).long()
-        mask = torch.cat([in_head, tails.real], 1)  # (r, a) and (r, t) -> (r, a + t)
-        # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
-        # head does
-        positions = head + torch.arange(tails.ids.shape[1], device=device)
-        with hooks(*pairs), entering_first(self.layout, self.place.start) as found:
-            self.layout.body(
-                input_ids=tails.ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                position_ids=positions,
-            )
-        (states,) = found
-        return states, calls
-
-    def _keep_suffixes(
-        self, states: torch.Tensor, calls: dict[int, dict], p: torch.Tensor, width: int
-    ) -> None:
-        """Cut the suffixes out of the tails: the states that enter them, and the layers' calls."""
-        steps = torch.arange(width, device=p.device)
-        # (r, 1) + (w,) -> (r, w, 1): where each token of a suffix stands in its tail. What comes
-        # after a row's end repeats a column; no real token sees it.
-        at = (p + steps).clamp(max=states.shape[1] - 1)[..., None]
-        self.suffix = _columns(states, at)  # (r, t, d) -> (r, w, d)
-        self.calls = {i: _cut_call(calls[i], at) for i in self.layers}
-
-    def _keep_past(
-        self, cache: DynamicCache, left: torch.Tensor, head: torch.Tensor, longest: int
-    ) -> None:
-        """Bring the pasts together from the cache, each layer's keys and values (r, c, s, e).
-
-        In the cache a row's head fills columns 0 to head − 1; up to `longest` (a) there is padding;
-        from there on stands the row's tail.
-        """
-        # (r, s): the column of the cache that holds token `left` of each row
-        column = torch.where(left < head, left, longest + left - head)
-        # (r, s) -> (r, 1, s, 1); a token that does not exist is masked, any column serves
-        column = column.clamp(min=0)[:, None, :, None]
-        self.past = {}
-        for i in self.layers:
-            kept = []
-            layer: Any = cache.layers[i]  # of attention, whatever other kinds the type allows
-            for x in (layer.keys, layer.values):
-                # (r, 1, s, 1) -> (r, c, s, e)
-                index = column.to(x.device).expand(-1, x.shape[1], -1, x.shape[3])
-                kept.append(x.gather(2, index))  # (r, c, a + t, e) -> (r, c, s, e)
-            self.past[i] = tuple(kept)
-
-    def _attention_mask(self, in_past: torch.Tensor, width: int) -> torch.Tensor:
-        """What to add to the attention's scores, (r, 1, w, s + w): 0, or the least number.
-
-        in_past: which columns of the past hold a token, (r, s). Each token of a suffix sees them,
-        those of the suffix before it, and itself.
-        """
-        steps = torch.arange(width, device=in_past.device)
-        # (1, w) <= (w, 1) -> (w, w) -> (r, w, w)
-        causal = (steps[None, :] <= steps[:, None]).expand(len(in_past), -1, -1)
-        past = in_past[:, None, :].expand(-1, width, -1)  # (r, s) -> (r, w, s)
-        visible = torch.cat([past, causal], 2)[:, None]  # -> (r, w, s + w) -> (r, 1, w, s + w)
-        dtype = self.suffix.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=in_past.device)
-        mask.masked_fill_(~visible, torch.finfo(dtype).min)
-        return mask
-
-    def first(self, n: int) -> _Suffixes:
-        """The same of the first n rows alone."""
-        found = copy(self)
-        found.fact, found.suffix, found.mask = self.fact[:n], self.suffix[:n], self.mask[:n]
-        rows = torch.arange(n, device=self.fact.device)
-        found.past, found.calls = {}, {}
-        for i, (keys, values) in self.past.items():
-            found.past[i] = keys[:n], values[:n]  # (r, c, s, e) -> (n, c, s, e)
-            found.calls[i] = _rows_of(self.calls[i], rows.to(keys.device))
-        return found
-
-    def states(
-        self, delta: torch.Tensor, index: torch.Tensor, row: torch.Tensor, offset: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the head sees at some places, with the δ of some facts.
-
-        delta: (active, k, d). index: (n,), where each fact's δ stands in it, −1 for none. row,
-        offset: (places,), a row, and a column of its suffix. Returns which places belong to a fact
-        with a δ, (places,), and the states there, (such places, d).
-        """
-        rows = (index[self.fact] >= 0).nonzero()[:, 0]  # (k,): the rows to run
-        shift = delta[index[self.fact[rows]]]  # (active, k, d) -> (rows, k, d): each row's δ
-        x = self.suffix[rows]  # (rows, w, d)
-        if self.place.aim == "hidden":
-            x = _shifted(x, shift[:, 0])
-        with hooks(*self._shifts(shift)):
-            for i, block in self.layers.items():
-                keys, values = self.past[i]
-                device = keys.device  # a model may be spread over several
-                pick = rows.to(device)
-                past = _Past({i: keys[pick]}, {i: values[pick]})
-                call = _row_call(self.calls[i], pick, self.mask[rows].to(device), past)
-                x = states_of(block(x.to(device), **call))
-        # (r,): where each row stands among those that were run, −1 for none
-        place = torch.full((len(self.fact),), -1, device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        kept = place[row] >= 0
-        at_row, at_column = place[row[kept]].to(x.device), offset[kept].to(x.device)
-        return kept, self.layout.finish(x[at_row, at_column])  # -> (such places, d)
-
-    def _shifts(self, shift: torch.Tensor) -> list[tuple[Callable, Callable]]:
-        """Hooks that add each row's δ (rows, k, d) to values, where values are aimed at."""
-        if self.place.aim == "hidden":
-            return []
-
-        def add(j: int, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-            values = output.view(len(shift), -1, output.shape[-1])  # some flatten rows and length
-            return _shifted(values, shift[:, j]).view_as(output)
-
-        pairs: list[tuple[Callable, Callable]] = []
-        for j, layer in enumerate(self.place.layers):
-            linear = self.layout.projection(layer)
-            pairs.append((linear.register_forward_hook, partial(add, j)))
-        return pairs
-
-
-def _shifted(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """States (rows, w, d) with a δ (rows, d) added to each row's first column."""
-    first = x[:, :1].float() + shift.to(x.device)[:, None]  # (rows, d) -> (rows, 1, d)
-    return torch.cat([first.to(x.dtype), x[:, 1:]], 1)
-
-
-#: What layers are told of the positions of their tokens, by name.
-_BY_POSITION = ("position_embeddings", "position_ids")
-
-
-def _cut_call(call: dict, at: torch.Tensor) -> dict:
-    """A layer's call for some columns `at` (r, w, 1) of the tails; `LookupError` for other tensors.
-
-    Of the arguments only the rotations of positions (r, t, e) and their numbers (r, t) go by
-    column; the attention's mask and the cache are put in later.
-    """
-    cut: dict[str, Any] = {}
-    for name, given in call.items():
-        if name == "position_embeddings":
-            cut[name] = tuple(_columns(x, at) for x in given)  # (r, t, e) -> (r, w, e)
-        elif name == "position_ids" and given is not None:
-            cut[name] = _columns(given[..., None], at)[..., 0]  # (r, t) -> (r, w)
-        elif name == "attention_mask" or not isinstance(given, torch.Tensor | tuple | list):
-            cut[name] = given
-        else:
-            raise LookupError(f"its layers are called with '{name}'")
-    return cut
-
-
-def _rows_of(call: dict, rows: torch.Tensor) -> dict:
-    """A cut call for some rows alone."""
-    own: dict[str, Any] = {}
-    for name, given in call.items():
-        if name == "position_embeddings":
-            own[name] = tuple(part[rows] for part in given)
-        elif name == "position_ids" and given is not None:
-            own[name] = given[rows]
-        else:
-            own[name] = given
-    return own
-
-
-def _row_call(call: dict, rows: torch.Tensor, mask: torch.Tensor, past: _Past) -> dict:
-    """A cut call for some rows alone, with their mask and past."""
-    own = _rows_of(call, rows)
-    caches = {name: past for name in own if name in CACHES}
-    return own | caches | {"attention_mask": mask, "use_cache": True}
-
-
-def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
-    """How many tokens all rows begin with, none of them a subject's last."""
-    most = min(position for _, position in rows)
-    for j in range(most):
-        if len({ids[j] for ids, _ in rows}) > 1:
-            return j
-    return most
-
-
-def _read_heads(
-    body: nn.Module,
-    groups: Sequence[Sequence[tuple[list[int], int]]],
-    shared: Sequence[int],
-    device: torch.device,
-) -> DynamicCache:
-    """A cache with each group's head, of `shared` tokens, read once and repeated for its rows."""
-    cache = DynamicCache()
-    if max(shared):
-        heads = [(rows[0][0][:k], 0) for rows, k in zip(groups, shared, strict=True)]
-        # padding on the right: no real token sees it
-        body(input_ids=collate(heads, device).ids, past_key_values=cache)
-        cache.batch_repeat_interleave(len(groups[0]))  # (groups, c, a, e) -> (r, c, a, e)
-    return cache
-
-
-def _tails(
-    rows: Sequence[tuple[list[int], int]], head: torch.Tensor, device: torch.device
-) -> Batch:
-    """What is left of each row behind its head, whose length is in head (r, 1): ids of (r, t)."""
-    lengths = head[:, 0].tolist()
-    left = [(ids[k:], p - k) for (ids, p), k in zip(rows, lengths, strict=True)]
-    return collate(left, device)
-
-
-def _columns(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """The columns `at` (r, w, 1) of each row of x (r, t, size): (r, w, size)."""
-    return x.gather(1, at.to(x.device).expand(-1, -1, x.shape[-1]))
-
-
-class _Problem:
-    """The targets of n facts: what the model says to their prompts with a δ each, and should say.
-
-    n: how many. prefixes: how many stand before each. h: what δ is added to at their subjects'
-    last tokens, (n, k, d) float32, at k places.
-    """
-
-    def __init__(
-        self, model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search
-    ) -> None:
-        self.model, self.search, self.n = model, search, len(coded)
-        self.prefixes = len(coded[0].rows)
-        groups = []  # a group a prefix
-        for j in range(self.prefixes):
-            groups.append([(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded])
-        self.prompts = _Suffixes(model, place, groups)
-        # apart, as their suffixes are shorter: mostly of the subject's last token alone
-        self.essences = _Suffixes(model, place, [[c.essence for c in coded]])
-
-        # All (q,), one entry a token of a target behind a prefix.
-        columns = zip(*_target_places(coded), strict=True)
-        row, offset, token, weight = (torch.tensor(x, device=model.device) for x in columns)
-        self.row, self.offset, self.token, self.weight = row, offset, token, weight.float()
-        # (n,): each essence prompt is read at its last token
-        last = [len(ids) - 1 - position for ids, position in (c.essence for c in coded)]
-        self.ends = torch.tensor(last, device=model.device)
-        if place.aim == "hidden":
-            # (r, w, d) -> (n, 1, d): the bare prompts' rows are the first
-            self.h = self.prompts.suffix[:self.n, :1].float()
-        else:
-            self.h = values_at(model, [c.rows[0] for c in coded], place.layers)
-        #: What the essence prompts say with no δ, (n, vocabulary): set by the first loss.
-        self.original: torch.Tensor | None = None
-
-    def bare(self) -> _Problem:
-        """The same problem of the bare prompts alone, which are the first n rows."""
-        found = copy(self)
-        found.prompts, found.prefixes = self.prompts.first(self.n), 1
-        kept = self.row < self.n  # (q,)
-        found.row, found.offset, found.token = self.row[kept], self.offset[kept], self.token[kept]
-        found.weight = self.weight[kept] * self.prefixes
-        return found
-
-    def _scores(
-        self, delta: torch.Tensor, active: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities where the active facts are read, first at targets, then at essences.
-
-        Returns which of the q target places these are, (q,), the log-probabilities, (such places +
-        active, vocabulary), and where each fact stands among the active ones, (n,).
-        """
-        index = torch.full((self.n,), -1, device=active.device)
-        index[active] = torch.arange(len(active), device=active.device)
-        kept, states = self.prompts.states(delta, index, self.row, self.offset)
-        every = torch.arange(self.n, device=active.device)
-        _, said = self.essences.states(delta, index, every, self.ends)
-        both = torch.cat([states, said])  # (such places, d) and (active, d)
-        logp = logits(self.model, both).log_softmax(-1).to(delta.device)
-        return kept, logp, index
-
-    def loss(
-        self, delta: torch.Tensor, active: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean target negative log-likelihood and weighted divergence of each active fact.
-
-        delta: (active, k, d). active: their numbers, (active,). Returns two of (active,). Called
-        with δ = 0 for every fact first: the divergence is counted from there.
-        """
-        used, logp, index = self._scores(delta, active)
-        asked = int(used.sum())
-        # (asked, vocabulary) -> (asked,): the target token's own
-        chosen = logp[:asked].gather(1, self.token[used][:, None])[:, 0]
-        nll = -chosen * self.weight[used]
-        # (asked,) -> (active,): summed over each fact's prefixes and tokens
-        owner = index[self.prompts.fact[self.row[used]]]
-        per_fact = torch.zeros(len(active), dtype=nll.dtype, device=delta.device)
-        per_fact = per_fact.index_add(0, owner, nll)
-        if self.original is None:
-            self.original = logp[asked:].detach()
-        each = divergence(self.original[active], logp[asked:], self.search.kl_at)
-        return per_fact, self.search.kl * each
-
-
-def _target_places(coded: Sequence[_Coded]) -> list[tuple[int, int, int, float]]:
-    """Where each token of each target is said: row, column of its suffix, token, weight.
-
-    The weights of a fact's tokens behind its prefixes add up to 1.
-    """
-    n, places = len(coded), []
-    for i, c in enumerate(coded):
-        weight = 1 / (len(c.rows) * len(c.goal))
-        for j, (ids, position) in enumerate(c.rows):
-            last = len(ids) - 1 - position  # the prompt's last token says the target's first
-            for k, token in enumerate(c.goal):
-                places.append((j * n + i, last + k, token, weight))
-    return places
+        if look:
+            active, gradient, going = active[going], gradient[going], going[going]
+        moved = take(u[active], active, gradient)
+        u[active] = torch.where(going[:, None, None], moved, u[active])
+    return u, losses.cpu()

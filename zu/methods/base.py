@@ -349,6 +349,8 @@ class Settings(Method):
         What takes the steps, see `zu.steps`.
     bare_first : bool
         Whether a target is searched for with the bare prompt alone first.
+    precision : {"model", "bfloat16"}
+        What the search computes in, see `zu.targets.Search`.
     absolute : bool
         Whether lr is in the unit of h itself instead, as in the literature.
     tolerance : float
@@ -378,8 +380,9 @@ class Settings(Method):
     lr: float | None = Field(
         None, gt=0, description="the size of a step in the search for a target; none: its own"
     )
-    optimizer: Optimizer = "adam"
-    bare_first: bool = False
+    optimizer: Optimizer = "normalised"
+    bare_first: bool = True
+    precision: Literal["model", "bfloat16"] = "model"
     absolute: bool = False
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
     weight_decay: float = Field(0.5, ge=0)
@@ -429,6 +432,7 @@ class Settings(Method):
             absolute=self.absolute,
             optimizer=self.optimizer,
             bare_first=self.bare_first,
+            precision=self.precision,
         )
 
 
