@@ -13,8 +13,9 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,8 @@ import transformers
 from tqdm.auto import tqdm
 
 from .data.cache import cache_file, read_tensors, write_tensors
-from .data.facts import Fact
+from .data.facts import Fact, FactError
+from .data.invented import names
 from .layouts import heard, hooked, known
 from .models import fingerprint
 from .modes import settles
@@ -33,6 +35,7 @@ from .plain_search import WholeRuns
 from .sinks import refuse
 from .steps import RATES, STEPS, Adam, Normalised, Optimizer
 from .suffix_search import SuffixRuns, lowered
+from .unsearched import along_gradient, size_of, towards_unknown
 from .wording import Wording, beside, encode
 
 if TYPE_CHECKING:
@@ -50,6 +53,10 @@ TOGETHER = 25
 PASS = {"cpu": 40, "cuda": 10_000}
 #: After so many steps it is looked at which facts are done, for which a GPU has to be waited for.
 TURNS = {"cpu": 1, "cuda": 4}
+
+
+#: So many subjects that do not exist stand for an unknown one.
+UNKNOWN = 8
 
 
 #: What δ changes: the hidden state after a layer, or what projections put out.
@@ -211,6 +218,10 @@ class Search:
     bare_first : bool
         Whether δ is searched for with the bare prompt alone first, and goes on from there with all
         prefixes.
+    by : {"search", "gradient", "unknown"}
+        How δ is found: step by step; along the one gradient that the bare prompt has with no δ, at
+        the shortest of some lengths that does; or as the way to what `UNKNOWN` invented subjects
+        look like in the same prompt, which knows of no goal. The last two take no steps.
     precision : {"model", "bfloat16"}
         What the search computes in. With "bfloat16" a float32 model's upper layers are copied in
         bfloat16 for it, and what is found is taken on in float32 until the losses are under the
@@ -235,6 +246,7 @@ class Search:
     absolute: bool = False
     optimizer: Optimizer = "normalised"
     bare_first: bool = True
+    by: Literal["search", "gradient", "unknown"] = "search"
     precision: Literal["model", "bfloat16"] = "model"
 
     def __post_init__(self) -> None:
@@ -397,7 +409,8 @@ def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]
     """What decides on a fact's result beside its tokens, for the names of files."""
     numbers = (search.steps, search.rate, search.weight_decay, search.kl, search.clamp)
     how = (search.tolerance, search.kl_at, search.absolute, search.optimizer, search.bare_first)
-    about = (fingerprint(model), model.device.type, place, *numbers, *how, search.precision)
+    about = (fingerprint(model), model.device.type, place, *numbers, *how, search.precision,
+             search.by)
     return [str(x) for x in about]
 
 
@@ -457,11 +470,17 @@ def _attempt(
     fast: what `_knows` says. twin: see `_minimise`. After the return nothing holds a failed batch's
     tensors any more.
     """
+
+    def find(problem: SuffixRuns | WholeRuns, some: Sequence[_Coded]) -> tuple:
+        if search.by == "search":
+            return _minimise(problem, search, twin)
+        return _unsearched(problem, search, partial(towards_unknown, model, place), some)
+
     try:
         if fast and all(_in_window(model, c) for c in coded):
-            return _minimise(SuffixRuns(model, place, coded, search), search, twin)
+            return find(SuffixRuns(model, place, coded, search), coded)
         # Whole runs take more memory than a batch is measured for: one fact after another.
-        alone = [_minimise(WholeRuns(model, place, [c], search), search) for c in coded]
+        alone = [find(WholeRuns(model, place, [c], search), [c]) for c in coded]
         z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
         return z, h, losses
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -560,12 +579,14 @@ class _Coded:
     """A fact as token ids.
 
     rows: (ids, position of the subject's last token) by prefix. goal: the tokens to aim at.
-    essence: (ids, position) of the essence prompt.
+    essence: (ids, position) of the essence prompt. unknown: (ids, position) of the bare prompt with
+    invented subjects, where they are asked.
     """
 
     rows: list[tuple[list[int], int]]
     goal: list[int]
     essence: tuple[list[int], int]
+    unknown: list[tuple[list[int], int]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -578,7 +599,19 @@ class _Coded:
         ids, position = beside(wording, fact, ESSENCE)
         if search.kl_at == "subject":
             ids = ids[:position + 1]  # what follows is not seen from there
-        return cls(rows, target, (ids, position))
+        return cls(rows, target, (ids, position), cls._of_unknown(wording, fact, search))
+
+    @staticmethod
+    def _of_unknown(
+        wording: Wording, fact: Fact, search: Search
+    ) -> list[tuple[list[int], int]]:
+        """The fact's prompt with each of some invented subjects."""
+        if search.by != "unknown":
+            return []
+        if not fact.subject:
+            raise FactError('by="unknown" puts other subjects into a prompt, and a fact has none: '
+                            "give its subject, or take by=\"search\"")
+        return [encode(wording, replace(fact, subject=name)) for name in names(UNKNOWN)]
 
     @property
     def width(self) -> int:
@@ -593,7 +626,7 @@ class _Coded:
 
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
     """Where each fact's result is kept; facts with equal tokens are told apart by their place."""
-    tokens = [[c.rows, c.goal, c.essence] for c in coded]
+    tokens = [[c.rows, c.goal, c.essence, *c.unknown] for c in coded]
     code, text = _code(), json.dumps([*about, tokens, *_versions()])
     files = []
     for i in range(len(coded)):
@@ -604,8 +637,8 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 def _code() -> str:
     """A hash of the code that decides on a result: another code, another result."""
     here = Path(__file__).parent
-    modules = ("targets", "suffix_search", "steps", "plain_search", "wording", "chats",
-               "questions", "spacing", "batches", "passes", "models", "layouts")
+    modules = ("targets", "unsearched", "suffix_search", "steps", "plain_search", "wording",
+               "chats", "questions", "spacing", "batches", "passes", "models", "layouts")
     sources = b"".join((here / f"{name}.py").read_bytes() for name in modules)
     return hashlib.sha256(sources).hexdigest()
 
@@ -745,6 +778,23 @@ def _minimise(
     return h + u * _unit(h, search), h, losses.T
 
 
+def _unsearched(
+    problem: SuffixRuns | WholeRuns,
+    search: Search,
+    unknown: Callable[..., torch.Tensor],
+    coded: Sequence[_Coded],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `_minimise`, without steps: the one loss stands for that of every step."""
+    if search.by == "gradient":
+        delta = along_gradient(problem, search)
+    else:
+        delta = unknown([c.unknown for c in coded], problem.h, search)
+    with torch.no_grad():
+        nll, _ = problem.loss(delta, torch.arange(len(delta), device=delta.device))
+    losses = nll.float().cpu()[:, None].expand(-1, search.steps)  # (n,) -> (n, steps)
+    return problem.h + delta, problem.h, losses.contiguous()
+
+
 def _unit(h: torch.Tensor, search: Search) -> torch.Tensor:
     """What δ is counted in: 1 where Adam's rate is absolute, else ‖h‖/√d, (n, k, 1)."""
     norm = h.norm(dim=2, keepdim=True)
@@ -770,9 +820,7 @@ def _descend(
         x = u[active].requires_grad_(True)  # (n, k, d) -> (a, k, d), a copy
         delta = x * scale[active]
         nll, divergence = problem.loss(delta, active)  # both (a,)
-        # (a, k): summed over the places
-        size = search.weight_decay * (delta.norm(dim=2) / norm[active, :, 0] ** 2).sum(1)
-        loss = nll + divergence + size
+        loss = nll + divergence + size_of(delta, norm[active], search)
         # and of all later steps so far
         losses[step:, active] = torch.where(going, nll.detach().float(), losses[step, active])
         going = going & ~(loss.detach() < search.tolerance)

@@ -349,6 +349,9 @@ class Settings(Method):
         What takes the steps, see `zu.steps`.
     bare_first : bool
         Whether a target is searched for with the bare prompt alone first.
+    by : {"search", "gradient", "unknown"}
+        How a target is found: by a search; from one gradient; or from what unknown subjects look
+        like. See `zu.targets.Search`.
     precision : {"model", "bfloat16"}
         What the search computes in, see `zu.targets.Search`.
     absolute : bool
@@ -382,6 +385,7 @@ class Settings(Method):
     )
     optimizer: Optimizer = "normalised"
     bare_first: bool = True
+    by: Literal["search", "gradient", "unknown"] = "search"
     precision: Literal["model", "bfloat16"] = "model"
     absolute: bool = False
     tolerance: float = Field(0.1, ge=0, description="loss under which a target is found")
@@ -432,6 +436,7 @@ class Settings(Method):
             absolute=self.absolute,
             optimizer=self.optimizer,
             bare_first=self.bare_first,
+            by=self.by,
             precision=self.precision,
         )
 
