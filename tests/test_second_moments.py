@@ -1,6 +1,8 @@
 """C_0 is the mean outer product of the keys of ordinary text, computed once."""
 import json
 import sys
+import warnings
+from contextlib import suppress
 from itertools import islice
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 import zu
 from zu import models
 from zu.reader import hooks
-from zu.second_moments import CorpusError, corpus, own_samples, pack
+from zu.second_moments import CorpusError, Moments, corpus, own_samples, pack, shrunken
 
 
 def test_moments_equal_the_mean_outer_product_of_all_keys(tiny, texts, cache):
@@ -159,3 +161,82 @@ def test_a_corpus_that_cannot_be_read_is_named(tiny, tmp_path, monkeypatch, sour
     (tmp_path / "latin.txt").write_bytes("Côte d'Ivoire".encode("latin-1"))
     with pytest.raises(CorpusError, match=message):
         zu.moments(*tiny, (1,), source, tokens=320, window=32)
+
+
+# ---- few tokens
+
+
+def test_shrunken_moments_are_nearer_to_the_true_one_and_singular_no_more():
+    """Of keys whose second moment is known, fewer than there are directions."""
+    draw = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.5, 2, 40, dtype=torch.float64)
+    true = scale.square().diag()
+    k = torch.randn(25, 40, dtype=torch.float64, generator=draw) * scale
+    C0, fourth = k.T @ k / 25, float(k.square().sum(1).square().mean())
+    found = shrunken(C0, fourth, 25)
+    assert (found - true).norm() < 0.8 * (C0 - true).norm()
+    assert torch.linalg.eigvalsh(C0)[0] < 1e-9 and torch.linalg.eigvalsh(found)[0] > 0.1
+    torch.testing.assert_close(found.trace(), C0.trace())
+
+
+def test_how_far_moments_are_shrunk_is_the_ratio_of_two_squared_errors():
+    draw = torch.Generator().manual_seed(0)
+    k = torch.randn(12, 2, dtype=torch.float64, generator=draw) * torch.tensor([1.0, 3.0])
+    C0 = k.T @ k / 12
+    error = sum(((x[:, None] * x - C0) ** 2).sum() for x in k) / 12 / 12  # of a mean of twelve
+    mean = C0.trace() / 2 * torch.eye(2, dtype=torch.float64)
+    rho = error / ((C0 - mean) ** 2).sum()
+    fourth = float(k.square().sum(1).square().mean())
+    assert 0.01 < rho < 0.9
+    torch.testing.assert_close(shrunken(C0, fourth, 12), (1 - rho) * C0 + rho * mean)
+    torch.testing.assert_close(shrunken(C0, fourth, 10**9), C0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(shrunken(C0, 99 * fourth, 12), mean)  # no more than all the way
+    same = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(shrunken(same, 4.0, 12), same)
+
+
+def test_moments_know_how_much_keys_differ_whether_read_or_kept(tiny, texts, cache):
+    model, tokenizer = tiny
+    read = zu.moments(model, tokenizer, (1, 3), texts, tokens=64, window=32)
+    kept = zu.moments(model, tokenizer, (1, 3), texts, tokens=64, window=32)
+    keys = []
+    with hooks((models.down_proj(model, 3).register_forward_pre_hook,
+                lambda m, a: keys.append(a[0]))):
+        for row in pack(tokenizer, texts, 64, 32):
+            model(input_ids=row[None])
+    k = torch.cat(keys).reshape(64, -1).double()
+    fourth = float(k.square().sum(1).square().mean())
+    for found in (read, kept):
+        assert found.fourth[3] == pytest.approx(fourth, rel=1e-5) and not found.shrunk
+        shrunk = found.shrink()
+        assert shrunk.shrunk and shrunk.tokens == 64 and list(shrunk) == [1, 3]
+        torch.testing.assert_close(shrunk[3], shrunken(found[3], found.fourth[3], 64))
+
+
+def test_moments_that_do_not_say_how_much_keys_differ_are_not_shrunk():
+    with pytest.raises(ValueError, match="moments of layer 2 do not say"):
+        Moments({1: torch.eye(3), 2: torch.eye(3)}, 5, {1: 2.0}).shrink()
+
+
+@pytest.mark.parametrize("method, needed", [
+    ("memit", 80), ("alphaedit", 80), ("exact", 80), ("anchored", 80), ("rome", 80),
+    ("zerounlearn", 32)])
+def test_moments_of_fewer_tokens_than_a_method_needs_are_told_of(
+        tiny, facts, texts, cache, method, needed):
+    """Lemma 4.1 sees C_0 through W C_0 Wᵀ: it needs d tokens, the others m."""
+    model, tokenizer = tiny
+    said = {}
+    for tokens in (needed, needed // 2):
+        found = zu.moments(model, tokenizer, (1,), texts, tokens=tokens, window=needed // 2)
+        for shrink in (False, True):
+            some = found.shrink() if shrink else found
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                with suppress(zu.EditError):
+                    zu.unlearn(model, tokenizer, facts[:2], method, layers=[1], moments=some,
+                               n_prefixes=0, steps=1, check=False).restore()
+            said[tokens, shrink] = [str(w.message) for w in caught if "tokens" in str(w.message)]
+    assert [bool(x) for x in said.values()] == [False, False, True, False]
+    (message,) = said[needed // 2, False]
+    assert (f"of {needed // 2} tokens, and {method} needs {needed} in layer 1" in message
+            and "shrink()" in message and f"tokens={2 * needed}" in message)

@@ -382,3 +382,12 @@ def test_no_twin_is_made_of_what_is_in_bfloat16_already_or_has_hooks(tiny):
     handle.remove()
     assert targets._twin(model, place, how) is not None
     assert targets._twin(model.bfloat16(), place, how) is None
+
+
+def test_a_search_of_one_step_is_kept_too(tiny, facts, cache):
+    """Each fact's one loss is a number out of a row of several: one that is not read in place."""
+    model, tokenizer = tiny
+    first = targets.optimise(model, tokenizer, facts, 2, search("", steps=1))
+    again = targets.optimise(model, tokenizer, facts, 2, search("", steps=1))
+    assert torch.equal(first.loss, again.loss) and first.loss.shape == (1, len(facts))
+    assert len(list((cache / "targets").rglob("*.safetensors"))) == len(facts)

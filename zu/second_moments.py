@@ -50,11 +50,78 @@ class Moments(dict[int, torch.Tensor]):
         C_0 by layer.
     tokens : int
         How many tokens were read.
+    fourth : dict, optional
+        By layer the mean of ‖k‖⁴ over the tokens' keys k, which `shrink` needs.
+
+    Attributes
+    ----------
+    shrunk : bool
+        Whether they are what `shrink` gives.
     """
 
-    def __init__(self, found: dict[int, torch.Tensor], tokens: int) -> None:
+    def __init__(
+        self,
+        found: dict[int, torch.Tensor],
+        tokens: int,
+        fourth: dict[int, float] | None = None,
+    ) -> None:
         super().__init__(found)
-        self.tokens = tokens
+        self.tokens, self.fourth, self.shrunk = tokens, fourth or {}, False
+
+    def shrink(self) -> Moments:
+        """The same, each shrunk towards a multiple of the identity, for tokens that are few.
+
+        Returns
+        -------
+        Moments
+            See `shrunken`.
+
+        Raises
+        ------
+        ValueError
+            Where it is not known how much the tokens' keys differ.
+        """
+        if lacking := [layer for layer in self if layer not in self.fourth]:
+            raise ValueError(f"moments of layer {lacking[0]} do not say how much keys differ from "
+                             "token to token: read them with zu.moments")
+        found = {i: shrunken(C0, self.fourth[i], self.tokens) for i, C0 in self.items()}
+        shrunk = Moments(found, self.tokens, self.fourth)
+        shrunk.shrunk = True
+        return shrunk
+
+
+def shrunken(C0: torch.Tensor, fourth: float, tokens: int) -> torch.Tensor:
+    """A second moment of few tokens, shrunk towards a multiple of the identity of equal trace.
+
+    (1 − ρ) C_0 + ρ μ I with μ = tr C_0 / m: so it has no direction at zero. ρ is what makes the
+    expected squared error least if tokens are independent, and 0 in the limit of many; tokens of
+    one text are not, so that it errs towards too little.
+
+    Parameters
+    ----------
+    C0 : (m, m)
+        The mean of k kᵀ over the tokens' keys k.
+    fourth : float
+        The mean of ‖k‖⁴.
+    tokens : int
+        How many.
+
+    Returns
+    -------
+    (m, m)
+        The shrunk moment.
+
+    References
+    ----------
+    Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices.
+    """
+    mean = C0.trace() / len(C0)
+    identity = torch.eye(len(C0), dtype=C0.dtype, device=C0.device)
+    away = (C0 - mean * identity).square().sum()
+    # the mean squared error of C_0: of ‖k kᵀ − C_0‖², over the tokens
+    error = ((fourth - C0.square().sum()) / tokens).clamp(min=0.0)
+    rho = (error / away.clamp_min(torch.finfo(C0.dtype).tiny)).clamp(max=1.0)
+    return (1 - rho) * C0 + rho * mean * identity
 
 
 def stream(
@@ -302,14 +369,15 @@ def moments(
         _keep(label, fresh, part)
         done |= fresh
     fewest = min((int(done[layer]["tokens"]) for layer in layers), default=0)
-    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest)
+    fourth = {layer: float(done[layer]["fourth"]) for layer in layers}
+    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest, fourth)
 
 
 def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
     """What the cache holds under a label, by layer."""
     done = {}
     for layer in layers if label else ():
-        kept = read_tensors(cache_file(KIND, f"{label} {layer}"), "C0", "tokens")
+        kept = read_tensors(cache_file(KIND, f"{label} {layer}"), "C0", "fourth", "tokens")
         if kept and bool(kept["C0"].isfinite().all()):
             done[layer] = kept
     return done
@@ -364,11 +432,13 @@ class _Sums:
         self.projections = {layer: layout.projection(layer) for layer in layers}
         self.total: dict[int, torch.Tensor] = {}  # (m, m) float64, on the CPU
         self.recent: dict[int, torch.Tensor] = {}  # (m, m) float32, where the layer is
+        self.fourth: dict[int, torch.Tensor] = {}  # the sum of ‖k‖⁴, float64, where the layer is
         for layer in layers:
             W = layout.matrix(layer)  # (d, m)
             m, device = W.shape[1], W.device
             self.total[layer] = torch.zeros(m, m, dtype=torch.float64)
             self.recent[layer] = torch.zeros(m, m, device=device, dtype=torch.float32)
+            self.fourth[layer] = torch.zeros((), device=device, dtype=torch.float64)
 
     def hooks(self) -> list[tuple[Callable, Callable]]:
         """What adds each layer's keys as a pass makes them."""
@@ -377,6 +447,7 @@ class _Sums:
             key = args[0]
             key = key.reshape(-1, key.shape[-1]).float()  # (rows, window, m) -> (rows window, m)
             self.recent[layer].addmm_(key.T, key)
+            self.fourth[layer] += key.square().sum(1).double().square().sum()
 
         pairs: list[tuple[Callable, Callable]] = []
         for layer, linear in self.projections.items():
@@ -392,16 +463,20 @@ class _Sums:
     def save(self, part: Path, seen: int) -> None:
         """Keep the total of so many windows."""
         tensors = {str(layer): x for layer, x in self.total.items()}
+        tensors |= {f"fourth {layer}": x for layer, x in self.fourth.items()}
         write_tensors(part, tensors | {"seen": torch.tensor(seen)})
 
     def resume(self, part: Path | None) -> int:
         """Take up a total that was kept, if any; returns how many windows are in it."""
         if part is None:
             return 0
-        kept = read_tensors(part, "seen", *map(str, self.total))
+        names = [f"fourth {layer}" for layer in self.total]
+        kept = read_tensors(part, "seen", *map(str, self.total), *names)
         if kept is None:
             return 0
         self.total = {layer: kept[str(layer)] for layer in self.total}
+        for layer, x in self.fourth.items():
+            self.fourth[layer] = kept[f"fourth {layer}"].to(x.device)
         return int(kept["seen"])
 
 
@@ -450,5 +525,6 @@ def _sum(
     found = {}
     for layer, total in sums.total.items():
         finite(model, total, f"keys of layer {layer}")
-        found[layer] = {"C0": total / tokens, "tokens": torch.tensor(tokens)}
+        fourth = sums.fourth[layer].cpu() / tokens
+        found[layer] = {"C0": total / tokens, "fourth": fourth, "tokens": torch.tensor(tokens)}
     return found

@@ -172,7 +172,9 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
     found = hashlib.sha256()
     for name in sorted(tensors):
-        x = tensors[name].cpu().contiguous()
+        x = tensors[name].cpu()
         found.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
-        found.update(x.reshape(-1).view(torch.uint8).numpy().data)
+        # a copy: a single number out of many counts as contiguous, whatever its stride
+        flat = x.flatten().clone(memory_format=torch.contiguous_format)
+        found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()

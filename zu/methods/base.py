@@ -636,6 +636,22 @@ class Located(Settings):
         """
         return 0
 
+    def tokens_needed(self, d: int, m: int) -> int:
+        """Of how many tokens moments must be, at the least, to say what general text is like.
+
+        Parameters
+        ----------
+        d, m : int
+            Length of a value, length of a key.
+
+        Returns
+        -------
+        int
+            m: C_0 has m directions, of which fewer tokens leave some at zero. 0 for a method that
+            does not look at C_0.
+        """
+        return m
+
     def operations(self, d: int, m: int, n: int) -> float:
         """Multiplications and additions of one layer's solve, about.
 

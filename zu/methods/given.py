@@ -89,6 +89,39 @@ def check_moments(s: Method, job: Job) -> None:
             raise ValueError(f"moments of layer {layer} {fault}: read them again with zu.moments")
 
 
+def of_moments(s: Method, job: Job) -> list[str]:
+    """What a user should know of the moments that a job is given.
+
+    Parameters
+    ----------
+    s : Method
+        With its moments, or none.
+    job : Job
+        What it is about to do.
+
+    Returns
+    -------
+    list of str
+        That they are of fewer tokens than the method needs.
+    """
+    tokens = getattr(s.moments, "tokens", None)  # a plain dictionary does not say
+    if tokens is None or not isinstance(s, Located):
+        return []
+    if getattr(s.moments, "shrunk", False):
+        return []
+    for layer in s.edited(job.layers):
+        d, m = job.layout.matrix(layer).shape
+        needed = s.tokens_needed(d, m)
+        if tokens < needed:
+            return [
+                f"the moments are of {tokens:,} tokens, and {s.name} needs {needed:,} in layer "
+                f"{layer} at the least: directions in which no token points count as free to "
+                "change, which can ruin the model. Read twice as many (zu.moments(..., tokens="
+                f"{2 * needed:,})), or shrink what there is (zu.moments(...).shrink())"
+            ]
+    return []
+
+
 def _fault(C0: Any, size: int | None) -> str:
     """What is wrong with a second moment of keys of a size; "" for nothing."""
     if not isinstance(C0, torch.Tensor) or not C0.is_floating_point():

@@ -56,6 +56,10 @@ class Rome(OneLayer, Located):
     first_only: bool = False
     whiten: bool = True
 
+    def tokens_needed(self, d: int, m: int) -> int:
+        """As many as C_0 has directions; none where it does not spread the change."""
+        return m if self.whiten else 0
+
     def solve(self, p: Problem) -> torch.Tensor:
         """A layer's new weight (d, m): a rank-one change a fact, each on the weight so far.
 
@@ -254,6 +258,10 @@ class ZeroUnlearn(Truthful, Sparing):
     project: bool = True
     eps: float = Field(0.0, ge=0)
     V_f: Literal["outputs", "optimised"] = "outputs"
+
+    def tokens_needed(self, d: int, m: int) -> int:
+        """As many as a value has coordinates: it sees C_0 through W C_0 Wᵀ, (d, d), alone."""
+        return d
 
     def solve(self, p: Problem) -> torch.Tensor:
         """A layer's new weight (d, m), see `zu.solve.lemma_4_1`.

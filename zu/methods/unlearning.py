@@ -21,7 +21,7 @@ from ..targets import Aim, Targets, optimise
 from ..wrappers import has_adapters, parameter, why_not_alone, why_not_editable
 from . import ruin
 from .base import Job, Method, Settings
-from .given import check_kinds, check_moments, of_earlier
+from .given import check_kinds, check_moments, of_earlier, of_moments
 from .registry import with_settings
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _to_know(s: Method, job: Job) -> list[str]:
         said.append(f"{s.name} edits layer {own[-1]} alone, and the targets given are "
                     f"{given.described()}: it searches for its own (zu.find_targets of that layer "
                     f"with aim={job.aim!r} gives them)")
-    said += of_earlier(job)
+    said += of_moments(s, job) + of_earlier(job)
     named = {edit.ticket for edit in job.earlier}
     there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
     if there:
