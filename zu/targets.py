@@ -221,7 +221,8 @@ class Search:
     by : {"search", "gradient", "unknown"}
         How δ is found: step by step; along the one gradient that the bare prompt has with no δ, at
         the shortest of some lengths that does; or as the way to what `UNKNOWN` invented subjects
-        look like in the same prompt, which knows of no goal. The last two take no steps.
+        look like in the same prompt, which knows of no goal. The last two take no steps, look at
+        the bare prompt alone, and say its loss.
     precision : {"model", "bfloat16"}
         What the search computes in. With "bfloat16" a float32 model's upper layers are copied in
         bfloat16 for it, and what is found is taken on in float32 until the losses are under the
@@ -594,7 +595,9 @@ class _Coded:
     ) -> _Coded:
         """A fact behind each prefix, what it should say, and its essence prompt."""
         wording = Wording.of(tokenizer)
-        rows = [encode(wording, fact, prefix) for prefix in search.prefixes]
+        # without a search the bare prompt alone is looked at
+        prefixes = search.prefixes if search.by == "search" else search.prefixes[:1]
+        rows = [encode(wording, fact, prefix) for prefix in prefixes]
         target = target_ids(wording, fact, search.goal)
         ids, position = beside(wording, fact, ESSENCE)
         if search.kl_at == "subject":
