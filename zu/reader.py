@@ -706,8 +706,7 @@ def prefixes(
     own = hooked(*model.modules())  # of which the name says nothing
     drawn = None if own else read_tensors(path, *map(str, batches))
     if drawn is None:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = {}
+        generator, drawn = torch.Generator().manual_seed(seed), {}
         for size, rows in batches.items():
             ids = torch.tensor([starts[i] for i in rows], device=model.device)
             whole = write(model, tokenizer, ids, length, generator, top_k=top_k)

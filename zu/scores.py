@@ -213,9 +213,7 @@ def evaluate(
     The paper's Section 6.1.
     """
     facts = as_facts(facts)
-    rule = rule or facts.rule
-    if rule not in ("exact", "tokens"):
-        raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
+    column = _column(rule or facts.rule)
     kinds = _by_kind(facts)
     # the same question is often a neighbour of several facts: ask it once
     unique = list(dict.fromkeys(_flat(kinds)))
@@ -225,11 +223,17 @@ def evaluate(
         where = _unaskable(facts, kinds, Reader.of(model, tokenizer, reader, chat).wording)
         raise FactError(f"{where}: {error}") from None
     asked = dict(zip(unique, found, strict=True))
-    column = 0 if rule == "exact" else 1
     out: dict[str, Any] = {}
     for kind, groups in kinds.items():
         out |= _summary(kind, groups, asked, column)
     return Scores(**out)
+
+
+def _column(rule: str) -> int:
+    """Which of the columns of `score` a rule reads."""
+    if rule not in ("exact", "tokens"):
+        raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
+    return 0 if rule == "exact" else 1
 
 
 def _by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Question]]]:
