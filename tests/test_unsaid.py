@@ -2,6 +2,7 @@
 import copy
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -465,3 +466,24 @@ def test_a_model_with_nan_in_it_is_said_to_have_it(job, texts, layer):
     if layer < 4:
         with pytest.raises(ValueError, match="keys of layer 4"):
             zu.moments(model, tokenizer, [4], texts, tokens=64, window=32)
+
+
+def test_targets_of_other_facts_or_in_another_order_are_refused(job):
+    model, tokenizer, facts, settings = job
+    facts = list(facts)[:3]
+    found = zu.find_targets(model, tokenizer, facts, LAYERS[-1], n_prefixes=0, steps=1)
+
+    def make(some, targets=found):
+        given = settings | {"targets": targets}
+        return zu.unlearn(model, tokenizer, some, "memit", alpha=1.0, **given)
+
+    make(facts).restore()
+    with pytest.raises(ValueError, match="the same facts in another order"):
+        make(facts[::-1])
+    other = replace(facts[1], subject="Chad")
+    with pytest.raises(ValueError, match="other facts, from number 1") as said:
+        make([facts[0], other, facts[2]])
+    assert "Chad" not in str(said.value)
+    make([facts[0], replace(facts[1], target="Rome"), facts[2]]).restore()  # asked alike
+    one = replace(found, z=found.z[1:2], h=found.h[1:2], loss=found.loss[:, 1:2])
+    make(facts[1:2], targets=one).restore()  # taken out of several by hand

@@ -115,6 +115,8 @@ class Targets:
         Whether they are hidden states, or values: what the projection puts out.
     layers : tuple of int
         Whose values they are, where they are of several layers.
+    marks : tuple of str
+        By fact a hash of how it is asked, see `marks_of`; none where it is not said.
     """
 
     z: torch.Tensor
@@ -123,6 +125,7 @@ class Targets:
     layer: int | None = None
     aim: Aim = "hidden"
     layers: tuple[int, ...] = ()
+    marks: tuple[str, ...] = ()
 
     def wanted(self, layer: int) -> torch.Tensor:
         """What is wanted of one layer.
@@ -182,6 +185,28 @@ class Targets:
         if aim == "value" and own != edited:
             raise ValueError(f"targets are values of the layers {list(own)}, but {list(edited)} "
                              "are to be edited")
+
+
+def marks_of(facts: Sequence[Fact], chat: bool | str | None) -> tuple[str, ...]:
+    """By fact a short hash of its prompt with its subject, and of the chat that it is asked in.
+
+    Parameters
+    ----------
+    facts : sequence of Fact
+        Any facts.
+    chat : bool or str, optional
+        How they are asked, see `zu.wording.Wording`.
+
+    Returns
+    -------
+    tuple of str
+        16 hexadecimal digits each.
+    """
+    found = []
+    for fact in facts:
+        text = json.dumps([fact.subject, fact.prompt, chat or False])
+        found.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -354,7 +379,8 @@ def optimise(
     for i, found[i] in _solved(model, place, coded, search, parts):
         if cache:
             write_tensors(files[i], found[i])
-    return _stacked([found[i] for i in range(len(coded))], place, model.device)
+    stacked = _stacked([found[i] for i in range(len(coded))], place, model.device)
+    return replace(stacked, marks=marks_of(facts, Wording.of(tokenizer).chat))
 
 
 def _planned(

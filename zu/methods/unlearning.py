@@ -17,7 +17,7 @@ from ..probes import layout
 from ..reader import Reader
 from ..second_moments import Moments
 from ..second_moments import moments as read_moments
-from ..targets import Aim, Targets, optimise
+from ..targets import Aim, Targets, marks_of, optimise
 from ..wrappers import has_adapters, parameter, why_not_alone, why_not_editable
 from . import ruin
 from .base import Job, Method, Settings
@@ -238,6 +238,22 @@ def _check(s: Method, job: Job) -> None:
     else:
         targets.check(len(job.facts), own, job.aim)
     _check_finite(targets)
+    _check_facts(targets, job)
+
+
+def _check_facts(targets: Targets, job: Job) -> None:
+    """Refuse targets that say that they are of other facts, or of these in another order."""
+    marks = marks_of(job.facts, job.wording.chat)
+    if len(targets.marks) != len(marks) or targets.marks == marks:
+        return  # made by hand, or taken out of others: they do not say
+    if sorted(targets.marks) == sorted(marks):
+        raise ValueError("targets are of the same facts in another order: give the facts in the "
+                         "order in which the targets were found, or find them again "
+                         "(zu.find_targets)")
+    number = next(i for i, pair in enumerate(zip(targets.marks, marks, strict=True))
+                  if pair[0] != pair[1])
+    raise ValueError(f"targets are of other facts, from number {number} (counted from 0) on, or of "
+                     "facts asked in another chat: find them again (zu.find_targets)")
 
 
 def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
