@@ -76,6 +76,23 @@ class Trace:
     hidden: dict[int, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made of a tensor, with the tensor's sign (`zu.models.signs`) at that time."""
+
+    of: torch.Tensor
+    sign: Hashable
+    about: Hashable
+    value: Any
+
+    def is_of(self, other: torch.Tensor, sign: Hashable) -> bool:
+        """Whether it was made of equal values."""
+        if other is self.of:
+            return sign is not None and sign == self.sign
+        (now,) = signs([self.of])
+        return now is not None and now == self.sign and torch.equal(self.of, other)
+
+
 class Reader:
     """A model with its tokenizer, and what was read of them: nothing is read twice.
 
@@ -144,7 +161,7 @@ class Reader:
         self.limit = limit  # bytes
         #: What was read: (value, bytes), by the state of what lies below and what was read.
         self.seen: dict[tuple, tuple[Any, int]] = {}
-        self.made: dict[Hashable, tuple[Any, Any]] = {}
+        self.made: dict[Hashable, _Made] = {}
         self._sums = KnownSums()
         self._signs: list | None = None  # what the weights below looked like when last summed
         self._state = ""  # a hash of these sums
@@ -307,7 +324,13 @@ class Reader:
             self._written[seed] = prefixes(self.model, self.tokenizer, seed=seed)
         return self._written[seed][:count + 1]
 
-    def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+    def once(
+        self,
+        name: Hashable,
+        of: torch.Tensor,
+        make: Callable[[torch.Tensor], Any],
+        about: Hashable = (),
+    ) -> Any:
         """``make(of)``, kept under a name for as long as it is asked of equal tensors.
 
         Parameters
@@ -318,15 +341,21 @@ class Reader:
             What it is made of.
         make : callable
             Makes it.
+        about : hashable
+            What else it depends on.
 
         Returns
         -------
         object
             What ``make(of)`` returned, now or before.
         """
-        if name not in self.made or not torch.equal(self.made[name][0], of):
-            self.made[name] = of, make(of)
-        return self.made[name][1]
+        (sign,) = signs([of])
+        if name in self.made:
+            kept = self.made[name]
+            if kept.about == about and kept.is_of(of, sign):
+                return kept.value
+        self.made[name] = _Made(of, sign, about, make(of))
+        return self.made[name].value
 
     def run(
         self,
