@@ -737,6 +737,7 @@ class Reader:
         self.model, self.tokenizer, self.log = model, "tokenizer", []
         self.wording = Plain("tokenizer")
         self.moments, self.moments_of, self.mark = {}, None, "now"
+        self.energies = None
 
     def texts(self, *given):
         self.log.append(("texts", *given))
@@ -832,7 +833,7 @@ class Made:
         self.parts, self.settings, self.relative_size = {}, about.get("settings"), None
         self.damage = {}
 
-    def measure(self, moments):
+    def measure(self, moments, energies):
         self.damage = dict(moments)
 
     def restore(self):

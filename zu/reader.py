@@ -16,6 +16,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from .batches import Batch, answers, collate
+from .damage import Energies
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import LayoutError, check_there, heard, hooked, known
@@ -157,6 +158,8 @@ class Reader:
         #: Perplexity on held-out prose, as `zu.unlearn` checks it, by the model's fingerprint and
         #: the number of tokens.
         self.prose: dict[tuple[str, int], float] = {}
+        #: Of general keys, in the weights as the last edit left them.
+        self.energies = Energies()
         self.single_call = False  # see `of`
         self.limit = limit  # bytes
         #: What was read: (value, bytes), by the state of what lies below and what was read.

@@ -198,7 +198,7 @@ def _made(s: Method, job: Job) -> Edit:
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
-        edit.measure(job.moments or {})
+        edit.measure(job.moments or {}, job.reader.energies)
         now = None if was is None else ruin.judge(s, job, edit, was)
     except BaseException:  # an interrupt too leaves the model as it was
         edit.restore()
