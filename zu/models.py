@@ -1,6 +1,7 @@
 """Load a model by name, and find the memory in it: each layer's MLP output projection."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import numbers
@@ -697,16 +698,33 @@ def sums(weight: torch.Tensor) -> Sums:
     total, norm, placed : float
         The three sums.
     """
-    size = 2**16 if weight.device.type == "cpu" else 2**26  # what fits into the processor's cache
     flat = weight.detach().flatten()
-    size = min(size, max(len(flat), 1))
-    golden = 0.6180339887498949
-    steps = torch.arange(size, dtype=torch.float64, device=flat.device)
-    by_place = 1 + steps.mul_(golden).frac_()  # (size,)
-    total = square = placed = torch.zeros((), dtype=torch.float64, device=flat.device)
+    if flat.device.type == "cpu":
+        size, by_place = _CACHED, _on_cpu()  # what fits into the processor's cache
+    else:
+        size = min(2**26, max(len(flat), 1))
+        by_place = _by_place(size, flat.device)  # (size,)
+    total = square = placed = 0.0
     for number, part in enumerate(flat.split(size)):
         x = part.double()
-        total = total + x.sum()
-        square = square + x @ x
-        placed = placed + (1 + golden * number % 1) * (x @ by_place[: len(x)])
-    return float(total), float(square) ** 0.5, float(placed)
+        total += x.sum().item()
+        square += (x @ x).item()
+        placed += (1 + _GOLDEN * number % 1) * (x @ by_place[: len(x)]).item()
+    return total, square ** 0.5, placed
+
+
+#: How many values of a weight enter its sums at once on a CPU.
+_CACHED = 2**16
+_GOLDEN = 0.6180339887498949
+
+
+@functools.cache
+def _on_cpu() -> torch.Tensor:
+    """`_by_place` of the parts on a CPU, made once."""
+    return _by_place(_CACHED, torch.device("cpu"))
+
+
+def _by_place(size: int, device: torch.device) -> torch.Tensor:
+    """By what the values of a part of so many count in `sums`: (size,), float64."""
+    steps = torch.arange(size, dtype=torch.float64, device=device)
+    return 1 + steps.mul_(_GOLDEN).frac_()
