@@ -385,6 +385,7 @@ def test_what_was_read_below_the_layers_is_shared_and_changes_nothing(job, monke
 def test_the_spectrum_of_the_moments_is_found_once_for_equal_moments_and_changes_nothing(
         job, monkeypatch):
     model, tokenizer, facts, settings = job
+    settings["moments"] = dict(settings["moments"])  # of which the cache knows nothing
     found, spectrum = [], solve.spectrum
     monkeypatch.setattr(solve, "spectrum", lambda C0: (found.append(1), spectrum(C0))[1])
 

@@ -213,7 +213,7 @@ def test_a_later_edit_is_what_it_is_from_scratch_and_comes_off_bit_for_bit(
     real = solve.Spared.spare
     monkeypatch.setattr(solve.Spared, "spare", lambda self, K: (used.append(K), real(self, K))[1])
     names = [models.weight_name(model, layer) for layer in (1, 2, 3)]
-    for number, fact in enumerate(facts):
+    for fact in facts:
         before = snapshot(model)
         # some are left out, and some come in another order
         for earlier in (edits, edits[1:], edits[::-1]):
@@ -351,3 +351,33 @@ def test_what_is_made_of_a_tensor_is_made_again_where_it_was_written_to(tiny):
     assert reader.once("sum", old, make) == float(old.sum()) and len(made) == 3
     reader.once("sum", old, make, about="another")
     assert len(made) == 4
+
+
+@pytest.mark.parametrize("method", ["alphaedit", "exact"])
+def test_a_spectrum_is_kept_with_its_moments_and_found_by_the_next_process(
+        job, method, cache, monkeypatch):
+    model, tokenizer, facts, settings = job
+    found, spectrum = [], solve.spectrum
+    monkeypatch.setattr(solve, "spectrum", lambda C0: (found.append(1), spectrum(C0))[1])
+
+    def edit(**more):
+        found.clear()
+        with zu.unlearn(model, tokenizer, facts, method, **settings | more) as made:
+            return list(made.deltas.values()), len(found)
+
+    def kept():
+        return {path for path in (cache / "moments").iterdir() if path not in before}
+
+    before = set((cache / "moments").iterdir())
+    (first, n), files = edit(), kept()
+    again, none = edit()
+    assert n == len(files) == 3 and none == 0
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    next(iter(files)).write_bytes(b"damaged")
+    again, one = edit()
+    assert one == 1 and all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    settings["moments"][2][:] *= 2  # other moments have another spectrum
+    assert edit()[1] == 1 and len(kept()) == 4
+    mine = zu.moments(model, tokenizer, (1, 2, 3), ["name58 is name59 " * 100], tokens=320,
+                      window=32, cache=False)
+    assert edit(moments=mine)[1] == 3 and len(kept()) == 4  # of which nothing is to be kept

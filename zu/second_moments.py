@@ -50,11 +50,13 @@ class Moments(dict[int, torch.Tensor]):
         C_0 by layer.
     tokens : int
         How many tokens were read.
+    kept : bool
+        Whether they are kept under `zu.cache_dir`, and what is made of them may be.
     """
 
-    def __init__(self, found: dict[int, torch.Tensor], tokens: int) -> None:
+    def __init__(self, found: dict[int, torch.Tensor], tokens: int, kept: bool = False) -> None:
         super().__init__(found)
-        self.tokens = tokens
+        self.tokens, self.kept = tokens, kept
 
 
 def stream(
@@ -272,8 +274,9 @@ def moments(
         How much to read, and how much at once, at most the model's context (a warning says so).
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
-        interrupted call goes on where it stopped and ends with the same bits. No text is stored,
-        and nothing of a model with hooks on it.
+        interrupted call goes on where it stopped and ends with the same bits. A method that needs
+        the eigenvectors of C_0 keeps these too. No text is stored, and nothing of a model with
+        hooks on it.
 
     Returns
     -------
@@ -302,7 +305,7 @@ def moments(
         _keep(label, fresh, part)
         done |= fresh
     fewest = min((int(done[layer]["tokens"]) for layer in layers), default=0)
-    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest)
+    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest, kept=cache)
 
 
 def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 
 from .. import descent, solve
 from ..chats import check_chat
+from ..data.cache import cache_file, digest, read_tensors, write_tensors
 from ..data.facts import Fact
 from ..edit import Edit
 from ..layouts import Layout, known
@@ -722,8 +723,17 @@ def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
 def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
     """Eigenvalues (m,) and eigenvectors (m, m) of C0 (m, m), found once a job or shared reading."""
 
-    def find(_: torch.Tensor) -> list[torch.Tensor]:
-        return [part.cpu() for part in solve.spectrum(C0)]
+    def find(x: torch.Tensor) -> list[torch.Tensor]:
+        # another process finds them beside the moments that they are of
+        kept = getattr(getattr(job, "moments", None), "kept", False)
+        path = cache_file("moments", f"spectrum {digest({'C0': x})}") if kept else None
+        there = path and read_tensors(path, "values", "vectors")
+        if there:
+            return [there["values"], there["vectors"]]
+        values, vectors = (part.cpu() for part in solve.spectrum(C0))
+        if path:
+            write_tensors(path, {"values": values, "vectors": vectors})
+        return [values, vectors]
 
     # kept on the CPU, as moments are
     found = job.reader.once(("spectrum", layer), C0.cpu(), find)

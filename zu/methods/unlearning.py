@@ -311,7 +311,7 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
                 stacklevel=5,  # at the call of `unlearn`
             )
         more = read_moments(reader.model, reader.tokenizer, lacking)
-        reader.moments = Moments(reader.moments | more, more.tokens)
+        reader.moments = Moments(reader.moments | more, more.tokens, more.kept)
         reader.moments_of = now
     return reader.moments
 
