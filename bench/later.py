@@ -3,8 +3,8 @@
 `python bench/later.py` puts 200 single edits on the embedded model, one after another, and
 measures, in one process and by method, the first, 10th, 50th and 200th with targets and moments at
 hand: by the reader that made those before, and by a new reader that solves densely for all keys at
-once. It prints the ratios and how far the changes agree. `--small` takes the first and the 5th in less than
-a minute, and proves nothing.
+once. It prints the ratios and how far the changes agree. `--small` takes the first and the 5th in
+less than a minute, and proves nothing.
 """
 
 from __future__ import annotations

@@ -90,9 +90,12 @@ def test_a_key_that_changed_a_little_is_made_anew(layer):
 def test_inside_a_basis_the_factors_give_alphaedit_and_the_exact_lemma(layer):
     W, K_f, V_star, V_f, C0, K_p = layer
     half = solve.null_space(C0, share=0.5)
-    spared = solve.Spared.of(torch.zeros_like(C0), lam=0.3, basis=half)
+    spared = solve.Spared.of(None, lam=0.3, basis=half)
+    of_zeros = solve.Spared.of(torch.zeros_like(C0), lam=0.3, basis=half)
     for count in (1, 5, 12):
         spared.spare(K_p[:, :count])
+        found = of_zeros.spare(K_p[:, :count]).lemma_5_1(W, K_f, V_star)
+        assert far(found, spared.lemma_5_1(W, K_f, V_star)) < 1e-12
         expected = solve.alphaedit(W, K_f, V_star, half, lam=0.3, K_p=K_p[:, :count])
         assert far(spared.lemma_5_1(W, K_f, V_star), expected) < 1e-10
         general = K_p[:, :count] @ K_p[:, :count].T
@@ -102,6 +105,13 @@ def test_inside_a_basis_the_factors_give_alphaedit_and_the_exact_lemma(layer):
         assert far(found, expected) < 1e-10
     with pytest.raises(ValueError, match="^basis: Lemma 4.1 changes W in all directions"):
         spared.lemma_4_1(W, K_f, V_star, V_f, beta=1.0)
+
+
+def test_where_nothing_may_change_nothing_does(layer):
+    W, K_f, V_star, V_f, C0, K_p = layer
+    spared = solve.Spared.of(None, lam=0.3, basis=C0[:, :0]).spare(K_p)
+    assert not spared.lemma_5_1(W, K_f, V_star).any()
+    assert not spared.lemma_5_1(W, K_f, V_star, V_f, zero=1.0).any()
 
 
 def test_one_key_by_hand():
@@ -119,6 +129,7 @@ def test_what_is_singular_or_nearly_so_has_no_factors(smallest, there):
     values[0] = smallest
     turn = torch.linalg.qr(numbers(9, 9)).Q
     assert (solve.Spared.of(turn @ torch.diag(values) @ turn.T, lam=0.0) is not None) == there
+    assert (solve.Spared.of(None, lam=smallest, basis=turn) is not None) == (smallest > 0)
 
 
 def test_factors_refuse_what_is_no_matrix_of_their_size(layer):
@@ -128,6 +139,8 @@ def test_factors_refuse_what_is_no_matrix_of_their_size(layer):
         spared.spare(K_p[:-1])
     with pytest.raises(ValueError, match="^K_p holds NaN"):
         spared.spare(K_p * float("nan"))
+    with pytest.raises(ValueError, match="^give general, a basis or both"):
+        solve.Spared.of(None, lam=1.0)
     with pytest.raises(ValueError, match="^lam must be"):
         solve.Spared.of(C0, lam=-1.0)
     with pytest.raises(ValueError, match="orthonormal"):

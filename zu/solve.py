@@ -251,8 +251,8 @@ def lemma_5_1(
     """The change X = Δ P_0 that solves Lemma 5.1 (P_0 = basis basisᵀ) exactly.
 
     X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all X = X P_0
-    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam > 0
-    the minimiser is unique; for lam = 0 this is the one of smallest norm, the limit of lam → 0.
+    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam = 0
+    this is the minimiser of smallest norm, the limit of lam → 0.
 
     general adds tr(X general Xᵀ): with L Lᵀ = lam I + basisᵀ general basis, L⁻¹ basisᵀ K_f takes
     the place of basisᵀ K_f, and 1 that of lam. Without a basis there is no hard null space; with
@@ -284,28 +284,38 @@ def lemma_5_1(
     ----------
     The paper, Lemma 5.1, Eqs. 12 and 32.
     """
-    tensors = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
-    if basis is not None:
-        tensors["basis"] = basis
-    w, k_f, v_star, v_f, *rest = _float64(**tensors)
-    _weights(zero=zero, forget=forget, lam=lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
+    arguments |= {} if basis is None else {"basis": basis}
+    w, k_f, v_star, v_f, *rest = _lemma_5_1_arguments(arguments, zero, forget, lam)
     q = rest[0] if rest else None  # None: all directions, without an m × m identity
-    if q is not None:
-        _check_basis(q)
-    k = k_f if q is None else q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
     factor = None
     if general is not None:
         _, g = _float64({"general": "mm"}, W=W, general=general)
-        factor = _factor_within(q, g, lam)  # (q, q)
-        k = torch.linalg.solve_triangular(factor, k, upper=False)  # whitened, (q, n)
-        lam = 1.0
-    a, gamma, b = _thin_svd(k, K_f.dtype)  # (q, r), (r,), (n, r)
+        factor, lam = _factor_within(q, g, lam), 1.0  # (q, q)
+    a, gamma, b = _thin_svd(_lowered(k_f, factor, q), K_f.dtype)  # (q, r), (r,), (n, r)
     terms = _Terms(w @ (k_f @ b), v_star @ b, v_f, zero, forget, lam)  # their columns turned by B
     z = _diagonal(terms, gamma, column_space(v_f, V_f.dtype))
+    return (z @ _raised(a, factor, q).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+
+
+def _lowered(
+    k: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
+) -> torch.Tensor:
+    """L⁻¹ basisᵀ of keys (m, n): (q, n). L may be a number, and is 1 where there is none."""
+    inside = k if q is None else q.T @ k  # (q, m) @ (m, n) -> (q, n)
+    if factor is None or not factor.ndim:
+        return inside if factor is None else inside / factor
+    return torch.linalg.solve_triangular(factor, inside, upper=False)
+
+
+def _raised(
+    x: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
+) -> torch.Tensor:
+    """Basis L⁻ᵀ of x (q, n): (m, n), the transpose of what `_lowered` does."""
     if factor is not None:
-        a = torch.linalg.solve_triangular(factor.T, a, upper=True)
-    inside = a if q is None else q @ a  # (m, r)
-    return (z @ inside.T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+        by_columns = factor.ndim > 0
+        x = torch.linalg.solve_triangular(factor.T, x, upper=True) if by_columns else x / factor
+    return x if q is None else q @ x  # (m, q) @ (q, n) -> (m, n)
 
 
 def _diagonal(
@@ -734,10 +744,11 @@ def _check_basis(q: torch.Tensor) -> None:
 def _lemma_5_1_arguments(
     arguments: dict[str, torch.Tensor], zero: float, forget: float, lam: float
 ) -> list[torch.Tensor]:
-    """Lemma 5.1's W, K_f, V_star, V_f and basis in float64, checked with their weights."""
+    """Lemma 5.1's tensors in float64, the basis last where there is one; all are checked."""
     tensors = _float64(**arguments)
     _weights(zero=zero, forget=forget, lam=lam)
-    _check_basis(tensors[-1])
+    if "basis" in arguments:
+        _check_basis(tensors[-1])
     return tensors
 
 
@@ -822,8 +833,8 @@ class Spared:
 
     Parameters
     ----------
-    factor : (q, q)
-        L.
+    factor : (q, q), or 0-dimensional
+        L; a number where A is a multiple of I, which needs a basis.
     basis : (m, q), optional
         Orthonormal basis of the directions that may change; by default all.
     """
@@ -834,21 +845,22 @@ class Spared:
 
     def __init__(self, factor: torch.Tensor, basis: torch.Tensor | None = None) -> None:
         self.factor, self.basis = factor, basis
-        m = len(factor) if basis is None else len(basis)
+        m, q = (len(factor), len(factor)) if basis is None else basis.shape
         self.keys = factor.new_zeros(m, 0)  # K_p
-        self._inner = factor.new_zeros(len(factor), 0)  # U, (q, p)
+        self._inner = factor.new_zeros(q, 0)  # U, (q, p)
         self._outer = factor.new_zeros(0, 0)  # the Cholesky factor of M, (p, p)
 
     @classmethod
     def of(
-        cls, general: torch.Tensor, *, lam: float, basis: torch.Tensor | None = None
+        cls, general: torch.Tensor | None, *, lam: float, basis: torch.Tensor | None = None
     ) -> Self | None:
         """The factors without any keys.
 
         Parameters
         ----------
-        general : (m, m)
-            Symmetric and positive semi-definite, such as alpha C_0.
+        general : (m, m) or None
+            Symmetric and positive semi-definite, such as alpha C_0; None for nothing but lam I,
+            inside a basis.
         lam : float
             Weight of the size of a change.
         basis : (m, q), optional
@@ -863,14 +875,19 @@ class Spared:
         Raises
         ------
         ValueError
-            See the module.
+            For neither general nor a basis, and see the module.
         """
-        tensors = {"general": general} if basis is None else {"general": general, "basis": basis}
-        g, *rest = _float64({"general": "mm"}, **tensors)
         _weights(lam=lam)
-        q = rest[0] if rest else None
-        if q is not None:
+        q = None
+        if basis is not None:
+            (q,) = _float64(basis=basis)
             _check_basis(q)
+        if general is None:
+            if q is None:
+                raise ValueError("give general, a basis or both")
+            return cls(q.new_tensor(lam**0.5), q) if lam else None
+        other = {} if q is None else {"basis": q}
+        g, *_ = _float64({"general": "mm"}, general=general, **other)
         try:
             factor = _factor_within(q, g, lam)
         except ValueError:
@@ -900,9 +917,8 @@ class Spared:
             See the module.
         """
         keys = self.keys[:, :0]
-        if K_p is not None:
-            _, keys = _float64({"known": "mx"}, known=self.keys.new_zeros(len(self.keys), 1),
-                               K_p=K_p)
+        if K_p is not None and K_p.numel():
+            _, keys = _float64({"one": "m1"}, one=self.keys.new_zeros(len(keys), 1), K_p=K_p)
         shared = min(keys.shape[1], self.keys.shape[1])
         equal = (keys[:, :shared] == self.keys[:, :shared]).all(0)  # (m, shared) -> (shared,)
         same = int(equal.cumprod(0).sum())
@@ -914,7 +930,7 @@ class Spared:
 
     def _add(self, keys: torch.Tensor) -> None:
         """Border the factors by further keys (m, b)."""
-        new = self._lowered(keys)  # (q, b)
+        new = _lowered(keys, self.factor, self.basis)  # (q, b)
         side = self._inner.T @ new  # (p, q) @ (q, b) -> (p, b)
         side = torch.linalg.solve_triangular(self._outer, side, upper=False)
         corner = new.T @ new - side.T @ side  # (b, b)
@@ -923,11 +939,6 @@ class Spared:
         below = torch.cat([side.T, torch.linalg.cholesky(corner)], 1)  # (b, p + b)
         self._outer = torch.cat([above, below])  # (p + b, p + b)
         self._inner = torch.cat([self._inner, new], 1)  # (q, p + b)
-
-    def _lowered(self, keys: torch.Tensor) -> torch.Tensor:
-        """L⁻¹ of keys (m, n) within the basis: (q, n)."""
-        within = keys if self.basis is None else self.basis.T @ keys  # (q, m) @ (m, n) -> (q, n)
-        return torch.linalg.solve_triangular(self.factor, within, upper=False)
 
     def whiten(self, keys: torch.Tensor) -> torch.Tensor:
         """T of keys.
@@ -942,7 +953,7 @@ class Spared:
         (q + p, n)
             Their squared lengths are what (A + K_p K_pᵀ)⁻¹ makes of the keys.
         """
-        low = self._lowered(keys)  # (q, n)
+        low = _lowered(keys, self.factor, self.basis)  # (q, n)
         c = torch.cholesky_solve(self._inner.T @ low, self._outer)  # (p, n)
         return torch.cat([low - self._inner @ c, c])  # (q + p, n)
 
@@ -959,10 +970,10 @@ class Spared:
         (m, n)
             Of whitened keys, (A + K_p K_pᵀ)⁻¹ of these keys.
         """
-        low, c = x[:len(self.factor)], x[len(self.factor):]  # (q, n), (p, n)
-        c = torch.cholesky_solve(c - self._inner.T @ low, self._outer)
-        low = torch.linalg.solve_triangular(self.factor.T, low + self._inner @ c, upper=True)
-        return low if self.basis is None else self.basis @ low  # (m, q) @ (q, n) -> (m, n)
+        q = len(self._inner)
+        low, c = x[:q], x[q:]  # (q, n), (p, n)
+        low = low + self._inner @ torch.cholesky_solve(c - self._inner.T @ low, self._outer)
+        return _raised(low, self.factor, self.basis)
 
     def lemma_5_1(
         self,

@@ -128,7 +128,8 @@ def spared(
         None where α C_0 + lam I is singular or nearly so, see `zu.solve.Spared.of`.
     """
     def make() -> solve.Spared | None:
-        return solve.Spared.of(alpha * p.C0, lam=lam, basis=basis)
+        general = None if basis is not None and not alpha else alpha * p.C0
+        return solve.Spared.of(general, lam=lam, basis=basis)
 
     found = p.keep((alpha, lam, basis is None, about), make)
     if found is None:
