@@ -364,6 +364,8 @@ def test_what_is_made_of_a_tensor_is_made_again_where_it_was_written_to(tiny):
     assert reader.once("sum", old, make) == float(old.sum()) and len(made) == 3
     reader.once("sum", old, make, about="another")
     assert len(made) == 4
+    reader.once("sum", old.float(), make, about="another")
+    assert len(made) == 5
 
 
 @pytest.mark.parametrize("method", ["alphaedit", "exact"])

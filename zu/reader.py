@@ -90,6 +90,8 @@ class _Made:
         """Whether it was made of equal values."""
         if other is self.of:
             return sign is not None and sign == self.sign
+        if (self.of.device, self.of.dtype) != (other.device, other.dtype):
+            return False
         (now,) = signs([self.of])
         return now is not None and now == self.sign and torch.equal(self.of, other)
 
@@ -98,7 +100,9 @@ class Reader:
     """A model with its tokenizer, and what was read of them: nothing is read twice.
 
     It remembers what enters a layer, for batches that were read before, so that the layers below
-    are not run again; and the prefixes and moments that several edits share. Before anything of
+    are not run again; the prefixes and moments that several edits share; and what the solves of one
+    edit leave for the next, which takes a few times the memory of C_0 for each layer (`once`).
+    Before anything of
     the first kind is used, it is checked to be current: the weights below the layer must be those
     that it was read with. Where they are not, it is read anew; and found again when they are what
     they were.
