@@ -87,9 +87,10 @@ check: $(READY)  ## axe-core on the rendered pages, and links to other sites (ne
 	@$(BIN)jupyter-book build build/site --path-output build/linkcheck --builder linkcheck > build/logs/linkcheck.log 2>&1 || \
 	{ grep -E '\(.*\) (broken|timeout)' build/logs/linkcheck.log || tail -n 20 build/logs/linkcheck.log; exit 1; }
 
-bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop
+bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop; edits after others
 	@$(PY) bench/solve.py
 	@$(PY) bench/targets.py
+	@$(PY) bench/later.py
 
 # A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
 lab: $(READY)  ## JupyterLab with the chapters as paired notebooks

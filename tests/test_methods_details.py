@@ -3,7 +3,7 @@ import inspect
 import sys
 import types
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -736,7 +736,8 @@ class Reader:
     def __init__(self, model):
         self.model, self.tokenizer, self.log = model, "tokenizer", []
         self.wording = Plain("tokenizer")
-        self.moments, self.moments_of = {}, None
+        self.moments, self.moments_of, self.mark = {}, None, "now"
+        self.energies = None
 
     def texts(self, *given):
         self.log.append(("texts", *given))
@@ -745,8 +746,13 @@ class Reader:
     def bind(self, layer):
         self.log.append(("bind", layer))
 
-    def check(self):
+    @contextmanager
+    def checked(self):
         self.log.append("check")
+        yield
+
+    def fingerprint(self):
+        return self.mark
 
 
 @pytest.fixture
@@ -802,7 +808,8 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
     assert log == [some] and s == Warns(layers=(2,), seed=5)
-    assert reader.log == [("of", "m", "t", "r", None)] and some.reader is reader
+    # the weights are looked at before anything is made
+    assert reader.log == [("of", "m", "t", "r", None), "check"] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
     assert some.anchors == FACTS[:1] and some.earlier == [first]
     assert some.probed is None  # nothing is located
@@ -826,7 +833,7 @@ class Made:
         self.parts, self.settings, self.relative_size = {}, about.get("settings"), None
         self.damage = {}
 
-    def measure(self, moments):
+    def measure(self, moments, energies):
         self.damage = dict(moments)
 
     def restore(self):
@@ -856,7 +863,7 @@ def test_an_edit_is_of_all_layers_or_the_middle_one_and_says_so(making, middle, 
     s = kind(seed=3, layers=layers)
     edit = unlearning._made(s, some)
     assert made == [(some, edit)] and some.layers == edited and not making.prepared
-    assert making.reader.log == [("bind", edited[0]), "check"]
+    assert making.reader.log == [("bind", edited[0])]
     assert edit.model is making.model and not edit.log
     assert edit.about == {"method": "mine", "facts": 3, "settings": {
         "layers": list(edited), "seed": 3, "chat": False}}
@@ -1034,10 +1041,7 @@ def reading(reader, monkeypatch):
         asked.append((model, tokenizer, layers))
         return Moments({layer: f"{layer} of {reader.mark}" for layer in layers}, 99)
 
-    reader.mark = "now"
     monkeypatch.setattr(unlearning, "read_moments", read)
-    monkeypatch.setattr(unlearning, "fingerprint", lambda model: (
-        reader.mark if model is reader.model else None))
 
     def ask(*layers, earlier=()):
         return unlearning._moments(Job(reader, list(FACTS), layers, earlier=earlier))

@@ -83,9 +83,16 @@ def edits_on(model: nn.Module) -> dict[str, str]:
         What each is, by its ticket. An edit is left out whose weights are what they were without
         it: other weights were loaded into the model.
     """
+    now: dict[str, str] = {}  # each weight's mark is made once, however many edits changed it
+
+    def changed(name: str, before: str) -> bool:
+        if name not in now:
+            now[name] = mark(parameter(model, name))
+        return now[name] != before
+
     found = {}
     for ticket, (about, marks, *_) in getattr(unwrapped(model), ATTRIBUTE, {}).items():
-        if any(mark(parameter(model, name)) != before for name, before in marks.items()):
+        if any(changed(name, before) for name, before in marks.items()):
             found[ticket] = about
     return found
 

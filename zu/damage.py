@@ -1,6 +1,8 @@
 """What an edit does to ordinary text, told from its weights alone."""
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 
 
@@ -30,13 +32,84 @@ def moved(
         tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ): the mean squared length of what the edit adds to the layer's
         output for a general key, against that of the output itself.
     """
+    W, parts, C0 = _as_values(weight, change, C0, transposed)
+    return _added(parts, C0) / _energy(W, C0)
+
+
+@dataclass
+class Energies:
+    """tr(W C_0 Wᵀ) of the weights that edits leave, for the damage of the edits after them.
+
+    It changes with a change of low rank, for which no product of W and C_0 is needed.
+    """
+
+    #: By layer: the weight as it is stored, C_0, and the energy. Nobody writes to the first.
+    known: dict[int, tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=dict)
+
+    def moved(
+        self,
+        layer: int,
+        weight: torch.Tensor,
+        change: tuple[torch.Tensor, ...],
+        C0: torch.Tensor,
+        edited: torch.Tensor,
+        *,
+        transposed: bool = False,
+    ) -> float:
+        """The function `moved`, where what an earlier edit left is known, without W C_0 Wᵀ.
+
+        Parameters
+        ----------
+        layer : int
+            Whose weight it is.
+        weight, change, C0, transposed
+            As in `moved`.
+        edited : Tensor
+            The weight with the change on it, stored as `weight` is.
+
+        Returns
+        -------
+        float
+            The share, to float32's rounding.
+        """
+        W, parts, C = _as_values(weight, change, C0, transposed)
+        before = self._of(layer, weight, C0)
+        if before is None:
+            before = _energy(W, C)
+        self.known.pop(layer, None)
+        added = _added(parts, C)
+        if len(parts) == 2:
+            left, right = parts  # (d, r), (r, m)
+            # tr(Δ C_0 Wᵀ): (d, m) @ (m, m) @ (m, r) -> (d, r), from the right
+            cross = ((W @ (C @ right.T)).double() * left).sum().item()
+            self.known[layer] = edited, C0, before + 2 * cross + added
+        return added / before
+
+    def _of(self, layer: int, weight: torch.Tensor, C0: torch.Tensor) -> float | None:
+        """The energy of this very weight on this very C_0, where it is known."""
+        if layer not in self.known:
+            return None
+        W, C, found = self.known[layer]
+        same = W.device == weight.device and C.device == C0.device
+        return found if same and torch.equal(W, weight) and torch.equal(C, C0) else None
+
+
+def _as_values(
+    weight: torch.Tensor, change: tuple[torch.Tensor, ...], C0: torch.Tensor, transposed: bool
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """W (d, m), the parts of Δ and C_0 in float32 on the weight's device."""
     parts = [x.to(weight.device, torch.float32) for x in change]
     W, C0 = weight.float(), C0.to(weight.device, torch.float32)
     if transposed:
         W, parts = W.T, [x.T for x in reversed(parts)]  # (m, d) -> (d, m)
+    return W, parts, C0
+
+
+def _added(parts: list[torch.Tensor], C0: torch.Tensor) -> float:
+    """tr(Δ C_0 Δᵀ)."""
     added = parts[0]  # (d, m), or the left factor (d, r)
     inner = C0 if len(parts) == 1 else parts[1] @ C0 @ parts[1].T  # (r, m) (m, m) (m, r) -> (r, r)
-    return _energy(added, inner) / _energy(W, C0)
+    return _energy(added, inner)
 
 
 def _energy(x: torch.Tensor, C: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .carried import delist, edits_on, enlist, mark, twin_on
-from .damage import moved
+from .damage import Energies, moved
 from .data.cache import digest, write_whole
 from .export import Factors, differing, front_matter, source_of, write_adapter
 from .modes import undisturbed
@@ -213,7 +213,9 @@ class Edit:
 
     @undisturbed()
     @torch.no_grad()
-    def measure(self, moments: Mapping[int, torch.Tensor]) -> dict[int, float]:
+    def measure(
+        self, moments: Mapping[int, torch.Tensor], energies: Energies | None = None
+    ) -> dict[int, float]:
         """By layer the share of general energy that the edit moves: tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ).
 
         `zu.unlearn` does this itself where a method needs the moments, or they are at hand.
@@ -222,6 +224,8 @@ class Edit:
         ----------
         moments : mapping of int to Tensor
             C_0, (m, m), by layer, of the unedited model, as `zu.moments` returns it.
+        energies : Energies, optional
+            What an edit before this one has left, see `zu.damage`.
 
         Returns
         -------
@@ -232,8 +236,14 @@ class Edit:
             layer, old = layer_of(name), self._original.get(name, self._parameter(name).detach())
             transposed = is_transposed(self.model, name)
             m = old.shape[0 if transposed else 1]
-            if layer is not None and layer in moments and len(moments[layer]) == m:
-                self.damage[layer] = moved(old, parts, moments[layer], transposed=transposed)
+            if layer is None or layer not in moments or len(moments[layer]) != m:
+                continue
+            C0 = moments[layer]
+            if energies is not None and name in self._edited:
+                self.damage[layer] = energies.moved(
+                    layer, old, parts, C0, self._edited[name], transposed=transposed)
+            else:
+                self.damage[layer] = moved(old, parts, C0, transposed=transposed)
         return self.damage
 
     def _is_off(self, name: str) -> bool:

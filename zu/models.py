@@ -1,6 +1,7 @@
 """Load a model by name, and find the memory in it: each layer's MLP output projection."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import numbers
@@ -8,7 +9,8 @@ import operator
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,9 @@ LAYERS = {
     (30, 576): (15, 16, 17),
 }
 
+
+#: A weight's sum, its norm and its sum by place, see `sums`.
+Sums = tuple[float, float, float]
 
 _LOADING = threading.Lock()
 
@@ -510,7 +515,9 @@ def check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
                          "the model's own tokenizer")
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(
+    model: PreTrainedModel, summed: Callable[[Sequence[torch.Tensor]], list[Sums]] | None = None
+) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
     An edited model has another one: see `hash_of` for how the values enter. A model of the same
@@ -521,6 +528,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     ----------
     model : PreTrainedModel
         Any model.
+    summed : callable, optional
+        As in `hash_of`.
 
     Returns
     -------
@@ -529,7 +538,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
     about = " ".join([type(model).__name__, _architecture(model), *altered(model)])
-    return hash_of(weights, about)
+    return hash_of(weights, about, summed)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -564,7 +573,11 @@ def _architecture(model: PreTrainedModel) -> str:
                       default=str)
 
 
-def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str:
+def hash_of(
+    weights: Iterable[tuple[str, torch.Tensor]],
+    start: str = "",
+    summed: Callable[[Sequence[torch.Tensor]], list[Sums]] | None = None,
+) -> str:
     """A short hash of weights' names, shapes and values.
 
     Parameters
@@ -574,6 +587,8 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
         taken in float64.
     start : str
         What enters before them.
+    summed : callable, optional
+        Gives these sums where some are at hand (`KnownSums`); by default each weight's are taken.
 
     Returns
     -------
@@ -585,17 +600,89 @@ def hash_of(weights: Iterable[tuple[str, torch.Tensor]], start: str = "") -> str
     LayoutError
         For a weight that is not in memory, or in pieces.
     """
-    digest = hashlib.sha256(start.encode())
-    for name, weight in weights:
+    named = list(weights)
+    for name, weight in named:
         if weight.is_meta or type(weight).__name__ == "DTensor":
             raise LayoutError(f"{name} cannot be read: {why_not_editable(weight)}")
-        values = " ".join(f"{x:.9e}" for x in sums(weight))
+    tensors = [weight for _, weight in named]
+    found = summed(tensors) if summed else [sums(weight) for weight in tensors]
+    digest = hashlib.sha256(start.encode())
+    for (name, weight), three in zip(named, found, strict=True):
+        values = " ".join(f"{x:.9e}" for x in three)
         about = f"{name} {tuple(weight.shape)} {weight.dtype} {values}"
         digest.update(about.encode())
     return digest.hexdigest()[:16]
 
 
-def sums(weight: torch.Tensor) -> tuple[float, float, float]:
+class KnownSums:
+    """The sums of weights, taken again only of those that show a sign of change (`signs`).
+
+    Some ways of writing show none: whoever relies on the sums lets `forget` go before.
+    """
+
+    def __init__(self) -> None:
+        #: By a weight's identity: the weight itself, its sign, its sums.
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], Hashable, Sums]] = {}
+
+    def forget(self) -> None:
+        """From now on every weight's sums are taken again."""
+        self._known.clear()
+
+    def __call__(self, weights: Sequence[torch.Tensor]) -> list[Sums]:
+        """The sums of some weights.
+
+        Parameters
+        ----------
+        weights : sequence of Tensor
+            In memory.
+
+        Returns
+        -------
+        list of (float, float, float)
+            What `sums` gives for each.
+        """
+        found = []
+        for weight, sign in zip(weights, signs(weights), strict=True):
+            known = self._known.get(id(weight))
+            # an identity may be that of a weight which is no more
+            if known is None or known[0]() is not weight or sign is None or known[1] != sign:
+                known = weakref.ref(weight), sign, sums(weight)
+                self._known[id(weight)] = known
+            found.append(known[2])
+        return found
+
+
+def signs(tensors: Sequence[torch.Tensor]) -> list[Hashable]:
+    """What hints at a change of tensors, cheap enough to be looked at before each use.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+        In memory.
+
+    Returns
+    -------
+    list of hashable
+        Of each its place in memory, how often it was written to, and a few of its values, as some
+        ways of writing are not counted; None for one whose writes are not counted at all.
+    """
+    values = []
+    for x in tensors:
+        flat = x.detach().flatten()  # (size,)
+        values.append(flat[:: max(len(flat) // 8, 1)][:8].float())
+    if not values:
+        return []
+    device = values[0].device
+    few = torch.cat([x.to(device) for x in values]).cpu().split([len(x) for x in values])
+    found: list[Hashable] = []
+    for x, some in zip(tensors, few, strict=True):
+        about = x.data_ptr(), tuple(x.shape), x.dtype
+        counted = not x.is_inference()  # others have no count of their writes
+        found.append((*about, x._version, some.numpy().tobytes()) if counted else None)
+    return found
+
+
+def sums(weight: torch.Tensor) -> Sums:
     """Of a weight's values their sum, their norm, and their sum by place, in float64.
 
     In the last a value counts by a number between 1 and 2 that differs from place to place, so that
@@ -611,16 +698,33 @@ def sums(weight: torch.Tensor) -> tuple[float, float, float]:
     total, norm, placed : float
         The three sums.
     """
-    size = 2**16 if weight.device.type == "cpu" else 2**26  # what fits into the processor's cache
     flat = weight.detach().flatten()
-    size = min(size, max(len(flat), 1))
-    golden = 0.6180339887498949
-    steps = torch.arange(size, dtype=torch.float64, device=flat.device)
-    by_place = 1 + steps.mul_(golden).frac_()  # (size,)
-    total = square = placed = torch.zeros((), dtype=torch.float64, device=flat.device)
+    if flat.device.type == "cpu":
+        size, by_place = _CACHED, _on_cpu()  # what fits into the processor's cache
+    else:
+        size = min(2**26, max(len(flat), 1))
+        by_place = _by_place(size, flat.device)  # (size,)
+    total = square = placed = 0.0
     for number, part in enumerate(flat.split(size)):
         x = part.double()
-        total = total + x.sum()
-        square = square + x @ x
-        placed = placed + (1 + golden * number % 1) * (x @ by_place[: len(x)])
-    return float(total), float(square) ** 0.5, float(placed)
+        total += x.sum().item()
+        square += (x @ x).item()
+        placed += (1 + _GOLDEN * number % 1) * (x @ by_place[: len(x)]).item()
+    return total, square ** 0.5, placed
+
+
+#: How many values of a weight enter its sums at once on a CPU.
+_CACHED = 2**16
+_GOLDEN = 0.6180339887498949
+
+
+@functools.cache
+def _on_cpu() -> torch.Tensor:
+    """`_by_place` of the parts on a CPU, made once."""
+    return _by_place(_CACHED, torch.device("cpu"))
+
+
+def _by_place(size: int, device: torch.device) -> torch.Tensor:
+    """By what the values of a part of so many count in `sums`: (size,), float64."""
+    steps = torch.arange(size, dtype=torch.float64, device=device)
+    return 1 + steps.mul_(_GOLDEN).frac_()

@@ -6,6 +6,7 @@ texts that stand before a prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from torch import nn
 from transformers import DynamicCache
 
 from .batches import Batch, answers, collate
+from .damage import Energies
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import LayoutError, check_there, heard, hooked, known
-from .models import fingerprint, hash_of
+from .models import KnownSums, fingerprint, hash_of, signs
 from .models import logits as finished
 from .modes import settles
 from .passes import entering, forward_until, hooks, run_from, states_of, whole_logits, write
@@ -75,11 +77,32 @@ class Trace:
     hidden: dict[int, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made of a tensor, with the tensor's sign (`zu.models.signs`) at that time."""
+
+    of: torch.Tensor
+    sign: Hashable
+    about: Hashable
+    value: Any
+
+    def is_of(self, other: torch.Tensor, sign: Hashable) -> bool:
+        """Whether it was made of equal values."""
+        if other is self.of:
+            return sign is not None and sign == self.sign
+        if (self.of.device, self.of.dtype) != (other.device, other.dtype):
+            return False
+        (now,) = signs([self.of])
+        return now is not None and now == self.sign and torch.equal(self.of, other)
+
+
 class Reader:
     """A model with its tokenizer, and what was read of them: nothing is read twice.
 
     It remembers what enters a layer, for batches that were read before, so that the layers below
-    are not run again; and the prefixes and moments that several edits share. Before anything of
+    are not run again; the prefixes and moments that several edits share; and what the solves of one
+    edit leave for the next, which takes a few times the memory of C_0 for each layer (`once`).
+    Before anything of
     the first kind is used, it is checked to be current: the weights below the layer must be those
     that it was read with. Where they are not, it is read anew; and found again when they are what
     they were.
@@ -139,13 +162,17 @@ class Reader:
         #: Perplexity on held-out prose, as `zu.unlearn` checks it, by the model's fingerprint and
         #: the number of tokens.
         self.prose: dict[tuple[str, int], float] = {}
+        #: Of general keys, in the weights as the last edit left them.
+        self.energies = Energies()
         self.single_call = False  # see `of`
         self.limit = limit  # bytes
         #: What was read: (value, bytes), by the state of what lies below and what was read.
         self.seen: dict[tuple, tuple[Any, int]] = {}
-        self.made: dict[Hashable, tuple[Any, Any]] = {}
-        self._signs: tuple | None = None  # what the weights below looked like when last summed
+        self.made: dict[Hashable, _Made] = {}
+        self._sums = KnownSums()
+        self._signs: list | None = None  # what the weights below looked like when last summed
         self._state = ""  # a hash of these sums
+        self._looked = False  # inside a block of `checked`
 
     @classmethod
     def of(
@@ -224,14 +251,41 @@ class Reader:
             self.seen[key] = value, size
 
     def check(self) -> None:
-        """Look at every weight below the layer anew: at its sum and norm, not at signs of change.
+        """Look at every weight anew: at its sum and norm, not at signs of change.
 
         What a reader remembers is looked up under these, so that nothing is used that was read
-        with other weights.
+        with other weights. The weights are summed as somebody asks for them.
         """
+        if self._looked:
+            return
+        self._signs = None
+        self._sums.forget()
         if self.seen:
-            self._signs = None
             self._current()
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Inside the block every weight is looked at once in full, and by signs of change later.
+
+        For work during which nobody else writes to the model, see `zu.modes.settled`.
+        """
+        outer = self._looked
+        self.check()
+        self._looked = True
+        try:
+            yield
+        finally:
+            self._looked = outer
+
+    def fingerprint(self) -> str:
+        """The model's `zu.models.fingerprint`; weights are summed that were not since `check`.
+
+        Returns
+        -------
+        str
+            16 hexadecimal digits.
+        """
+        return fingerprint(self.model, self._sums)
 
     def _current(self) -> tuple:
         """What decides on the states that enter the layer: weights below, listeners, modes.
@@ -241,13 +295,14 @@ class Reader:
         if self.layer is None:
             return ()  # nothing is remembered
         below = _below(self.model, self.layer)
-        signs = _signs(below)
-        if signs != self._signs:
-            self._signs = signs
+        weights = list(_named_weights(below))
+        now = signs([weight for _, weight in weights])
+        if now != self._signs or None in now:
+            self._signs = now
             if self.single_call:  # within a call weights do not come back to what they were
                 self._state += "+"
             else:
-                self._state = hash_of(_named_weights(below))
+                self._state = hash_of(weights, summed=self._sums)
         return self._state, _modes(below)
 
     def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
@@ -276,7 +331,13 @@ class Reader:
             self._written[seed] = prefixes(self.model, self.tokenizer, seed=seed)
         return self._written[seed][:count + 1]
 
-    def once(self, name: Hashable, of: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+    def once(
+        self,
+        name: Hashable,
+        of: torch.Tensor,
+        make: Callable[[torch.Tensor], Any],
+        about: Hashable = (),
+    ) -> Any:
         """``make(of)``, kept under a name for as long as it is asked of equal tensors.
 
         Parameters
@@ -287,15 +348,21 @@ class Reader:
             What it is made of.
         make : callable
             Makes it.
+        about : hashable
+            What else it depends on.
 
         Returns
         -------
         object
             What ``make(of)`` returned, now or before.
         """
-        if name not in self.made or not torch.equal(self.made[name][0], of):
-            self.made[name] = of, make(of)
-        return self.made[name][1]
+        (sign,) = signs([of])
+        if name in self.made:
+            kept = self.made[name]
+            if kept.about == about and kept.is_of(of, sign):
+                return kept.value
+        self.made[name] = _Made(of, sign, about, make(of))
+        return self.made[name].value
 
     def run(
         self,
@@ -489,22 +556,6 @@ def _modes(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
     """Of each module whether it trains, and who listens to it."""
     parts = (part for _, part in modules)
     return tuple((x.training, *x._forward_hooks, *x._forward_pre_hooks) for x in parts)
-
-
-def _signs(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
-    """What hints at a change of some modules, cheap enough to be looked at before each reading.
-
-    Of each weight its place in memory, how often it was written to, and a few of its values: some
-    ways of writing are not counted.
-    """
-    about, values = [], []
-    for name, weight in _named_weights(modules):
-        about.append((name, weight.data_ptr(), weight._version))
-        flat = weight.detach().flatten()  # (size,)
-        values.append(flat[:: max(len(flat) // 8, 1)][:8].float())
-    device = values[0].device
-    few = torch.cat([x.to(device) for x in values]).cpu()
-    return (*about, few.numpy().tobytes())
 
 
 def _contents(*tensors: torch.Tensor | None) -> tuple:

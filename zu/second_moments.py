@@ -52,6 +52,8 @@ class Moments(dict[int, torch.Tensor]):
         How many tokens were read.
     fourth : dict, optional
         By layer the mean of ‖k‖⁴ over the tokens' keys k, which `shrink` needs.
+    kept : bool
+        Whether they are kept under `zu.cache_dir`, and what is made of them may be.
 
     Attributes
     ----------
@@ -64,9 +66,11 @@ class Moments(dict[int, torch.Tensor]):
         found: dict[int, torch.Tensor],
         tokens: int,
         fourth: dict[int, float] | None = None,
+        kept: bool = False,
     ) -> None:
         super().__init__(found)
-        self.tokens, self.fourth, self.shrunk = tokens, fourth or {}, False
+        self.tokens, self.fourth, self.kept = tokens, fourth or {}, kept
+        self.shrunk = False
 
     def shrink(self) -> Moments:
         """The same, each shrunk towards a multiple of the identity, for tokens that are few.
@@ -85,7 +89,7 @@ class Moments(dict[int, torch.Tensor]):
             raise ValueError(f"moments of layer {lacking[0]} do not say how much keys differ from "
                              "token to token: read them with zu.moments")
         found = {i: shrunken(C0, self.fourth[i], self.tokens) for i, C0 in self.items()}
-        shrunk = Moments(found, self.tokens, self.fourth)
+        shrunk = Moments(found, self.tokens, self.fourth, self.kept)
         shrunk.shrunk = True
         return shrunk
 
@@ -339,8 +343,9 @@ def moments(
         How much to read, and how much at once, at most the model's context (a warning says so).
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
-        interrupted call goes on where it stopped and ends with the same bits. No text is stored,
-        and nothing of a model with hooks on it.
+        interrupted call goes on where it stopped and ends with the same bits. A method that needs
+        the eigenvectors of C_0 keeps these too. No text is stored, and nothing of a model with
+        hooks on it.
 
     Returns
     -------
@@ -370,7 +375,7 @@ def moments(
         done |= fresh
     fewest = min((int(done[layer]["tokens"]) for layer in layers), default=0)
     fourth = {layer: float(done[layer]["fourth"]) for layer in layers}
-    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest, fourth)
+    return Moments({layer: done[layer]["C0"] for layer in layers}, fewest, fourth, cache)
 
 
 def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:

@@ -20,6 +20,7 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -129,9 +130,14 @@ def lemma_4_1(
     u, _ = column_space(v_f, V_f.dtype)  # (d, r)
     w_k = w @ k_f  # (d, n)
     b = alpha * (w @ c0) @ w.T + beta * w_k @ w_k.T + lam * w @ w.T  # (d, d)
-    solved, _ = _solve(b, w_k)  # B⁻¹ W K_f, (d, n)
-    edited = w + beta * (v_star - w_k) @ (solved.T @ w)  # (d, n) @ (n, m) -> (d, m)
+    edited = w + beta * (v_star - w_k) @ _ridge(b, w_k, w)  # (d, n) @ (n, m) -> (d, m)
     return ((1 + eps) * edited - u @ (u.T @ edited)).to(W.dtype)
+
+
+def _ridge(b: torch.Tensor, w_k: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """(W K_f)ᵀ B⁻¹ W, (n, m), of B (d, d), W K_f (d, n) and W (d, m)."""
+    solved, _ = _solve(b, w_k)  # B⁻¹ W K_f, (d, n)
+    return solved.T @ w
 
 
 def spectrum(C0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -245,11 +251,12 @@ def lemma_5_1(
     """The change X = Δ P_0 that solves Lemma 5.1 (P_0 = basis basisᵀ) exactly.
 
     X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all X = X P_0
-    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam > 0
-    the minimiser is unique; for lam = 0 this is the one of smallest norm, the limit of lam → 0.
+    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam = 0
+    this is the minimiser of smallest norm, the limit of lam → 0.
 
-    general adds tr(X general Xᵀ) (see `_whitened`). Without a basis there is no hard null space;
-    with zero = 0 that is `memit`.
+    general adds tr(X general Xᵀ): with L Lᵀ = lam I + basisᵀ general basis, L⁻¹ basisᵀ K_f takes
+    the place of basisᵀ K_f, and 1 that of lam. Without a basis there is no hard null space; with
+    zero = 0 that is `memit`.
 
     Parameters
     ----------
@@ -278,53 +285,67 @@ def lemma_5_1(
     The paper, Lemma 5.1, Eqs. 12 and 32.
     """
     arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
-    k = q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
+    arguments |= {} if basis is None else {"basis": basis}
+    w, k_f, v_star, v_f, *rest = _lemma_5_1_arguments(arguments, zero, forget, lam)
+    q = rest[0] if rest else None  # None: all directions, without an m × m identity
+    factor = None
     if general is not None:
         _, g = _float64({"general": "mm"}, W=W, general=general)
-        q, k = _whitened(q, k, g, lam)
-        lam = 1.0
-    a, gamma, b = _thin_svd(k, K_f.dtype)  # (q, r), (r,), (n, r)
-    space = column_space(v_f, V_f.dtype)  # (d, s), (s,)
-    w_b = w @ (k_f @ b)  # (d, r): W K_f B
-    h = (forget * (v_star @ b - w_b) - zero * v_f @ (v_f.T @ w_b)) * gamma  # (d, r)
-    z = _diagonal(h, gamma, space, zero, forget, lam)
-    return (z @ (q @ a).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+        factor, lam = _factor_within(q, g, lam), 1.0  # (q, q)
+    a, gamma, b = _thin_svd(_lowered(k_f, factor, q), K_f.dtype)  # (q, r), (r,), (n, r)
+    terms = _Terms(w @ (k_f @ b), v_star @ b, v_f, zero, forget, lam)  # their columns turned by B
+    z = _diagonal(terms, gamma, column_space(v_f, V_f.dtype))
+    return (z @ _raised(a, factor, q).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+
+
+def _lowered(
+    k: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
+) -> torch.Tensor:
+    """L⁻¹ basisᵀ of keys (m, n): (q, n). L may be a number, and is 1 where there is none."""
+    inside = k if q is None else q.T @ k  # (q, m) @ (m, n) -> (q, n)
+    if factor is None or not factor.ndim:
+        return inside if factor is None else inside / factor
+    return torch.linalg.solve_triangular(factor, inside, upper=False)
+
+
+def _raised(
+    x: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
+) -> torch.Tensor:
+    """Basis L⁻ᵀ of x (q, n): (m, n), the transpose of what `_lowered` does."""
+    if factor is not None:
+        by_columns = factor.ndim > 0
+        x = torch.linalg.solve_triangular(factor.T, x, upper=True) if by_columns else x / factor
+    return x if q is None else q @ x  # (m, q) @ (q, n) -> (m, n)
 
 
 def _diagonal(
-    h: torch.Tensor,
-    gamma: torch.Tensor,
-    space: tuple[torch.Tensor, torch.Tensor],
-    zero: float,
-    forget: float,
-    lam: float,
+    terms: _Terms, gamma: torch.Tensor, space: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
     """Eq. 32 where it is diagonal: the right-hand side h (d, r), each entry by its factor.
 
     With basisᵀ K_f = A Γ Bᵀ and V_f = U Σ Rᵀ, whose U (d, s) and Σ (s,) are the `space`, entry
     (i, j) has the factor 1 / ((zero Σ_i² + forget) Γ_j² + lam); off the span of U all Σ_i are 0.
+    The terms are those of K_f B and V_star B.
     """
+    h = -terms.pull(terms.w_k) * gamma  # (d, r)
     u, sigma = space
     h_u = u.T @ h  # (s, r): inside the span of V_f; the rest of h meets Σ = 0
-    stiff = zero * sigma[:, None] ** 2 + forget  # (s, 1)
-    outside = (h - u @ h_u) * _reciprocal(forget * gamma**2 + lam)  # (d, r)
-    inside = u @ (h_u * _reciprocal(stiff * gamma**2 + lam))  # (d, r)
+    stiff = terms.zero * sigma[:, None] ** 2 + terms.forget  # (s, 1)
+    outside = (h - u @ h_u) * _reciprocal(terms.forget * gamma**2 + terms.lam)  # (d, r)
+    inside = u @ (h_u * _reciprocal(stiff * gamma**2 + terms.lam))  # (d, r)
     return outside + inside
 
 
-def _whitened(
-    q: torch.Tensor, k: torch.Tensor, general: torch.Tensor, lam: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """basis L⁻ᵀ (m, q) and L⁻¹ k (q, n), with L Lᵀ = lam I + basisᵀ general basis."""
-    m = q.T @ general @ q  # (q, m) @ (m, m) @ (m, q) -> (q, q)
+def _factor_within(
+    q: torch.Tensor | None, general: torch.Tensor, lam: float
+) -> torch.Tensor:
+    """L (q, q), with L Lᵀ = lam I + basisᵀ general basis; `ValueError` where that is singular."""
+    m = general.clone() if q is None else q.T @ general @ q  # (q, m) @ (m, m) @ (m, q) -> (q, q)
     m.diagonal().add_(lam)
     factor, failed = torch.linalg.cholesky_ex(m)
     if failed:
         raise ValueError("general + lam I is not positive definite: give a larger lam")
-    k = torch.linalg.solve_triangular(factor, k, upper=False)
-    q = torch.linalg.solve_triangular(factor, q.T, upper=False).T
-    return q, k
+    return factor
 
 
 def lemma_5_1_kronecker(
@@ -363,8 +384,8 @@ def lemma_5_1_kronecker(
     ----------
     The paper, Eq. 13.
     """
-    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
     d, m = w.shape
     k = q @ (q.T @ k_f)  # P_0 K_f, (m, n)
     s = zero * v_f @ v_f.T + forget * torch.eye(d, dtype=w.dtype, device=w.device)  # (d, d)
@@ -421,8 +442,8 @@ def lemma_5_1_gd(
     ----------
     The paper, Section 5.1, Eq. 12.
     """
-    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f}
-    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, basis, zero, forget, lam)
+    arguments = {"W": W, "K_f": K_f, "V_star": V_star, "V_f": V_f, "basis": basis}
+    w, k_f, v_star, v_f, q = _lemma_5_1_arguments(arguments, zero, forget, lam)
     _weights(steps=steps or 0, lr=lr or 0.0, tol=tol)
     k = q.T @ k_f  # (q, m) @ (m, n) -> (q, n)
     terms = _Terms(w @ k_f, v_star, v_f, zero, forget, lam)
@@ -721,22 +742,13 @@ def _check_basis(q: torch.Tensor) -> None:
 
 
 def _lemma_5_1_arguments(
-    arguments: dict[str, torch.Tensor],
-    basis: torch.Tensor | None,
-    zero: float,
-    forget: float,
-    lam: float,
+    arguments: dict[str, torch.Tensor], zero: float, forget: float, lam: float
 ) -> list[torch.Tensor]:
-    """Lemma 5.1's W, K_f, V_star, V_f and basis in float64, checked with their weights.
-
-    A basis that is None is all directions.
-    """
-    if basis is None:
-        W = arguments["W"]
-        basis = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
-    tensors = _float64(**arguments, basis=basis)
+    """Lemma 5.1's tensors in float64, the basis last where there is one; all are checked."""
+    tensors = _float64(**arguments)
     _weights(zero=zero, forget=forget, lam=lam)
-    _check_basis(tensors[-1])
+    if "basis" in arguments:
+        _check_basis(tensors[-1])
     return tensors
 
 
@@ -783,15 +795,276 @@ def _reciprocal(x: torch.Tensor) -> torch.Tensor:
 def _solve(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """a⁺ b, and the part of b outside the range of a, for a symmetric positive semi-definite a.
 
-    By Cholesky factorisation; where a pivot is rounding noise (a is numerically singular), by
-    eigenvectors. a: (size, size). b: (size, n), as both results.
+    By Cholesky factorisation; where a pivot or the smallest eigenvalue is rounding noise (a is
+    numerically singular), by eigenvectors. a: (size, size). b: (size, n), as both results.
     """
     factor, failed = torch.linalg.cholesky_ex(a)
     rounding = len(a) * torch.finfo(a.dtype).eps
+    # a direction that is noise may hide in pivots a thousand times as large as its eigenvalue
     if not failed and (factor.diagonal() ** 2 > rounding * a.diagonal()).all():
-        return torch.cholesky_solve(b, factor), torch.zeros_like(b)
+        if _smallest(factor) > rounding * a.norm():
+            return torch.cholesky_solve(b, factor), torch.zeros_like(b)
     values, vectors = torch.linalg.eigh((a + a.T) / 2)
     keep = values > rounding * values[-1]
     kept = vectors[:, keep]  # (size, rank)
     inside = kept.T @ b  # (rank, n)
     return kept @ (inside / values[keep, None]), b - kept @ inside
+
+
+def _smallest(factor: torch.Tensor) -> float:
+    """About the smallest eigenvalue of L Lᵀ, never less than it, by inverse iteration."""
+    places = torch.arange(len(factor), dtype=factor.dtype, device=factor.device)
+    x = torch.cos(places)[:, None]  # (size, 1): along no axis, and the same on every device
+    for _ in range(3):
+        x = torch.cholesky_solve(x / x.norm(), factor)
+    return 1 / float(x.norm())
+
+
+class Spared:
+    """What a change of W should not move, in factors: A + K_p K_pᵀ, to which keys are added.
+
+    A is general + lam I, within a basis where there is one. Its Cholesky factor L is made once, and
+    what each key of K_p adds (U = L⁻¹ K_p, and a row of the Cholesky factor of M = I + Uᵀ U) once a
+    key: an edit that spares what p edits before it changed costs O(m² + m p + p²) for each of its
+    own keys, where a new factorisation costs O(m³).
+
+    All of it is for changes X with the price tr(X (A + K_p K_pᵀ) Xᵀ). With T = [(I − U M⁻¹ Uᵀ) L⁻¹;
+    M⁻¹ Uᵀ L⁻¹], Tᵀ T is the inverse of A + K_p K_pᵀ (Woodbury), by a sum without differences.
+
+    Parameters
+    ----------
+    factor : (q, q), or 0-dimensional
+        L; a number where A is a multiple of I, which needs a basis.
+    basis : (m, q), optional
+        Orthonormal basis of the directions that may change; by default all.
+    """
+
+    #: A's smallest eigenvalue against its largest entry, below which the factors are not used: with
+    #: 1e-4 a change is exact to about 1e-11, with this to about 1e-8.
+    LEAST = 1e-8
+
+    def __init__(self, factor: torch.Tensor, basis: torch.Tensor | None = None) -> None:
+        self.factor, self.basis = factor, basis
+        m, q = (len(factor), len(factor)) if basis is None else basis.shape
+        self.keys = factor.new_zeros(m, 0)  # K_p
+        self._inner = factor.new_zeros(q, 0)  # U, (q, p)
+        self._outer = factor.new_zeros(0, 0)  # the Cholesky factor of M, (p, p)
+
+    @classmethod
+    def of(
+        cls, general: torch.Tensor | None, *, lam: float, basis: torch.Tensor | None = None
+    ) -> Self | None:
+        """The factors without any keys.
+
+        Parameters
+        ----------
+        general : (m, m) or None
+            Symmetric and positive semi-definite, such as alpha C_0; None for nothing but lam I,
+            inside a basis.
+        lam : float
+            Weight of the size of a change.
+        basis : (m, q), optional
+            Orthonormal basis of the directions that may change; by default all.
+
+        Returns
+        -------
+        Spared or None
+            None where general + lam I is singular, or so nearly that the factors would be
+            inexact: then the solves of this module, which take all keys at once, stand in.
+
+        Raises
+        ------
+        ValueError
+            For neither general nor a basis, and see the module.
+        """
+        _weights(lam=lam)
+        q = None
+        if basis is not None:
+            (q,) = _float64(basis=basis)
+            _check_basis(q)
+        if general is None:
+            if q is None:
+                raise ValueError("give general, a basis or both")
+            return cls(q.new_tensor(lam**0.5), q) if lam else None
+        other = {} if q is None else {"basis": q}
+        g, *_ = _float64({"general": "mm"}, general=general, **other)
+        try:
+            factor = _factor_within(q, g, lam)
+        except ValueError:
+            return None
+        if not len(factor) or _smallest(factor) < cls.LEAST * float(factor.norm(dim=1).max()) ** 2:
+            return None  # the largest row of L has the length of the root of A's largest entry
+        return cls(factor, q)
+
+    def spare(self, K_p: torch.Tensor | None) -> Self:
+        """Have these keys spared and no others; those that were spared before cost nothing again.
+
+        Keys that are first in the same order are kept, what comes after them is made anew.
+
+        Parameters
+        ----------
+        K_p : (m, p) or None
+            Each key times the square root of its weight; None for no keys.
+
+        Returns
+        -------
+        Spared
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            See the module.
+        """
+        keys = self.keys[:, :0]
+        if K_p is not None and K_p.numel():
+            _, keys = _float64({"one": "m1"}, one=self.keys.new_zeros(len(keys), 1), K_p=K_p)
+        shared = min(keys.shape[1], self.keys.shape[1])
+        equal = (keys[:, :shared] == self.keys[:, :shared]).all(0)  # (m, shared) -> (shared,)
+        same = int(equal.cumprod(0).sum())
+        self._inner, self._outer = self._inner[:, :same], self._outer[:same, :same]
+        if same < keys.shape[1]:
+            self._add(keys[:, same:])
+        self.keys = keys
+        return self
+
+    def _add(self, keys: torch.Tensor) -> None:
+        """Border the factors by further keys (m, b)."""
+        new = _lowered(keys, self.factor, self.basis)  # (q, b)
+        side = self._inner.T @ new  # (p, q) @ (q, b) -> (p, b)
+        side = torch.linalg.solve_triangular(self._outer, side, upper=False)
+        corner = new.T @ new - side.T @ side  # (b, b)
+        corner.diagonal().add_(1)
+        above = torch.cat([self._outer, torch.zeros_like(side)], 1)  # (p, p + b)
+        below = torch.cat([side.T, torch.linalg.cholesky(corner)], 1)  # (b, p + b)
+        self._outer = torch.cat([above, below])  # (p + b, p + b)
+        self._inner = torch.cat([self._inner, new], 1)  # (q, p + b)
+
+    def whiten(self, keys: torch.Tensor) -> torch.Tensor:
+        """T of keys.
+
+        Parameters
+        ----------
+        keys : (m, n)
+            In float64.
+
+        Returns
+        -------
+        (q + p, n)
+            Their squared lengths are what (A + K_p K_pᵀ)⁻¹ makes of the keys.
+        """
+        low = _lowered(keys, self.factor, self.basis)  # (q, n)
+        c = torch.cholesky_solve(self._inner.T @ low, self._outer)  # (p, n)
+        return torch.cat([low - self._inner @ c, c])  # (q + p, n)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        """Tᵀ of what `whiten` gives.
+
+        Parameters
+        ----------
+        x : (q + p, n)
+            In float64.
+
+        Returns
+        -------
+        (m, n)
+            Of whitened keys, (A + K_p K_pᵀ)⁻¹ of these keys.
+        """
+        q = len(self._inner)
+        low, c = x[:q], x[q:]  # (q, n), (p, n)
+        low = low + self._inner @ torch.cholesky_solve(c - self._inner.T @ low, self._outer)
+        return _raised(low, self.factor, self.basis)
+
+    def lemma_5_1(
+        self,
+        W: torch.Tensor,
+        K_f: torch.Tensor,
+        V_star: torch.Tensor,
+        V_f: torch.Tensor | None = None,
+        *,
+        zero: float = 0.0,
+        forget: float = 1.0,
+    ) -> torch.Tensor:
+        """The change X that `zu.solve.lemma_5_1` gives for general = A + K_p K_pᵀ.
+
+        With zero = 0 that is also `memit` or, in a basis, `alphaedit`: then one n × n factorisation
+        is all that is left.
+
+        Parameters
+        ----------
+        W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
+            As there; V_f is not read where zero is 0.
+        zero, forget : float
+            Weights of the two terms.
+
+        Returns
+        -------
+        (d, m)
+            The change X, in W's dtype.
+
+        Raises
+        ------
+        ValueError
+            See the module.
+        """
+        w, k_f, v_star, *rest = _float64(
+            W=W, K_f=K_f, V_star=V_star, **({"V_f": V_f} if zero and V_f is not None else {}))
+        _weights(zero=zero, forget=forget)
+        k = self.whiten(k_f)  # (q + p, n)
+        if not rest:
+            ridge = forget * k.T @ k  # (n, n)
+            ridge.diagonal().add_(1)
+            pull = forget * (v_star - w @ k_f).T  # (d, n) -> (n, d)
+            z = torch.cholesky_solve(pull, torch.linalg.cholesky(ridge)).T  # (n, d) -> (d, n)
+            return (z @ self.back(k).T).to(W.dtype)  # (d, n) @ (n, m) -> (d, m)
+        a, gamma, b = _thin_svd(k, K_f.dtype)  # (q + p, r), (r,), (n, r)
+        terms = _Terms(w @ (k_f @ b), v_star @ b, rest[0], zero, forget, 1.0)
+        z = _diagonal(terms, gamma, column_space(rest[0], K_f.dtype))  # (d, r)
+        return (z @ self.back(a).T).to(W.dtype)  # (d, r) @ (r, m) -> (d, m)
+
+    def lemma_4_1(
+        self,
+        W: torch.Tensor,
+        K_f: torch.Tensor,
+        V_star: torch.Tensor,
+        V_f: torch.Tensor,
+        *,
+        beta: float,
+        eps: float = 0.0,
+    ) -> torch.Tensor:
+        """The new weight Ŵ that `zu.solve.lemma_4_1` gives, alpha C_0 + lam I being A + K_p K_pᵀ.
+
+        Parameters
+        ----------
+        W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
+            As there.
+        beta, eps : float
+            As there.
+
+        Returns
+        -------
+        (d, m)
+            The new weight Ŵ, in W's dtype; not a change.
+
+        Raises
+        ------
+        ValueError
+            Inside a basis, and see the module.
+        """
+        if self.basis is not None:
+            raise ValueError("basis: Lemma 4.1 changes W in all directions")
+        w, k_f, v_star, v_f = _float64(W=W, K_f=K_f, V_star=V_star, V_f=V_f)
+        _weights(beta=beta, eps=eps)
+        u, _ = column_space(v_f, V_f.dtype)  # (d, r)
+        w_k = w @ k_f  # (d, n)
+        # W times a root of what is spared: (d, m), (d, p) and (d, n) -> (d, m + p + n)
+        root = torch.cat([_times_lower(w, self.factor), w @ self.keys, beta**0.5 * w_k], 1)
+        edited = w + beta * (v_star - w_k) @ _ridge(root @ root.T, w_k, w)  # (d, m)
+        return ((1 + eps) * edited - u @ (u.T @ edited)).to(W.dtype)
+
+
+def _times_lower(x: torch.Tensor, lower: torch.Tensor, parts: int = 8) -> torch.Tensor:
+    """x (d, m) times a lower triangular matrix (m, m), whose zeros are mostly left out."""
+    size = -(-len(lower) // parts)
+    starts = range(0, len(lower), size)
+    return torch.cat([x[:, i:] @ lower[i:, i:i + size] for i in starts], 1)  # (d, m)

@@ -386,7 +386,7 @@ class Grid:
             with _stage(seconds, "moments"):
                 more = moments(reader.model, reader.tokenizer, lacking, texts.corpus or None,
                                tokens=texts.moment_tokens)
-            self.kept[key] = Moments({**found, **more}, more.tokens)
+            self.kept[key] = Moments({**found, **more}, more.tokens, kept=more.kept)
         return self.kept[key]
 
     def _metrics(self, forget: Facts, edit: Edit | None) -> dict:

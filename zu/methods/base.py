@@ -1,7 +1,7 @@
 """What a method is: its settings, what it needs, how a layer's problem is built and solved."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, field_validator
 
 from .. import descent, solve
 from ..chats import check_chat
+from ..data.cache import cache_file, digest, read_tensors, write_tensors
 from ..data.facts import Fact
 from ..edit import Edit
 from ..layouts import Layout, known
@@ -280,6 +281,9 @@ class Problem:
         root of its weight; None where there are none.
     spectrum : callable
         Gives the spectrum of C_0, see `zu.solve.spectrum`; called where it is needed.
+    keep : callable
+        Is given what decides, beside C_0, on a `zu.solve.Spared`, and a function that makes it;
+        returns it, made now or for an edit before. By default it is made each time.
     """
 
     W: torch.Tensor
@@ -289,6 +293,7 @@ class Problem:
     V_f: torch.Tensor
     K_p: torch.Tensor | None
     spectrum: Callable[[], tuple]
+    keep: Callable[[Hashable, Callable[[], Any]], Any] = lambda about, make: make()
 
 
 @dataclass(frozen=True)
@@ -528,6 +533,7 @@ class Located(Settings):
             V_f=V_f,
             K_p=self.keys_to_keep(job, layer),
             spectrum=partial(_spectrum, job, layer, C0),
+            keep=partial(_kept, job, layer, moments[layer]),
         )
         new = job.layout.stored(layer, self.solve(problem))
         edit.set(weight_name(job.model, layer), new)
@@ -742,12 +748,32 @@ def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
 def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
     """Eigenvalues (m,) and eigenvectors (m, m) of C0 (m, m), found once a job or shared reading."""
 
-    def find(_: torch.Tensor) -> list[torch.Tensor]:
-        return [part.cpu() for part in solve.spectrum(C0)]
+    def find(x: torch.Tensor) -> list[torch.Tensor]:
+        # another process finds them beside the moments that they are of
+        kept = getattr(getattr(job, "moments", None), "kept", False)
+        path = cache_file("moments", f"spectrum {digest({'C0': x})}") if kept else None
+        there = path and read_tensors(path, "values", "vectors")
+        if there:
+            return [there["values"], there["vectors"]]
+        values, vectors = (part.cpu() for part in solve.spectrum(C0))
+        if path:
+            write_tensors(path, {"values": values, "vectors": vectors})
+        return [values, vectors]
 
     # kept on the CPU, as moments are
     found = job.reader.once(("spectrum", layer), C0.cpu(), find)
     return tuple(part.to(C0.device) for part in found)
+
+
+def _kept(
+    job: Job, layer: int, C0: torch.Tensor, about: Hashable, make: Callable[[], Any]
+) -> Any:
+    """What is made of C0 (m, m) for a layer, kept by a shared reader: the last one of each layer.
+
+    It takes as much memory as C0, and is of no use to the one call of a reader of its own.
+    """
+    where = job.layout.matrix(layer).device  # the factors stay where they are used
+    return job.reader.once(("spared", layer), C0, lambda _: make(), (about, str(where)))
 
 
 class Sparing(Located):

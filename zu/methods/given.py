@@ -85,7 +85,7 @@ def check_moments(s: Method, job: Job) -> None:
             )
     for layer, C0 in (s.moments or {}).items():
         size = job.layout.matrix(layer).shape[1] if layer in own else None
-        if fault := _fault(C0, size):
+        if fault := _fault_once(job.reader, layer, C0, size):
             raise ValueError(f"moments of layer {layer} {fault}: read them again with zu.moments")
 
 
@@ -120,6 +120,14 @@ def of_moments(s: Method, job: Job) -> list[str]:
                 f"{2 * needed:,})), or shrink what there is (zu.moments(...).shrink())"
             ]
     return []
+
+
+def _fault_once(reader: Reader, layer: int, C0: Any, size: int | None) -> str:
+    """`_fault`, looked for once in the moments that a shared reader is given again and again."""
+    if not isinstance(C0, torch.Tensor) or not C0.numel():
+        return _fault(C0, size)
+    found: str = reader.once(("fault", layer), C0, lambda x: _fault(x, size), size)
+    return found
 
 
 def _fault(C0: Any, size: int | None) -> str:

@@ -1,7 +1,7 @@
 """The methods that locate and edit: ROME, MEMIT, AlphaEdit, three ZeroUnlearns, anchored."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -102,6 +102,45 @@ def general(p: Problem, alpha: float, weight: float) -> torch.Tensor:
     return alpha * p.C0 + spared
 
 
+def spared(
+    p: Problem,
+    *,
+    alpha: float = 0.0,
+    lam: float = 0.0,
+    weight: float = 1.0,
+    basis: torch.Tensor | None = None,
+    about: Hashable = (),
+) -> solve.Spared | None:
+    """α C_0 + lam I and the keys to spare, in factors that an edit before may have left.
+
+    Parameters
+    ----------
+    p : Problem
+        With C_0 (m, m), and the keys to spare (m, p) where there are any.
+    alpha, lam : float
+        Weights of C_0 and of the size of a change.
+    weight : float
+        Weight of a fact to forget.
+    basis : (m, q), optional
+        The directions that may change, made of C_0.
+    about : hashable
+        What else decides on the basis.
+
+    Returns
+    -------
+    Spared or None
+        None where α C_0 + lam I is singular or nearly so, see `zu.solve.Spared.of`.
+    """
+    def make() -> solve.Spared | None:
+        general = None if basis is not None and not alpha else alpha * p.C0
+        return solve.Spared.of(general, lam=lam, basis=basis)
+
+    found = p.keep((alpha, lam, basis is None, about), make)
+    if found is None:
+        return None
+    return found.spare(None if p.K_p is None else weight**0.5 * p.K_p)
+
+
 class Memit(Sparing):
     """MEMIT: a ridge edit of all facts at once.
 
@@ -135,6 +174,9 @@ class Memit(Sparing):
         torch.Tensor
             (d, m), float64.
         """
+        factors = spared(p, alpha=self.alpha)
+        if factors is not None:
+            return p.W + factors.lemma_5_1(p.W, p.K_f, p.V_star)
         kept = general(p, self.alpha, 1)
         return p.W + solve.memit(p.W, p.K_f, p.V_star, kept, alpha=1)
 
@@ -201,6 +243,11 @@ class AlphaEdit(Sparing):
             (d, m), float64.
         """
         basis = self.null_space(p)
+        factors = None
+        if p.K_p is not None:  # without them the basis is all that is needed
+            factors = spared(p, lam=self.lam, basis=basis, about=(self.share, self.threshold))
+        if factors is not None:
+            return p.W + factors.lemma_5_1(p.W, p.K_f, p.V_star)
         return p.W + solve.alphaedit(p.W, p.K_f, p.V_star, basis, lam=self.lam, K_p=p.K_p)
 
     def remedies(self) -> tuple[list[str], list[str]]:
@@ -277,6 +324,11 @@ class ZeroUnlearn(Truthful, Sparing):
             (d, m), float64.
         """
         V_f = p.V_f if self.project else torch.zeros_like(p.V_f)  # the zero matrix spans nothing
+        factors = spared(p, alpha=self.alpha, lam=self.lam, weight=self.beta)
+        if factors is not None:
+            return factors.lemma_4_1(
+                p.W, p.K_f, p.V_star, V_f, beta=self.beta, eps=self.eps
+            )
         kept = general(p, self.alpha, self.beta)
         weights = {"alpha": 1, "beta": self.beta, "lam": self.lam}  # alpha is in `kept`
         return solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, V_f, **weights, eps=self.eps)
@@ -350,8 +402,14 @@ class Exact(Truthful, AlphaEdit):
             (d, m), float64.
         """
         terms = self.terms(p)
-        if p.K_p is not None:
-            terms["general"] = self.forget * p.K_p @ p.K_p.T  # (m, p) @ (p, m)
+        if p.K_p is None:
+            return p.W + solve.lemma_5_1(W=p.W, **terms)
+        factors = spared(p, lam=self.lam, weight=self.forget, basis=terms["basis"],
+                         about=(self.share, self.threshold))
+        if factors is not None:
+            del terms["basis"], terms["lam"]  # which are in the factors
+            return p.W + factors.lemma_5_1(p.W, **terms)
+        terms["general"] = self.forget * p.K_p @ p.K_p.T  # (m, p) @ (p, m)
         return p.W + solve.lemma_5_1(W=p.W, **terms)
 
 
@@ -574,11 +632,13 @@ class Anchored(Sparing):
             (d, m), float64.
         """
         U = solve.column_space(p.V_f, torch.float32)[0]  # (d, n) -> (d, k), k its rank
+        factors = spared(p, alpha=self.alpha, lam=self.lam)
+        if factors is not None:
+            return p.W + factors.lemma_5_1(p.W, p.K_f, p.V_star, U, zero=self.zero)
         kept = general(p, self.alpha, 1)
-        change = solve.lemma_5_1(
+        return p.W + solve.lemma_5_1(
             p.W, p.K_f, p.V_star, U, zero=self.zero, lam=self.lam, general=kept
         )
-        return p.W + change
 
 
 def answered(job: Job) -> torch.Tensor:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..carried import at_first, edits_on
 from ..edit import Edit, EditError
-from ..models import fingerprint
 from ..scores import perplexity
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def judge(s: Method, job: Job, edit: Edit, was: float) -> float:
     """
     reader = job.reader
     few = _with_edit(s, reader, FEW)
+    if not reader.single_call:  # what a later edit starts from
+        reader.prose[reader.fingerprint(), FEW] = few
     if few <= SUSPECT * was:
         return few
     edit.restore()
@@ -140,7 +141,7 @@ def _remembered(reader: Reader, tokens: int) -> float:
     """Perplexity of the model as it is: a reader that is given keeps it."""
     if reader.single_call:
         return _read(reader, tokens)
-    about = fingerprint(reader.model), tokens
+    about = reader.fingerprint(), tokens
     if about not in reader.prose:
         reader.prose[about] = _read(reader, tokens)
     return reader.prose[about]

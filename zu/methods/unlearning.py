@@ -11,7 +11,7 @@ import torch
 from ..carried import edits_on
 from ..data.facts import Fact, as_facts
 from ..edit import Edit, EditError
-from ..models import fingerprint, resolve_layers, weight_name
+from ..models import resolve_layers, weight_name
 from ..modes import settled
 from ..probes import layout
 from ..reader import Reader
@@ -140,7 +140,7 @@ def unlearn(
     job = Job(reader, list(as_facts(facts)), layers, list(as_facts(anchors)), earlier)
     for message in _checked(s, job):
         warnings.warn(message, stacklevel=2)
-    with settled(model):
+    with settled(model), reader.checked():
         return _made(s, job)
 
 
@@ -187,7 +187,6 @@ def _made(s: Method, job: Job) -> Edit:
     """
     job.layers = s.edited(job.layers)
     job.reader.bind(job.layers[0])
-    job.reader.check()
     about = s.model_dump() | {"layers": list(job.layers), "chat": job.wording.chat}
     edit = Edit(job.model, method=s.name, settings=about, facts=len(job.facts))
     was = ruin.before(job) if s.check else None
@@ -199,7 +198,7 @@ def _made(s: Method, job: Job) -> Edit:
         s.make(job, edit)
         if not edit.changed:
             raise EditError(_in_vain(s, edit))
-        edit.measure(job.moments or {})
+        edit.measure(job.moments or {}, job.reader.energies)
         now = None if was is None else ruin.judge(s, job, edit, was)
     except BaseException:  # an interrupt too leaves the model as it was
         edit.restore()
@@ -316,7 +315,7 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
     model is another one now, unless that is because of the earlier edits of the job.
     """
     reader = job.reader
-    now = fingerprint(reader.model)
+    now = reader.fingerprint()
     if not job.earlier and now != reader.moments_of:
         reader.moments = {}
     lacking = [layer for layer in job.layers if layer not in reader.moments]
@@ -328,7 +327,7 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
                 stacklevel=5,  # at the call of `unlearn`
             )
         more = read_moments(reader.model, reader.tokenizer, lacking)
-        reader.moments = Moments(reader.moments | more, more.tokens)
+        reader.moments = Moments(reader.moments | more, more.tokens, kept=more.kept)
         reader.moments_of = now
     return reader.moments
 
@@ -338,7 +337,7 @@ def _remembered(job: Job) -> dict[int, torch.Tensor] | None:
     reader = job.reader
     if not reader.moments:
         return None
-    same = job.earlier or fingerprint(reader.model) == reader.moments_of
+    same = job.earlier or reader.fingerprint() == reader.moments_of
     return reader.moments if same else None
 
 
