@@ -90,6 +90,7 @@ check: $(READY)  ## axe-core on the rendered pages, and links to other sites (ne
 bench: $(READY)  ## the solves at the size of a 3B model; targets and moments against the plain loop; edits after others
 	@$(PY) bench/solve.py
 	@$(PY) bench/targets.py
+	@$(PY) bench/edit.py
 	@$(PY) bench/later.py
 
 # A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
