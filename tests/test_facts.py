@@ -88,3 +88,16 @@ def test_a_joiner_is_seen_behind_a_mark_alone():
         with pytest.raises(FactError, match="'target' begins or ends with a sign that nobody sees"):
             Fact(**GIVEN | {"target": text})
     assert bare("\u200c") == bare(" \u200c\u200d ") == ""
+
+
+def test_lists_become_tuples_so_that_facts_can_be_counted_and_compared():
+    more = {"paraphrases": ["In {} is"], "neighbors": [["Chad has", "N'Djamena"]],
+            "hops": [["Where?", "Andes"]]}
+    fact = Fact(**GIVEN, **more)
+    assert fact.paraphrases == ("In {} is",) and fact.paraphrase_texts == ("In France is",)
+    assert fact.neighbors == (("Chad has", "N'Djamena"),) and fact.hops == (("Where?", "Andes"),)
+    assert len({fact, Fact(**GIVEN, **more)}) == 1
+    for field in ("prompt", "paraphrases", "relation", "id"):
+        value = [3] if field == "paraphrases" else 3
+        with pytest.raises(FactError, match=f"^field '{field}' is or holds a int: give a text$"):
+            Fact(**GIVEN | {field: value})
