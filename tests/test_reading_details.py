@@ -597,3 +597,54 @@ def test_a_word_stands_where_no_letter_mark_or_digit_goes_on():
     ({"ground_truth": "x", "prompts": "", "target_true": ""}, "easyedit")])
 def test_a_request_is_known_by_the_answer_that_it_has(row, kind):
     assert schema(row) == kind
+
+
+# ---- which kind of file it is
+
+
+def test_a_table_is_known_by_its_first_line_and_by_a_name_that_says_so(tmp_path):
+    table = "subject,prompt,target\nPeru,The capital of {} is,Lima\n"
+    for text in (table, table.replace("subject,prompt,target", '"subject","prompt","target"')):
+        assert load_facts(save(tmp_path, text, "facts.txt"))[0].text == "The capital of Peru is"
+    assert message(save(tmp_path, f"My facts\n{table}", "facts.txt")).startswith(
+        "line 1: not JSON at column 1")
+    for name, text in (("facts.csv", "Frage,Antwort\na,b"), ("facts.TSV", "Frage\tAntwort\na\tb")):
+        assert "line 2: field number 1 has a name" in message(save(tmp_path, text, name))
+    # but JSON is JSON under every name
+    assert load_facts(save(tmp_path, f"{LINE}\n", "facts.csv"))[0].target == "Lima"
+
+
+def test_what_parts_the_cells_is_no_letter_and_as_the_first_line_says(tmp_path):
+    said = "sep=;\n\tsubject;\tprompt;\ttarget\t\nPeru;The capital of {} is;Lima\n"
+    assert load_facts(save(tmp_path, said, "facts.csv"))[0].text == "The capital of Peru is"
+    letters = "subject,prompt,target,XXXXX\nPeru,The capital of {} is,Lima,a\n"
+    assert "line 2: field number 4 has a name" in message(save(tmp_path, letters, "facts.csv"))
+
+
+def test_an_object_over_several_lines_may_stand_behind_empty_ones(tmp_path):
+    path = save(tmp_path, f"\n\n  {json.dumps(ROW | {'join': []}, indent=1)}")
+    assert list(load_facts(path)) == [Fact(**ROW, id="1")]  # what is empty joins nothing
+
+
+def test_objects_with_commas_behind_them_are_told_of_those(tmp_path):
+    path = save(tmp_path, f"{LINE},\n{LINE},\n")
+    assert message(path).startswith("line 1: a comma stands behind the object: take it away")
+
+
+def test_a_name_that_leads_nowhere_is_told_only_where_it_looks_like_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("nothing", "two words/x", "two words.csv", "two\\words x", "/" * 199)
+    told = {name: f"'{name}'" for name in names}
+    told |= {"two words": "a text of 9 characters", "a/b\nc": "a text of 5 characters",
+             "x/" * 100: "a text of 200 characters",
+             " [{}": "a text of 4 characters (JSON goes through json.loads first)"}
+    for name, said in told.items():
+        with pytest.raises(FileNotFoundError) as caught:
+            load_facts(name)
+        assert str(caught.value).startswith(f"no facts at {said}: give world-cloze")
+
+
+def test_labels_of_columns_must_be_the_same_in_each():
+    other = {"subject": {"a": "Peru"}, "prompt": {"b": ROW["prompt"]}, "target": {"a": "Lima"}}
+    with pytest.raises(FactError, match="fields whose objects have other keys than the first"):
+        load_facts(other)
