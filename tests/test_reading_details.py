@@ -506,9 +506,16 @@ def test_wordings_and_neighbours_are_read_under_each_of_their_names():
     (fact,) = load_facts([unke])
     assert fact.subject == "Peru" and fact.prompt == "Which city leads {}?"
     assert fact.paraphrases == ("Who leads Peru?", "Peru's first city?")
-    (fact,) = load_facts([EASY | {"rephrase": "[Peru's] leader is", "locality_prompts": ["Oslo is"],
+    (fact,) = load_facts([EASY | {"locality_prompts": ["Oslo is"],
                                   "locality_ground_truths": ["cold"]}])
-    assert fact.neighbors == (("Oslo is", "cold"),) and fact.paraphrases == ("[Peru's] leader is",)
+    assert fact.neighbors == (("Oslo is", "cold"),)
+
+
+def test_a_cell_that_only_begins_in_brackets_is_a_text():
+    import pandas as pd
+
+    frame = pd.DataFrame([EASY | {"rephrase": "[Peru's] leader is"}])
+    assert load_facts(frame)[0].paraphrases == ("[Peru's] leader is",)
 
 
 def test_neighbours_of_rwku_stay_beside_those_of_other_rows_and_rows_that_cannot_be_read():
@@ -544,6 +551,11 @@ def test_of_a_data_frames_index_what_is_a_field_is_read_and_the_rest_left():
 
     frame = pd.DataFrame([ROW | {"batch": 4, "paraphrases": pd.NA}]).set_index(["batch", "subject"])
     assert list(load_facts(frame)) == [Fact(**ROW, id="1")]
+    # what pandas has for nothing is nothing in a row or a column too
+    nothing = {"paraphrases": pd.NA, "neighbors": float("nan"), "relation": pd.NaT}
+    columns = {field: pd.Series([value], dtype=object) for field, value in (ROW | nothing).items()}
+    for source in ([ROW | nothing], columns):
+        assert list(load_facts(source)) == [Fact(**ROW, id="1")]
 
 
 # ---- tables of columns, by name
