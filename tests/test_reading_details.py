@@ -506,6 +506,8 @@ def test_wordings_and_neighbours_are_read_under_each_of_their_names():
     (fact,) = load_facts([unke])
     assert fact.subject == "Peru" and fact.prompt == "Which city leads {}?"
     assert fact.paraphrases == ("Who leads Peru?", "Peru's first city?")
+    with pytest.warns(UserWarning, match="the subject does not stand in what is asked once"):
+        assert load_facts([unke | {"subject": "Chad"}])[0].subject == ""
     (fact,) = load_facts([EASY | {"locality_prompts": ["Oslo is"],
                                   "locality_ground_truths": ["cold"]}])
     assert fact.neighbors == (("Oslo is", "cold"),)
@@ -660,3 +662,12 @@ def test_labels_of_columns_must_be_the_same_in_each():
     other = {"subject": {"a": "Peru"}, "prompt": {"b": ROW["prompt"]}, "target": {"a": "Lima"}}
     with pytest.raises(FactError, match="fields whose objects have other keys than the first"):
         load_facts(other)
+
+
+@pytest.mark.parametrize("row, told", [
+    ({"subject": "Peru", "mine": 3}, ""), ({"prompt": "It is", "mine": 3}, "; missing: 'target'"),
+    ({"mine": 3}, ""), ({"targt": "Lima", "prompt": "It is"}, "; is it meant to be 'target'?")])
+def test_what_is_missing_is_told_where_some_of_it_is_there(row, told):
+    with pytest.raises(FactError) as caught:
+        load_facts([row])
+    assert str(caught.value).endswith(f"hops, join{told}")
