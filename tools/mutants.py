@@ -56,7 +56,7 @@ METHODS = ["test_methods_details.py", "test_objectives.py"]
 TESTS = {
     "zu/solve.py": ["test_solve.py", "test_solve_edges.py"],
     "zu/scores.py": ["test_scores.py", "test_scores_by_hand.py", "test_unreadable.py"],
-    "zu/edit.py": ["test_edit_by_hand.py"],
+    "zu/edit.py": ["test_edit_by_hand.py", "test_export.py"],
     "zu/data/readers.py": READING,
     "zu/data/collecting.py": READING,
     "zu/data/memory.py": READING,
