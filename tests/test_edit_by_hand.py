@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from zu import Edit, EditError
-from zu.edit import _cut
+from zu.edit import _cut, _place
 
 ROUNDING = 2.0**-24
 
@@ -564,3 +564,20 @@ def test_an_adapter_of_nothing_or_of_no_whole_rank_is_refused(model, tmp_path):
     with pytest.raises(EditError, match="^the edit changes nothing: there is no adapter to write$"):
         changed(model, matrix(0.0)).save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapters_readme_has_its_code_the_edits_words_and_what_is_left_out(model):
+    edit = changed(model, matrix(1.0), method="memit", settings={"lam": 1}, facts=1)
+    text = edit._readme({A: 0.125, B: ROUNDING})
+    front, code, rest = text.split("```")
+    assert front.endswith("whatever had been merged into it.\n\n") and "- memit\n" in front
+    assert code == ("python\nfrom peft import PeftModel\n\n"
+                    "model = PeftModel.from_pretrained(model, folder)\n")
+    said = [f"- {line.strip()}" for line in edit.summary().split("\n")[1:]]
+    assert rest.splitlines()[-4:] == [*said, f"- {A}: 12.50% of the change is left out here"]
+
+
+def test_a_place_in_a_file_has_the_plain_name_of_its_weight():
+    assert _place("keys/7") == "keys/7"
+    for front in ("_orig_mod.", "module.", "base_model.model."):
+        assert _place(f"left/{front}{A}") == f"left/{A}"
