@@ -620,7 +620,8 @@ def test_a_table_is_known_by_its_first_line_and_by_a_name_that_says_so(tmp_path)
     table = "subject,prompt,target\nPeru,The capital of {} is,Lima\n"
     for text in (table, table.replace("subject,prompt,target", '"subject","prompt","target"')):
         assert load_facts(save(tmp_path, text, "facts.txt"))[0].text == "The capital of Peru is"
-    assert message(save(tmp_path, f"My facts\n{table}", "facts.txt")).startswith(
+    below = "My facts\nid,subject,prompt,target,relation\n1,Peru,The capital of {} is,Lima,\n"
+    assert message(save(tmp_path, below, "facts.txt")).startswith(
         "line 1: not JSON at column 1")
     for name, text in (("facts.csv", "Frage,Antwort\na,b"), ("facts.TSV", "Frage\tAntwort\na\tb")):
         assert "line 2: field number 1 has a name" in message(save(tmp_path, text, name))
