@@ -2,6 +2,7 @@
 
 And what several files of tests share beside them.
 """
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,16 +80,44 @@ def folders(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="session")
+def fresh(folders):
+    """A function that gives a fresh (model, tokenizer): a copy of what is loaded once a session."""
+    once = {}
+
+    def copied(name):
+        if name not in once:
+            once[name] = zu.load_model(folders[name], device="cpu")
+        return copy.deepcopy(once[name])
+
+    return copied
+
+
 @pytest.fixture(params=["llama", "qwen3"])
-def tiny(request, folders):
+def tiny(request, fresh):
     """A fresh (model, tokenizer) of each architecture."""
-    return zu.load_model(folders[request.param], device="cpu")
+    return fresh(request.param)
 
 
 @pytest.fixture(params=["gemma", "gemma2", "gemma3"])
-def gemma(request, folders):
+def gemma(request, fresh):
     """A fresh (model, tokenizer) of each Gemma: other norms, soft caps, sliding windows."""
-    return zu.load_model(folders[request.param], device="cpu")
+    return fresh(request.param)
+
+
+@pytest.fixture(scope="session")
+def general():
+    """A function that gives moments of a model of `folders`, read once a session."""
+    once = {}
+
+    def read(model, tokenizer, layers, texts):
+        key = model.name, *layers
+        if key not in once:
+            once[key] = zu.moments(model, tokenizer, layers, texts, tokens=640, window=32,
+                                   cache=False)
+        return copy.deepcopy(once[key])
+
+    return read
 
 
 @pytest.fixture
@@ -104,15 +133,21 @@ def spoil():
     return put
 
 
-@pytest.fixture(params=[
-    pytest.param((float("nan"), [399]), id="one NaN"),
-    pytest.param((float("nan"), None), id="all NaN"),
-    pytest.param((float("inf"), [7]), id="one +inf"),
-    pytest.param((float("-inf"), None), id="all -inf"),
-])
+#: What no logits may be, for `spoil`: NaN or +∞ at a token, −∞ at all of them.
+BROKEN = {"one NaN": (float("nan"), [399]), "all NaN": (float("nan"), None),
+          "one +inf": (float("inf"), [7]), "all -inf": (float("-inf"), None)}
+
+
+@pytest.fixture(params=BROKEN.values(), ids=BROKEN)
 def broken(request):
-    """What no logits may be, for `spoil`: NaN or +∞ at a token, −∞ at all of them."""
+    """Each of `BROKEN`."""
     return request.param
+
+
+@pytest.fixture
+def every_broken():
+    """All of `BROKEN`, for a test that needs one model for them."""
+    return BROKEN.values()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 import builtins
 import re
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def test_every_chapter_with_code_ends_with_a_block_to_copy():
     assert all(BLOCKS.values())
 
 
+owners_of_modules = cache(metadata.packages_distributions)  # it reads the files of all that is here
+
+
+@cache
 def installed_with(name, extras=()):
     """The distributions that `pip install name[extras]` brings, as far as they are here."""
     found, todo = set(), [Requirement(f"{name}[{','.join(extras)}]")]
@@ -47,7 +52,7 @@ def only_zu(request, monkeypatch):
     chapter = request.node.callspec.params["chapter"] if hasattr(request.node, "callspec") else ""
     text = "".join(BLOCKS.get(chapter, ()))
     extras = (re.findall(r'# pip install -e "\.\[(.*)\]"', text) or ["embedded"])[0].split(",")
-    there, owners = installed_with("zu-unlearning", extras), metadata.packages_distributions()
+    there, owners = installed_with("zu-unlearning", tuple(extras)), owners_of_modules()
     plain, refused = builtins.__import__, []
 
     def look(name, globals=None, locals=None, fromlist=(), level=0):
@@ -64,9 +69,9 @@ def only_zu(request, monkeypatch):
 
 
 def test_what_a_block_may_import_is_what_zu_brings(only_zu):
-    assert {"torch", "transformers", "gguf"} <= installed_with("zu-unlearning", ["embedded"])
+    assert {"torch", "transformers", "gguf"} <= installed_with("zu-unlearning", ("embedded",))
     more = {"pytest", "jupytext", "lm-eval", "datasets", "snakemake", "pandas", "matplotlib"}
-    assert not more & installed_with("zu-unlearning", ["embedded"])
+    assert not more & installed_with("zu-unlearning", ("embedded",))
     exec("import json, torch, gguf", {"__name__": "__main__"})
     with pytest.raises(ModuleNotFoundError, match="jupytext"):
         exec("import jupytext", {"__name__": "__main__"})
@@ -88,7 +93,7 @@ def test_the_block_runs_alone(chapter, folders, tmp_path, monkeypatch, only_zu):
                             facts[:30], facts.name, facts.rule))
     for name in ("zu.second_moments", "zu.methods.unlearning.read_moments"):
         monkeypatch.setattr(
-            name, lambda *given, **more: moments(*given, **more | {"tokens": 2048, "window": 64}))
+            name, lambda *given, **more: moments(*given, **more | {"tokens": 512, "window": 64}))
     monkeypatch.setattr(zu.Facts, "sample", lambda self, n, seed: sample(self, min(n, 6), seed))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book").symlink_to(BOOK)

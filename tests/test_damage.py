@@ -15,10 +15,10 @@ from zu.methods import DamageWarning, ruin
 
 
 @pytest.fixture
-def job(tiny, facts, texts, cache):
+def job(tiny, facts, texts, cache, general):
     """Everything an edit needs, with small settings."""
     model, tokenizer = tiny
-    C0 = zu.moments(model, tokenizer, (1, 2, 3), texts, tokens=640, window=32)
+    C0 = general(model, tokenizer, (1, 2, 3), texts)
     return model, tokenizer, facts, dict(layers=(1, 2, 3), moments=C0, steps=5)
 
 

@@ -1,13 +1,16 @@
 """Edits of a model of two small matrices: every number of theirs can be checked by hand."""
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from zu import Edit, EditError
+from zu.edit import _cut, _place
 
 ROUNDING = 2.0**-24
 
@@ -406,3 +409,175 @@ def test_what_is_no_safetensors_is_refused(model, tmp_path):
     for path in (tmp_path / "e", tmp_path / "nowhere"):
         with pytest.raises(EditError, match="not readable as safetensors"):
             Edit.load(path, model)
+
+
+@pytest.mark.parametrize("change", [{}, {A: "0.0 0.0"}])
+def test_a_file_of_the_format_before_is_told_by_its_own_mark(model, change, tmp_path):
+    weight = model.a.weight.detach().double()
+    before = {A: f"{weight.sum():.9e} {weight.norm():.9e}"} | change
+    about = ABOUT | {"format": "zu-edit-2", "model": "two", "before": json.dumps(before)}
+    save_file({f"delta/{A}": matrix(1.0).float()}, tmp_path / "e", metadata=about)
+    with pytest.raises(EditError, match="is not what") if change else nullcontext():
+        loaded = Edit.load(tmp_path / "e", model)
+        assert torch.equal(loaded.deltas[A], matrix(1.0).float())
+
+
+def test_an_edit_of_nothing_is_saved_and_loaded(model, tmp_path):
+    about, tensors = saved(Edit(model, method="m"), tmp_path / "e")
+    assert (about["dtype"], about["before"], tensors) == ("", "{}", {})
+    loaded = Edit.load(tmp_path / "e", model)
+    assert loaded.method == "m" and loaded.parts == loaded.keys == {}
+
+
+def test_a_file_holds_an_edit_bit_for_bit_or_it_is_another_or_damaged(model, tmp_path):
+    edit, path = changed(model, matrix(1.0), facts=1), tmp_path / "e"
+    about, tensors = saved(edit, path)
+    assert edit.is_in(path) and not changed(Two(), matrix(1.0, 0.5), facts=1).is_in(path)
+    with pytest.raises(EditError) as caught:
+        Edit.load(path, model)
+    assert str(caught.value).endswith(
+        "it was made for the model 'two'; restore() the edit that is on this one first, if it is "
+        "that one")
+    tensors[f"left/{A}"][0, 0] += 1e-6
+    save_file(tensors, path, metadata=about)
+    for use in (edit.is_in, lambda path: Edit.load(path, Two())):
+        with pytest.raises(EditError, match="its numbers are damaged"):
+            use(path)
+
+
+# ---- what becomes of the model meanwhile
+
+
+@pytest.mark.parametrize("casts", [
+    [torch.bfloat16], [torch.float16], [torch.bfloat16, torch.float32],
+    [torch.float16, torch.float32]], ids=str)
+def test_a_weight_that_was_cast_is_what_it_was_cast_in_the_same_way_and_it_is_said(model, casts):
+    expected = model.a.weight.detach().clone()
+    edit = changed(model, matrix(1.0))
+    for dtype in casts:
+        model.to(dtype)
+        expected = expected.to(dtype)
+    way = " to ".join(map(str, casts))
+    with pytest.warns(UserWarning, match=f"^the model was cast to {way} while the edit was on: "):
+        edit.restore()
+    assert torch.equal(model.a.weight, expected) and not edit.applied
+
+
+def test_a_weight_that_was_loaded_anew_is_left_and_the_edit_goes_on_again(model):
+    before = model.a.weight.detach().clone()
+    edit = changed(model, matrix(1.0))
+    on = model.a.weight.detach().clone()
+    model.a.weight.data.copy_(before)
+    assert torch.equal(edit.apply().model.a.weight, on)
+    model.a.weight.data.copy_(before)
+    edit.restore()
+    assert not edit.applied and torch.equal(model.a.weight, before)
+    edit.apply()
+    model.a.weight.data = before[:3].clone()
+    with pytest.raises(EditError, match=f"^{A} was changed after this edit was applied"):
+        edit.restore()
+
+
+def test_what_went_wrong_in_a_block_is_told_with_the_edit_that_could_not_come_off(model):
+    edit = changed(model, matrix(1.0))
+    edit.restore()
+    with pytest.raises(KeyError, match="inside") as caught, edit:
+        model.a.weight.data.add_(1)
+        raise KeyError("inside")
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"the edit is still on the model: {A} was changed after this edit")
+    with pytest.raises(EditError, match="was changed after this edit"), edit:
+        pass
+
+
+# ---- damage
+
+
+def layered(*parts):
+    model = nn.Module()
+    model.layers, model.top = nn.ModuleList(parts), nn.Linear(6, 4, bias=False)
+    model.dtype = torch.float32
+    return model
+
+
+def test_damage_is_the_share_of_general_energy_that_moves_in_the_layers_whose_moments_are_given(
+        tmp_path):
+    half = torch.randn(6, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    C0, delta = half @ half.T, matrix(1.0, 0.5)
+    for turned in (False, True):  # as GPT-2 stores its weights
+        made = [Conv1D(4, 6) if turned else nn.Linear(6, 4, bias=False) for _ in range(3)]
+        model, change = layered(*made), delta.T if turned else delta
+        weights = {f"layers.{i}.weight": part.weight for i, part in enumerate(made)}
+        W = made[1].weight.detach().double()
+        W = W.T if turned else W
+        edit = Edit(model, facts=1)
+        for name in ("layers.1.weight", "layers.2.weight"):
+            edit.set(name, weights[name].double() + change)
+        edit.set("top.weight", model.top.weight.double() + delta)
+        expected = torch.trace(delta @ C0 @ delta.T) / torch.trace(W @ C0 @ W.T)
+        moments = {0: C0, 1: C0, 2: torch.eye(5)}
+        for _ in range(2):  # on, and off
+            found = edit.measure(moments)
+            assert found == {1: pytest.approx(float(expected), rel=1e-4)} and found is edit.damage
+            edit.restore()
+        edit.save(tmp_path / "e")
+        assert Edit.load(tmp_path / "e", model).damage == edit.damage
+        edit.set("layers.1.weight", weights["layers.1.weight"].double() + 2 * change)
+        assert edit.damage == {}  # it was of the change before
+
+
+# ---- as an adapter
+
+
+def test_a_change_is_cut_to_a_rank_by_its_largest_parts():
+    whole = (matrix(4.0, 2.0, 1.0).float(),)
+    left, right, lost = _cut("a", whole, 2)
+    assert left.dtype == right.dtype == torch.float32 and lost == pytest.approx(21 ** -0.5)
+    torch.testing.assert_close(left @ right, matrix(4.0, 2.0).float())
+    assert left.norm(dim=0).tolist() == pytest.approx([2, 2 ** 0.5])
+    assert right.norm(dim=1).tolist() == pytest.approx([2, 2 ** 0.5])
+    left, right, lost = _cut("a", whole, 9)
+    assert left.shape == (4, 3) and lost < 1e-6
+    with pytest.raises(EditError, match="^a is changed at rank 3 of 4: as an adapter"):
+        _cut("a", whole, None)
+    left, right, lost = _cut("a", (matrix(4.0, 2.0).float(),), None)
+    assert (left.shape, right.shape) == ((4, 2), (2, 6)) and lost < 1e-6
+    for rank in (None, 2, 3):  # of factors that fit nothing is made anew
+        assert _cut("a", (left, right), rank) == (left, right, 0.0)
+    assert _cut("a", (left, right), 1)[2] == pytest.approx(5 ** -0.5)
+
+
+@pytest.mark.parametrize("small, rank", [(0.6, 2), (0.4, 1), (0.0, 1)])
+def test_a_part_below_rounding_is_none(small, rank):
+    delta = torch.zeros(4, 6)
+    delta[0, 0], delta[1, 1] = 1.0, small * ROUNDING
+    assert _cut("a", (delta,), None)[0].shape == (4, rank)
+    left, right, lost = _cut("a", (0 * delta,), None)
+    assert (left.shape, right.shape, lost) == ((4, 0), (0, 6), 0.0)
+
+
+def test_an_adapter_of_nothing_or_of_no_whole_rank_is_refused(model, tmp_path):
+    edit = changed(model, matrix(1.0), facts=1)
+    for rank in (0, -1, 1.5, "2"):
+        with pytest.raises(EditError, match=f"^rank is {rank}: give a whole number, 1 or more$"):
+            edit.save_pretrained(tmp_path / "adapter", rank=rank)
+    with pytest.raises(EditError, match="^the edit changes nothing: there is no adapter to write$"):
+        changed(model, matrix(0.0)).save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapters_readme_has_its_code_the_edits_words_and_what_is_left_out(model):
+    edit = changed(model, matrix(1.0), method="memit", settings={"lam": 1}, facts=1)
+    text = edit._readme({A: 0.125, B: ROUNDING})
+    front, code, rest = text.split("```")
+    assert front.endswith("whatever had been merged into it.\n\n") and "- memit\n" in front
+    assert code == ("python\nfrom peft import PeftModel\n\n"
+                    "model = PeftModel.from_pretrained(model, folder)\n")
+    said = [f"- {line.strip()}" for line in edit.summary().split("\n")[1:]]
+    assert rest.splitlines()[-4:] == [*said, f"- {A}: 12.50% of the change is left out here"]
+
+
+def test_a_place_in_a_file_has_the_plain_name_of_its_weight():
+    assert _place("keys/7") == "keys/7"
+    for front in ("_orig_mod.", "module.", "base_model.model."):
+        assert _place(f"left/{front}{A}") == f"left/{A}"

@@ -3,7 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from zu.data.facts import Fact, FactError, Facts
+from zu.data.facts import Fact, FactError, Facts, as_facts, bare
+
+GIVEN = {"subject": "France", "prompt": "The capital of {} is", "target": "Paris"}
 
 
 @pytest.mark.parametrize("change, message", [
@@ -33,7 +35,7 @@ from zu.data.facts import Fact, FactError, Facts
 ])
 def test_a_fact_that_cannot_be_used_is_refused_by_field(change, message):
     with pytest.raises(FactError, match=message):
-        Fact(**{"subject": "France", "prompt": "The capital of {} is", "target": "Paris"} | change)
+        Fact(**GIVEN | change)
 
 
 def test_a_sample_is_the_same_for_a_seed_and_has_no_fact_twice(facts):
@@ -62,3 +64,40 @@ def test_what_is_asked_may_end_in_a_newline_as_chat_templates_do():
 def test_what_joins_prompt_and_answer_counts_in_the_hash_only_where_it_is_said(facts):
     joined = [Facts([replace(facts[0], join=join)]).hash for join in ("", " ", "\n")]
     assert len({*joined, facts[:1].hash}) == 4
+
+
+def test_facts_are_taken_as_they_are_and_one_alone_and_no_name_or_path(facts, tmp_path):
+    assert as_facts(facts) is facts
+    for one in (Facts(facts[0]), as_facts(facts[0]), as_facts([facts[0]])):
+        assert list(one) == [facts[0]]
+    for place in ("world-qa", tmp_path):
+        with pytest.raises(FactError, match="^facts are a name or a path: give what"):
+            as_facts(place)
+
+
+@pytest.mark.parametrize("n, seed, wrong", [(2.0, 0, "n is 2.0"), (2, 0.5, "seed is 0.5")])
+def test_a_sample_is_of_whole_numbers_and_which_is_none_is_said(facts, n, seed, wrong):
+    with pytest.raises(ValueError, match=f"^{wrong}: give a whole number$"):
+        facts.sample(n, seed)
+
+
+def test_a_joiner_is_seen_behind_a_mark_alone():
+    ends = "क्\u200c"  # a letter and a mark: the joiner says how the syllable ends
+    assert bare(f" {ends} ") == ends and Fact(**GIVEN | {"target": ends}).target == ends
+    for text in ("Lima\u200c", "\u200cLima", "\u200c्Lima", "Lima\u200b", "क्\u200b"):
+        with pytest.raises(FactError, match="'target' begins or ends with a sign that nobody sees"):
+            Fact(**GIVEN | {"target": text})
+    assert bare("\u200c") == bare(" \u200c\u200d ") == ""
+
+
+def test_lists_become_tuples_so_that_facts_can_be_counted_and_compared():
+    more = {"paraphrases": ["In {} is"], "neighbors": [["Chad has", "N'Djamena"]],
+            "hops": [["Where?", "Andes"]]}
+    fact = Fact(**GIVEN, **more)
+    assert fact.paraphrases == ("In {} is",) and fact.paraphrase_texts == ("In France is",)
+    assert fact.neighbors == (("Chad has", "N'Djamena"),) and fact.hops == (("Where?", "Andes"),)
+    assert len({fact, Fact(**GIVEN, **more)}) == 1
+    for field in ("prompt", "paraphrases", "relation", "id"):
+        value = [3] if field == "paraphrases" else 3
+        with pytest.raises(FactError, match=f"^field '{field}' is or holds a int: give a text$"):
+            Fact(**GIVEN | {field: value})

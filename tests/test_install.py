@@ -52,13 +52,14 @@ def test_zu_is_found_from_the_folder_that_holds_a_clone_of_that_name(tmp_path):
     assert said.strip() == "zu.models"
 
 
-def test_import_zu_loads_nothing_of_the_extras(tmp_path):
-    code = ("import sys, zu; print(sorted({m.partition('.')[0] for m in sys.modules} & "
-            "{'matplotlib', 'pandas', 'datasets', 'lm_eval', 'scipy', 'IPython', 'seaborn', "
-            "'snakemake', 'peft'}))")
-    said = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}",
-               cwd=tmp_path)
-    assert said.strip() == "[]"
+def test_import_zu_loads_nothing_of_the_extras_and_its_tasks_no_harness(tmp_path):
+    extras = {"matplotlib", "pandas", "datasets", "lm_eval", "scipy", "IPython", "seaborn",
+              "snakemake", "peft"}
+    loaded = "{m.partition('.')[0] for m in sys.modules}"
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            f"import zu; print(sorted({loaded} & {extras})); import zu.experiment.tasks; "
+            f"print(sorted({loaded} & {{'datasets', 'lm_eval'}}))")
+    assert run(sys.executable, "-c", code, cwd=tmp_path).split() == ["[]", "[]"]
 
 
 def test_nothing_tells_anyone_to_install_another_projects_package():

@@ -12,10 +12,10 @@ LAYER = 2
 
 
 @pytest.fixture
-def job(tiny, facts, texts, cache):
+def job(tiny, facts, texts, cache, general):
     """A model, its facts, moments, and what one layer's edit needs."""
     model, tokenizer = tiny
-    C0 = zu.moments(model, tokenizer, (1, 2, 3), texts, tokens=640, window=32)
+    C0 = general(model, tokenizer, (1, 2, 3), texts)
     return model, tokenizer, facts, dict(moments=C0, steps=5)
 
 

@@ -53,6 +53,7 @@ class Layout:
         return self.model.weights[layer]
 
     def projection(self, layer):
+        assert self.model.weights[layer] is not None
         return SimpleNamespace(_parameters={"bias": self.bias})
 
     def stored(self, layer, W):
@@ -190,6 +191,22 @@ def test_a_search_is_as_the_settings_say():
     assert s.search(("",)) == Search(("",), aim="value", kl_at="next")
     assert s.search(("",), aim="hidden").aim == "hidden"
     assert Settings().search(("",)) == Search(aim="hidden", kl_at="subject")
+    for more in (dict(optimizer="normalised", bare_first=True), dict(absolute=True, lr=0.1)):
+        assert Settings(**more).search(("",)) == Search(**more) != Settings().search(("",))
+
+
+@pytest.mark.parametrize("kind", [Settings, methods.FineTune])
+def test_a_goal_that_says_nothing_is_refused_where_it_is_given(kind):
+    assert kind(goal="I do not know").goal == "I do not know"
+    with pytest.raises(ValueError, match="goal is ' ': give 'eos', 'truth' or a text"):
+        kind(goal=" ")
+
+
+def test_a_chats_template_holds_one_place_for_the_question_wherever_it_is_given():
+    for chat in (None, True, False, "Q: {} A:"):
+        assert Method(chat=chat).chat == chat
+    with pytest.raises(ValueError, match="chat is a template that holds {} 2 times"):
+        Method(chat="{} and {}")
 
 
 def test_a_job_reads_the_layer_and_the_last_one_in_order():
@@ -331,6 +348,8 @@ def test_without_a_prompt_only_the_subject_stands():
     found = base.without_prompt(FACTS)
     assert [(f.subject, f.prompt, f.target) for f in found] == [
         ("Peru", "{}", "Lima"), ("Chad", "{}", "Paris"), ("Peru", "{}", "Tokyo")]
+    plain = Fact("", "The owner is", "Ann")
+    assert base.without_prompt([plain, FACTS[0]]) == [plain, found[0]]
 
 
 def test_earlier_edits_and_anchors_are_spared_by_the_root_of_their_weight(plain, keys):
@@ -576,6 +595,13 @@ def test_each_descents_objective_is_a_mean_over_facts_up_or_down(rows):
     assert found.weights == pytest.approx([1 / 3] * 3 + [-1.5] * 2) and found.beta is None
 
 
+def test_in_batches_texts_to_retain_stand_evenly_among_the_facts_each_with_its_weight(rows):
+    s = methods.GradDiff(retain=("a", "b"), retain_weight=3.0, batch=2)
+    found = s.objective(job())
+    assert [(row[1], weight) for row, weight in zip(found.rows, found.weights, strict=True)] == [
+        ("Peru", 1 / 3), ("a", -1.5), ("Chad", 1 / 3), ("b", -1.5), ("Peru", 1 / 3)]
+
+
 def test_a_descent_sets_every_weight_that_it_found(plain, rows, monkeypatch):
     asked = []
 
@@ -771,9 +797,9 @@ def reader(plain, monkeypatch):
 def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
     asked = []
     monkeypatch.setattr(unlearning, "optimise", lambda *given: (asked.append(given), "found")[1])
-    settings = dict(n_prefixes=2, seed=3, lr=0.1)
+    settings = dict(n_prefixes=2, seed=3, lr=0.1, chat=True)
     assert unlearning.find_targets("m", "t", FACTS, 2, reader="mine", **settings) == "found"
-    assert reader.log == [("of", "m", "t", "mine", None), ("texts", 2, 3)]
+    assert reader.log == [("of", "m", "t", "mine", True), ("texts", 2, 3)]
     s = Settings(**settings)
     ((m, t, facts, *rest),) = asked
     assert (m, t, list(facts)) == ("m", "tokenizer", FACTS)
@@ -788,7 +814,7 @@ def test_targets_are_found_as_the_settings_say(reader, monkeypatch):
 
 
 def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
-    made, log, first = [], [], SimpleNamespace(ticket="t")
+    made, log, first, looked = [], [], SimpleNamespace(ticket="t"), []
 
     class Warns(Mine):
         spares: ClassVar[bool] = True
@@ -799,17 +825,19 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
 
     monkeypatch.setattr(unlearning, "resolve_layers", lambda model, layers: (model, layers))
     monkeypatch.setattr(unlearning, "_made", lambda s, job: (made.append((s, job)), "edit")[1])
-    monkeypatch.setattr(unlearning, "check_kinds", lambda earlier, reader: None)
+    monkeypatch.setattr(unlearning, "check_kinds", lambda *given: looked.append(given))
+    monkeypatch.setattr(unlearning, "_check_weights", lambda *given: looked.append(given))
     monkeypatch.setattr(unlearning, "of_earlier", lambda job: [])
     monkeypatch.setattr(unlearning, "check_moments", lambda s, job: None)
     with pytest.warns(UserWarning, match="^look out$") as said:
         found = unlearning.unlearn("m", "t", tuple(FACTS), Warns(), anchors=FACTS[:1],
-                                   earlier=[first], reader="r", layers=[2], seed=5)
+                                   earlier=[first], reader="r", layers=[2], seed=5, chat=True)
     assert found == "edit" and said[0].filename == __file__
     ((s, some),) = made
-    assert log == [some] and s == Warns(layers=(2,), seed=5)
+    assert log == [some] and s == Warns(layers=(2,), seed=5, chat=True)
+    assert looked == [([first], "r"), (reader.model, ("m", (2,)))]
     # the weights are looked at before anything is made
-    assert reader.log == [("of", "m", "t", "r", None), "check"] and some.reader is reader
+    assert reader.log == [("of", "m", "t", "r", True), "check"] and some.reader is reader
     assert some.facts == FACTS and some.layers == ("m", (2,))
     assert some.anchors == FACTS[:1] and some.earlier == [first]
     assert some.probed is None  # nothing is located
@@ -823,6 +851,35 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
         unlearning.unlearn("m", "t", FACTS)
     assert made[2][0] == methods.ZeroUnlearn() and not made[2][1].anchors
     assert made[2][1].probed.model is reader.model and made[2][1].aim == "hidden"
+
+
+def test_what_to_know_beforehand_is_of_targets_for_others_edits_on_and_adapters(
+        reader, monkeypatch):
+    some, z = job(reader.model, (1, 2, 3)), torch.zeros(3, 2)
+    monkeypatch.setattr(unlearning, "of_earlier", lambda job: [f"{len(job.earlier)} earlier"])
+    on = {}
+    monkeypatch.setattr(unlearning, "edits_on", lambda model: on if model is some.model else None)
+    assert unlearning._to_know(methods.Memit(), some) == ["0 earlier"]
+    assert unlearning._to_know(methods.Rome(targets=Targets(z, z, z, 2)), some) == ["0 earlier"]
+    for some.aim in ("hidden", "value"):
+        given = Targets(z, z, z, 3, some.aim)
+        first, *rest = unlearning._to_know(methods.Rome(targets=given), some)
+        assert first == (
+            f"rome edits layer 2 alone, and the targets given are {given.described()}: it searches "
+            f"for its own (zu.find_targets of that layer with aim='{some.aim}' gives them)")
+        assert rest == ["0 earlier"]
+    on |= {"t": "rome, 1 facts", "u": "ga, 2 facts", "v": "ft, 3 facts"}
+    some.earlier = [SimpleNamespace(ticket="u")]
+    anew = ("If a cell ran twice, the first edit can no longer be taken off: load the model afresh")
+    for s, way in ((methods.Memit(), ", or name it in earlier="), (Mine(), "")):
+        assert unlearning._to_know(s, some) == ["1 earlier", (
+            "the model carries an edit already (rome, 1 facts; ft, 3 facts) that is not named in "
+            "earlier: this one is made on top of it, and does not spare it; restore it first"
+            f"{way}. {anew}")]
+    on.clear()
+    monkeypatch.setattr(unlearning, "has_adapters", lambda model: model is some.model)
+    told, said = unlearning._to_know(methods.Ascent(), some)
+    assert told == "1 earlier" and "its own save_pretrained saves these alone" in said
 
 
 class Made:
@@ -874,6 +931,40 @@ def test_a_method_with_a_search_is_prepared_for_the_layers_that_it_edits(making)
     s, some = kind(), made_job(making.reader)
     edit = unlearning._made(s, some)
     assert making.prepared == [(s, some, edit)] and some.layers == (2,)
+
+
+def test_prose_is_read_before_and_after_an_edit_unless_it_is_not_to_be_checked(
+        making, monkeypatch):
+    log = []
+    monkeypatch.setattr(ruin, "before", lambda job: (log.append(("before", job)), "was")[1])
+    monkeypatch.setattr(ruin, "judge", lambda *given: (log.append(("judge", *given)), "now")[1])
+    monkeypatch.setattr(ruin, "warn", lambda *given: log.append(("warn", *given)))
+    kind, some = like(Mine, make=lambda self, *given: log.append("make")), made_job(making.reader)
+    s = kind()
+    edit = unlearning._made(s, some)
+    assert log == [("before", some), "make", ("judge", s, some, edit, "was"), ("warn", edit, "now")]
+    log.clear()
+    edit = unlearning._made(kind(check=False), some)
+    assert log == ["make", ("warn", edit, None)]
+
+
+def test_damage_is_measured_with_the_moments_given_or_those_remembered_of_the_model(
+        making, monkeypatch):
+    reader = making.reader
+    monkeypatch.setattr(unlearning, "fingerprint", lambda model: (
+        "unedited" if model is reader.model else None))
+    kind, given = like(Mine, make=lambda self, *given: None), {2: 0.25}
+
+    def measured(s, **more):
+        return unlearning._made(s, Job(reader, list(FACTS), (2,), **more)).damage
+
+    reader.moments_of = "unedited"
+    assert measured(kind()) == {}
+    reader.moments = {1: 0.5}
+    assert measured(kind()) == {1: 0.5} and measured(kind(moments=given)) == given
+    reader.moments_of = "another"
+    assert measured(kind()) == {}
+    assert measured(kind(), earlier=[SimpleNamespace()]) == {1: 0.5}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

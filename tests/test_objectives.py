@@ -9,9 +9,9 @@ LAYERS = [1, 2, 3]
 
 
 @pytest.fixture
-def job(tiny, facts, texts, cache):
+def job(tiny, facts, texts, cache, general):
     model, tokenizer = tiny
-    moments = zu.moments(model, tokenizer, LAYERS, texts, tokens=640, window=32)
+    moments = general(model, tokenizer, LAYERS, texts)
     targets = zu.find_targets(model, tokenizer, facts, 3, steps=5)
     return model, tokenizer, facts, moments, targets
 

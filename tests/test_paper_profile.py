@@ -40,11 +40,14 @@ def stage(tmp_path, folders, texts, written):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page, fewer", [
-    ("few_shot", {"n": 2, "seeds": [1]}),
-    pytest.param("many_facts", {"counts": [1, 3]}, marks=pytest.mark.whole)])
-def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, monkeypatch):
+@pytest.mark.parametrize("page, fewer, alone", [
+    pytest.param("few_shot", {"n": 2, "seeds": [1], "more": []}, True, id="a model and a set"),
+    pytest.param("few_shot", {"n": 2, "seeds": [1]}, False, marks=pytest.mark.whole),
+    pytest.param("many_facts", {"counts": [1, 3]}, False, marks=pytest.mark.whole)])
+def test_the_whole_profile_runs_on_small_random_models(stage, page, fewer, alone, monkeypatch):
     folder, elsewhere = stage
+    if alone:  # of what is given, the first model and the last data set
+        elsewhere |= {"models": elsewhere["models"][:1], "datasets": elsewhere["datasets"][-1:]}
     values = PROFILE[page] | elsewhere | fewer
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--output",

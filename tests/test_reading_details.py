@@ -10,6 +10,8 @@ from zu.data import readers
 from zu.data.facts import Fact, FactError, Facts
 from zu.data.readers import BrokenFile, load_facts
 from zu.data.schemas import schema
+from zu.data.shapes import rows_of
+from zu.data.words import places
 
 ROW = {"subject": "Peru", "prompt": "The capital of {} is", "target": "Lima"}
 LINE = json.dumps(ROW)
@@ -436,3 +438,237 @@ def test_a_hash_is_the_same_in_every_process_and_counts_every_field():
     ({}, "own"), ({"subject": ""}, "own")])
 def test_a_schema_is_known_by_a_field_that_only_it_has(row, kind):
     assert schema(row) == kind
+
+
+# ---- fields, by name
+
+
+BIG = {"subject": "Peru", "update": "Which city leads Peru?", "ans": "Lima"}
+RWKU = {"subject": "Peru", "query": "Which city leads Peru?", "answer": "Lima"}
+EASY = {"subject": "Peru", "prompt": "Peru is led from", "ground_truth": "Lima",
+        "target_new": "Cusco"}
+CHAIN = {"requested_rewrite": [{"subject": "Peru", "prompt": "{} is led from",
+                                "target_true": {"str": "Lima"}}], "single_hops": []}
+
+
+@pytest.mark.parametrize("row, field", [
+    (EASY | {"hops": 3}, "hops"), (EASY | {"locality": 3}, "locality"),
+    (RWKU | {"hops": 3}, "hops"), (RWKU | {"neighbors": 3}, "neighbors"),
+    (BIG | {"loc": 3, "loc_ans": "Ann"}, "loc"), (BIG | {"mhop": 3, "mhop_ans": "Ann"}, "mhop"),
+    (EASY | {"locality": {"prompt": ["Who sang?", 3], "ground_truth": ["Ann", "Bo"]}}, "locality")])
+def test_what_is_no_question_is_named_by_its_field(row, field):
+    with pytest.raises(FactError, match=f"fact 1: field '{field}' (holds|is or holds) a int"):
+        load_facts([row])
+
+
+@pytest.mark.parametrize("row, kept", [
+    (EASY | {"hops": [{"prompt": "Who rules?"}, {"prompt": "Who sang?", "answer": "Ann"}]}, "hops"),
+    (EASY | {"locality": {"prompt": ["Who rules?"]}, "hops": [["Who sang?", "Ann"]]}, "hops"),
+    (RWKU | {"neighbors": [{"query": "Who rules?"}, ["Who sang?", "Ann"]]}, "neighbors"),
+    (RWKU | {"hops": [{"query": "Who rules?"}, ["Who sang?", "Ann"]]}, "hops"),
+    (BIG | {"mhop": "Who rules?", "loc": "Who sang?", "loc_ans": "Ann"}, "neighbors"),
+    (BIG | {"loc": "Who rules?", "mhop": "Who sang?", "mhop_ans": "Ann"}, "hops"),
+    ({"subject": "Peru", "prompt": "Peru is led from", "target_new": "Lima", "locality": {"a": []},
+      "portability": {"R": [{"prompt": "Who rules?"}, {"prompt": "Who sang?",
+                                                       "ground_truth": "Ann"}]}}, "hops")])
+def test_a_question_without_an_answer_is_left_out_and_told_of(row, kept):
+    with pytest.warns(UserWarning) as said:
+        (fact,) = load_facts([row])
+    assert any("in 1 row a question has no answer" in str(one.message) for one in said)
+    assert getattr(fact, kept) == (("Who sang?", "Ann"),)
+
+
+@pytest.mark.parametrize("row, field", [
+    ({"subject": "Chad", "prompt": "Peru is", "attribute": "Lima"}, "prompt"),
+    (CHAIN | {"requested_rewrite": [CHAIN["requested_rewrite"][0] | {"prompt": "It is"}]},
+     "prompt"),
+    ({"requested_rewrite": CHAIN["requested_rewrite"][0] | {"prompt": "It is"}},
+     "requested_rewrite.prompt"),
+    (EASY | {"subject": "Chad"}, "prompt"),
+    ({**EASY, "subject": "Chad", "prompts": "It is", "prompt": None}, "prompts"),
+    (BIG | {"subject": "Chad"}, "update")])
+def test_a_prompt_without_its_subject_is_named_by_its_field(row, field):
+    with pytest.raises(FactError, match=f"field '{field}' holds the subject 0 times as a word: wr"):
+        load_facts([row])
+
+
+def test_a_label_is_read_in_every_shape_that_has_one():
+    choices = {"question": "Which?", "choices": ["3", "a", "b"], "answer": "3", "subject": "law"}
+    for row in (BIG, choices, EASY, RWKU):
+        assert load_facts([row | {"id": "q7"}])[0].id == "q7"
+    (fact,) = load_facts([choices])  # "3" is a text here: there is no choice of that number
+    assert (fact.target, fact.relation, fact.subject) == ("3", "law", "")
+
+
+def test_wordings_and_neighbours_are_read_under_each_of_their_names():
+    unke = {"question": "Which city leads Peru?", "answer": "Lima", "subject": "Peru",
+            "para_question": "Peru's first city?", "paraphrased_question": "Who leads Peru?"}
+    (fact,) = load_facts([unke])
+    assert fact.subject == "Peru" and fact.prompt == "Which city leads {}?"
+    assert fact.paraphrases == ("Who leads Peru?", "Peru's first city?")
+    with pytest.warns(UserWarning, match="the subject does not stand in what is asked once"):
+        assert load_facts([unke | {"subject": "Chad"}])[0].subject == ""
+    (fact,) = load_facts([EASY | {"locality_prompts": ["Oslo is"],
+                                  "locality_ground_truths": ["cold"]}])
+    assert fact.neighbors == (("Oslo is", "cold"),)
+
+
+def test_a_cell_that_only_begins_in_brackets_is_a_text():
+    import pandas as pd
+
+    frame = pd.DataFrame([EASY | {"rephrase": "[Peru's] leader is"}])
+    assert load_facts(frame)[0].paraphrases == ("[Peru's] leader is",)
+
+
+def test_neighbours_of_rwku_stay_beside_those_of_other_rows_and_rows_that_cannot_be_read():
+    near = {"subject": "Chad", "neighbor": "Oslo", "query": "Who leads Oslo?", "answer": "Ann"}
+    own = RWKU | {"neighbors": [["Who sang?", "Ann"], ["___ of tea is full.", "A cup"]]}
+    other = RWKU | {"subject": "Chad", "query": "Which city leads Chad?"}
+    rows = [own, other, near, {"query": "Who?", "answer": "Ann"}, 3]
+    with pytest.warns(UserWarning, match="2 of 4 rows left out|a gap has words behind it"):
+        found = load_facts(rows, on_error="skip")
+    assert [fact.neighbors for fact in found] == [
+        (("Who sang?", "Ann"), ("Fill in the blank: ___ of tea is full.\nAnswer:", "A cup")),
+        (("Who leads Oslo?", "Ann"),)]
+
+
+def test_a_tables_index_is_no_field_whether_a_text_or_a_number():
+    for name in ("", "Unnamed: 0", "index", "level_0"):
+        for value in (3, "3"):
+            assert load_facts([{name: value} | ROW])[0].text == "The capital of Peru is"
+        with pytest.raises(FactError, match="field number 1 has a name that is none of"):
+            load_facts([{name: "a text"} | ROW])
+
+
+def test_what_python_holds_is_taken_as_it_stands_and_tuples_as_lists():
+    row = ROW | {"paraphrases": ("{} has",), "neighbors": (("Chad has", "N'Djamena"),)}
+    (fact,) = load_facts([row])
+    assert fact == Fact(**row, id="1")
+    # a text that looks like a list is a wording, but in a table's cell
+    assert load_facts([ROW | {"paraphrases": '["{} has"]'}])[0].paraphrases == ('["{} has"]',)
+
+
+def test_of_a_data_frames_index_what_is_a_field_is_read_and_the_rest_left():
+    import pandas as pd
+
+    frame = pd.DataFrame([ROW | {"batch": 4, "paraphrases": pd.NA}]).set_index(["batch", "subject"])
+    assert list(load_facts(frame)) == [Fact(**ROW, id="1")]
+    # what pandas has for nothing is nothing in a row or a column too
+    nothing = {"paraphrases": pd.NA, "neighbors": float("nan"), "relation": pd.NaT}
+    columns = {field: pd.Series([value], dtype=object) for field, value in (ROW | nothing).items()}
+    for source in ([ROW | nothing], columns):
+        assert list(load_facts(source)) == [Fact(**ROW, id="1")]
+
+
+# ---- tables of columns, by name
+
+
+def test_columns_may_have_labels_of_any_kind_and_stand_beside_lists():
+    labelled = {field: {"a": value, "b": value} for field, value in ROW.items()}
+    labelled["subject"]["b"] = "Chad"
+    assert [fact.text for fact in load_facts(labelled)] == [
+        "The capital of Peru is", "The capital of Chad is"]
+    (fact,) = load_facts({"subject": {"0": "Peru"}, "prompt": [ROW["prompt"]], "target": ["Lima"]})
+    assert fact == Fact(**ROW, id="1")
+    assert list(rows_of({})) == list(rows_of({"subject": None, "target": []})) == []
+
+
+@pytest.mark.parametrize("columns, told", [
+    ({"subject": ["Peru", "Chad"], "prompt": "It is", "target": ["a", "b"]},
+     "lists of one length, one value a row, and a single row one text in each field, but here are "
+     "fields with no list: 'prompt'; 2 values: 'subject', 'target'"),
+    ({"subject": ["Peru"], "prompt": ["It is"] * 2, "target": ["a"], "mine": ["b"] * 2},
+     "lists of one length, one value a row, but here are fields with 1 values: 'subject', "
+     "'target'; 2 values: 'prompt', number 4")])
+def test_columns_that_do_not_fit_are_named_with_their_lengths(columns, told):
+    with pytest.raises(FactError) as caught:
+        load_facts(columns)
+    assert str(caught.value).endswith(f"a table of columns needs {told}")
+
+
+# ---- words
+
+
+def test_a_word_stands_where_no_letter_mark_or_digit_goes_on():
+    assert places("Peru Peru Peru", "Peru") == [0, 5, 10]
+    assert places("xPeru, Peruvian, Peru2: Peru, Peru", "Peru") == [24, 30]
+    assert places("Peru", "") == places("", "Peru") == []
+    assert places("x(ab", "(ab") == [1]  # a bracket is no part of a word
+    # a mark belongs to the sign before it, and what stands behind a joiner to what is joined
+    assert places("Lima\u0301", "Lima") == places("กิ", "ก") == places("a ❤\ufe0f b", "❤") == []
+    assert places("\u200d東東", "東") == [2]
+    # one side without borders is enough
+    assert places("lima秘鲁lima", "lima") == [0, 6] and places("lima秘鲁lima", "秘鲁") == [4]
+    # letters of which Unicode's tables have no name are letters as others
+    assert places("\U00017000\U00017001", "\U00017001") == []
+
+
+@pytest.mark.parametrize("row, kind", [
+    ({"prompt": "", "target": "", "question": ""}, "own"), ({"target_old": ""}, "cknowedit"),
+    ({"target_true": ""}, "memit"), ({"target_new": "", "target_true": ""}, "memit"),
+    ({"ground_truth": None, "target_old": ""}, "cknowedit"),
+    ({"ground_truth": "x", "target_old": "", "target_true": ""}, "flat-counterfact"),
+    ({"ground_truth": "x", "prompts": "", "target_true": ""}, "easyedit")])
+def test_a_request_is_known_by_the_answer_that_it_has(row, kind):
+    assert schema(row) == kind
+
+
+# ---- which kind of file it is
+
+
+def test_a_table_is_known_by_its_first_line_and_by_a_name_that_says_so(tmp_path):
+    table = "subject,prompt,target\nPeru,The capital of {} is,Lima\n"
+    for text in (table, table.replace("subject,prompt,target", '"subject","prompt","target"')):
+        assert load_facts(save(tmp_path, text, "facts.txt"))[0].text == "The capital of Peru is"
+    below = "My facts\nid,subject,prompt,target,relation\n1,Peru,The capital of {} is,Lima,\n"
+    assert message(save(tmp_path, below, "facts.txt")).startswith(
+        "line 1: not JSON at column 1")
+    for name, text in (("facts.csv", "Frage,Antwort\na,b"), ("facts.TSV", "Frage\tAntwort\na\tb")):
+        assert "line 2: field number 1 has a name" in message(save(tmp_path, text, name))
+    # but JSON is JSON under every name
+    assert load_facts(save(tmp_path, f"{LINE}\n", "facts.csv"))[0].target == "Lima"
+
+
+def test_what_parts_the_cells_is_no_letter_and_as_the_first_line_says(tmp_path):
+    said = "sep=;\n\tsubject;\tprompt;\ttarget\t\nPeru;The capital of {} is;Lima\n"
+    assert load_facts(save(tmp_path, said, "facts.csv"))[0].text == "The capital of Peru is"
+    letters = "subject,prompt,target,XXXXX\nPeru,The capital of {} is,Lima,a\n"
+    assert "line 2: field number 4 has a name" in message(save(tmp_path, letters, "facts.csv"))
+
+
+def test_an_object_over_several_lines_may_stand_behind_empty_ones(tmp_path):
+    path = save(tmp_path, f"\n\n  {json.dumps(ROW | {'join': []}, indent=1)}")
+    assert list(load_facts(path)) == [Fact(**ROW, id="1")]  # what is empty joins nothing
+
+
+def test_objects_with_commas_behind_them_are_told_of_those(tmp_path):
+    path = save(tmp_path, f"{LINE},\n{LINE},\n")
+    assert message(path).startswith("line 1: a comma stands behind the object: take it away")
+
+
+def test_a_name_that_leads_nowhere_is_told_only_where_it_looks_like_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("nothing", "two words/x", "two words.csv", "two\\words x", "/" * 199)
+    told = {name: f"'{name}'" for name in names}
+    told |= {"two words": "a text of 9 characters", "a/b\nc": "a text of 5 characters",
+             "x/" * 100: "a text of 200 characters",
+             " [{}": "a text of 4 characters (JSON goes through json.loads first)"}
+    for name, said in told.items():
+        with pytest.raises(FileNotFoundError) as caught:
+            load_facts(name)
+        assert str(caught.value).startswith(f"no facts at {said}: give world-cloze")
+
+
+def test_labels_of_columns_must_be_the_same_in_each():
+    other = {"subject": {"a": "Peru"}, "prompt": {"b": ROW["prompt"]}, "target": {"a": "Lima"}}
+    with pytest.raises(FactError, match="fields whose objects have other keys than the first"):
+        load_facts(other)
+
+
+@pytest.mark.parametrize("row, told", [
+    ({"subject": "Peru", "mine": 3}, ""), ({"prompt": "It is", "mine": 3}, "; missing: 'target'"),
+    ({"mine": 3}, ""), ({"targt": "Lima", "prompt": "It is"}, "; is it meant to be 'target'?")])
+def test_what_is_missing_is_told_where_some_of_it_is_there(row, told):
+    with pytest.raises(FactError) as caught:
+        load_facts([row])
+    assert str(caught.value).endswith(f"hops, join{told}")

@@ -160,6 +160,27 @@ def test_prompts_are_drawn_where_two_facts_or_more_ask_the_very_same(asker, answ
     assert zu.evaluate(*asker, mixed).interval_spe == expected
 
 
+def test_a_question_that_a_chats_template_changes_is_refused_with_its_place(asker):
+    model, tokenizer = asker
+    tokenizer.chat_template = "{% for turn in messages %}[{{ turn.content | trim }}]{% endfor %}"
+    fact = zu.Fact("Chad", "{} has", "Paris", id="ends")
+    pair = (("Quito has\n", "Quito"),)
+    for place, wrong in (("prompt and target", replace(fact, prompt="{} has\n")),
+                         ("paraphrases", replace(fact, paraphrases=("In {} is\n",))),
+                         ("neighbors", replace(fact, neighbors=pair)),
+                         ("hops", replace(fact, hops=pair))):
+        facts = [about("Lima", paraphrases=["In {} is"]), wrong]
+        assert zu.evaluate(model, tokenizer, facts).n_eff == 2
+        with pytest.raises(zu.FactError, match=rf"^fact 2 of 2 \(id 'ends'\), {place}: the token"):
+            zu.evaluate(model, tokenizer, facts, chat=True)
+        reader = zu.Reader(model, tokenizer, chat=True)
+        with pytest.raises(zu.FactError, match=rf"\), {place}: the tokenizer's chat template cha"):
+            zu.evaluate(model, tokenizer, facts, reader=reader)
+    with pytest.raises(ValueError, match="chat template changes a question"):
+        score(model, tokenizer, pair, chat=True)
+    assert score(model, tokenizer, pair).shape == (1, 3)
+
+
 # ---- intervals
 
 

@@ -2,7 +2,7 @@
 import pytest
 
 import zu
-from zu import sinks
+from zu import reader, sinks
 
 BEGINS = "{} is a city in the country of"
 BEHIND = "The country in which the city of {} lies is"
@@ -38,8 +38,12 @@ def test_it_is_refused_before_targets_are_searched_with_what_to_do(smollm2, meth
 def test_no_embedded_fact_is_refused(smollm2):
     model, tokenizer = smollm2
     wording = zu.wording.Wording(tokenizer)
+    asked = {}  # of facts that are the same tokens up to the subject's end, all that is read, one
     for name in ("world-cloze", "world-qa", "world-hops"):
-        assert sinks.found(model, wording, zu.load_facts(name), 17) == {}
+        for fact in zu.load_facts(name):
+            ids, at = reader.encode(wording, fact)
+            asked[*ids[:at + 1]] = fact
+    assert sinks.found(model, wording, list(asked.values()), 17) == {}
     cloze = zu.load_facts("world-cloze")
     worded = {f.prompt for f in cloze if f.subject in zu.data.world.SINKS}
     assert worded == {BEHIND}

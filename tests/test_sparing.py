@@ -87,9 +87,9 @@ def test_a_model_proposes_names_and_leaves_no_trace(tiny, spoil):
 
 
 @pytest.fixture
-def job(tiny, facts, texts, cache):
+def job(tiny, facts, texts, cache, general):
     model, tokenizer = tiny
-    C0 = zu.moments(model, tokenizer, (LAYER,), texts, tokens=640, window=32)
+    C0 = general(model, tokenizer, (LAYER,), texts)
     return model, tokenizer, facts, dict(moments=C0, steps=5, layers=[LAYER])
 
 

@@ -77,7 +77,7 @@ def plain_loop(model, tokenizer, fact, layers, *, goal, steps, lr, weight_decay,
     return torch.stack([x + (u * s).detach() for x, u, s in zip(h, us, scales, strict=True)])
 
 
-SETTINGS = dict(steps=12, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
+SETTINGS = dict(steps=8, lr=0.2, weight_decay=0.5, kl=0.0625, clamp=0.75, tolerance=0.05)
 ADAM = dict(optimizer="adam", bare_first=False)
 
 

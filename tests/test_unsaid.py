@@ -20,10 +20,10 @@ LAYERS = (2, 3)
 
 
 @pytest.fixture
-def job(folders, facts, texts, cache):
+def job(fresh, facts, texts, cache, general):
     """A model, its tokenizer, facts, and small settings with moments."""
-    model, tokenizer = zu.load_model(folders["llama"], device="cpu")
-    C0 = zu.moments(model, tokenizer, LAYERS, texts, tokens=640, window=32)
+    model, tokenizer = fresh("llama")
+    C0 = general(model, tokenizer, LAYERS, texts)
     return model, tokenizer, facts, dict(layers=LAYERS, moments=C0, steps=3, n_prefixes=0,
                                          check=False)
 

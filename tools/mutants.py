@@ -50,12 +50,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 #: The tests that are asked about a file's mutants: those that are about it and quick.
-READING = ["test_readers.py", "test_facts.py", "test_reading_details.py", "test_shapes.py"]
+READING = ["test_readers.py", "test_facts.py", "test_reading_details.py", "test_shapes.py",
+           "test_formats.py"]
 METHODS = ["test_methods_details.py", "test_objectives.py"]
 TESTS = {
     "zu/solve.py": ["test_solve.py", "test_solve_edges.py"],
-    "zu/scores.py": ["test_scores.py", "test_scores_by_hand.py"],
-    "zu/edit.py": ["test_edit_by_hand.py"],
+    "zu/scores.py": ["test_scores.py", "test_scores_by_hand.py", "test_unreadable.py"],
+    "zu/edit.py": ["test_edit_by_hand.py", "test_export.py"],
     "zu/data/readers.py": READING,
     "zu/data/collecting.py": READING,
     "zu/data/memory.py": READING,

@@ -88,7 +88,7 @@ def short(where: str) -> str:
 
 
 def collect(
-    rows: Iterable[Making], name: str, rule: str, skip: bool, merge: bool = False
+    rows: Iterable[Making], name: str, rule: str, skip: bool, merge: bool
 ) -> tuple[Facts, list[str]]:
     """The facts that rows make, without those that are unusable or repeat or contradict one.
 

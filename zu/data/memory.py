@@ -113,7 +113,7 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    # pandas' marks for what is missing are neither true nor false
-    if type(value).__name__ in ("NAType", "NaTType") or is_none(value):
+    # pandas' mark for what is missing is neither true nor false
+    if type(value).__name__ == "NAType" or is_none(value):
         return None
     return value
