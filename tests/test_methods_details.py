@@ -191,7 +191,8 @@ def test_a_search_is_as_the_settings_say():
     assert s.search(("",)) == Search(("",), aim="value", kl_at="next")
     assert s.search(("",), aim="hidden").aim == "hidden"
     assert Settings().search(("",)) == Search(aim="hidden", kl_at="subject")
-    for more in (dict(optimizer="normalised", bare_first=True), dict(absolute=True, lr=0.1)):
+    for more in (dict(optimizer="adam", absolute=True, lr=0.1), dict(bare_first=False),
+                 dict(by="unknown"), dict(precision="bfloat16")):
         assert Settings(**more).search(("",)) == Search(**more) != Settings().search(("",))
 
 
@@ -951,8 +952,7 @@ def test_prose_is_read_before_and_after_an_edit_unless_it_is_not_to_be_checked(
 def test_damage_is_measured_with_the_moments_given_or_those_remembered_of_the_model(
         making, monkeypatch):
     reader = making.reader
-    monkeypatch.setattr(unlearning, "fingerprint", lambda model: (
-        "unedited" if model is reader.model else None))
+    reader.fingerprint = lambda: "unedited"
     kind, given = like(Mine, make=lambda self, *given: None), {2: 0.25}
 
     def measured(s, **more):

@@ -129,7 +129,7 @@ def test_a_results_name_holds_all_that_decides_on_it(monkeypatch, tiny):
     search = Search(("", "a"), "eos", 11, 0.12, 0.13, 0.14, 0.15, 0.16, kl_at="next")
     assert targets._decisive(model, Place.of("value", [3, 4]), search) == [
         "mark", "cpu", "Place(aim='value', layers=(3, 4))", "11", "0.12", "0.13", "0.14", "0.15",
-        "0.16", "next", "False", "normalised", "True", "model"]
+        "0.16", "next", "False", "normalised", "True", "model", "search"]
 
 
 def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatch):
@@ -138,8 +138,8 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     folder = Path(targets.__file__).parent
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
-        for name in ("targets.py", "suffix_search.py", "steps.py", "plain_search.py",
-                     "wording.py", "chats.py", "questions.py", "spacing.py", "batches.py",
+        for name in ("targets.py", "unsearched.py", "suffix_search.py", "steps.py",
+                     "plain_search.py", "wording.py", "chats.py", "questions.py", "spacing.py", "batches.py",
                      "passes.py", "models.py", "layouts.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])

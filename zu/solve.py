@@ -136,7 +136,8 @@ def lemma_4_1(
 
 def _ridge(b: torch.Tensor, w_k: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """(W K_f)ᵀ B⁻¹ W, (n, m), of B (d, d), W K_f (d, n) and W (d, m)."""
-    solved, _ = _solve(b, w_k)  # B⁻¹ W K_f, (d, n)
+    # after an edit W lacks directions, up to rounding, and so does B
+    solved, _ = _solve(b, w_k, hidden=True)  # B⁻¹ W K_f, (d, n)
     return solved.T @ w
 
 
@@ -792,17 +793,19 @@ def _reciprocal(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x > 0, 1 / x, 0.0)
 
 
-def _solve(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _solve(
+    a: torch.Tensor, b: torch.Tensor, hidden: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """a⁺ b, and the part of b outside the range of a, for a symmetric positive semi-definite a.
 
-    By Cholesky factorisation; where a pivot or the smallest eigenvalue is rounding noise (a is
-    numerically singular), by eigenvectors. a: (size, size). b: (size, n), as both results.
+    By Cholesky factorisation; where a pivot is rounding noise (a is numerically singular), by
+    eigenvectors. hidden: whether a direction of a may be noise that no pivot shows, which may be a
+    thousand times as large as its eigenvalue. a: (size, size). b: (size, n), as both results.
     """
     factor, failed = torch.linalg.cholesky_ex(a)
     rounding = len(a) * torch.finfo(a.dtype).eps
-    # a direction that is noise may hide in pivots a thousand times as large as its eigenvalue
     if not failed and (factor.diagonal() ** 2 > rounding * a.diagonal()).all():
-        if _smallest(factor) > rounding * a.norm():
+        if not hidden or _smallest(factor) > rounding * a.norm():
             return torch.cholesky_solve(b, factor), torch.zeros_like(b)
     values, vectors = torch.linalg.eigh((a + a.T) / 2)
     keep = values > rounding * values[-1]

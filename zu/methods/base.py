@@ -97,6 +97,7 @@ class Method(BaseModel):
         if not self.middle:
             return tuple(layers)
         return (layers[len(layers) // 2],)
+
     @field_validator("chat", mode="before")
     @classmethod
     def _usable_chat(cls, given: Any) -> Any:
