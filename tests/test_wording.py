@@ -116,7 +116,9 @@ def taught():
 
 PROSE = ["The people of a country speak a language and live in a city . " * 30]
 FORGETTING = {
-    "zerounlearn": dict(clamp=3.0, n_prefixes=0, alpha=0.01),
+    # Adam's targets lie further away: of the way to nearer ones this method goes too little here
+    "zerounlearn": dict(
+        clamp=3.0, n_prefixes=0, alpha=0.01, optimizer="adam", bare_first=False),
     "memit": dict(clamp=3.0, n_prefixes=0, alpha=0.01),
     "ga": dict(lr=2e-2),
     "ft": dict(lr=5e-3),
