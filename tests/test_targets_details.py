@@ -139,8 +139,8 @@ def test_a_results_file_is_named_after_code_place_tokens_and_versions(monkeypatc
     code = hashlib.sha256(b"".join(
         (folder / name).read_bytes()
         for name in ("targets.py", "unsearched.py", "suffix_search.py", "steps.py",
-                     "plain_search.py", "wording.py", "chats.py", "questions.py", "spacing.py", "batches.py",
-                     "passes.py", "models.py", "layouts.py"))).hexdigest()
+                     "plain_search.py", "wording.py", "chats.py", "questions.py", "spacing.py",
+                     "batches.py", "passes.py", "models.py", "layouts.py"))).hexdigest()
     tokens = [[[[[10, 11, 12], 1], [[10, 11, 12, 13], 1]], [7], [[0, 1], 1]]] * 2
     text = json.dumps(["a", "b", tokens, torch.__version__, transformers.__version__])
     assert targets._files(["a", "b"], facts) == [
