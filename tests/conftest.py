@@ -17,6 +17,20 @@ WORDS = ("The capital of France is Paris . Japan Tokyo Peru Lima Chad N'Djamena 
          "of to in")
 
 
+#: In these files a test takes a second or two for each of the tiny models.
+SLOW = {"test_edit.py", "test_grids.py", "test_later.py", "test_methods.py",
+        "test_plain_search.py", "test_targets.py", "test_tracing.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """In slow files the second model is left to `make test-all`."""
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if item.path.name in SLOW and given and "qwen3" in given.params.values():
+            item.add_marker(pytest.mark.whole)
+
+
 def _tokenizer(folder, bos):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -35,6 +35,7 @@ def test_it_is_refused_before_targets_are_searched_with_what_to_do(smollm2, meth
     assert "Fort Nelson" not in str(said.value)
 
 
+@pytest.mark.whole
 def test_no_embedded_fact_is_refused(smollm2):
     model, tokenizer = smollm2
     wording = zu.wording.Wording(tokenizer)
