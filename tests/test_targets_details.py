@@ -467,6 +467,12 @@ def test_shares_of_the_longest_change_are_no_steps_in_the_models_own_unit():
         Search(absolute=True)
 
 
+def test_a_precision_is_refused_where_nothing_is_searched():
+    for by in ("gradient", "unknown"):
+        with pytest.raises(ValueError, match=f'precision is of a search; with by="{by}"'):
+            Search(by=by, precision="bfloat16")
+
+
 def test_with_the_bare_prompt_first_the_search_goes_on_from_where_that_one_ends():
     draw = torch.Generator().manual_seed(3)
     h, where = torch.randn(2, 4, 1, 6, generator=draw, dtype=torch.float64)

@@ -49,7 +49,9 @@ TOGETHER = 25
 
 
 #: What a step of one more batch takes, whatever is in it, in tokens of a suffix, by kind of device:
-#: on a CPU its weights are read once more; a GPU waits for its kernels to be launched.
+#: on a CPU its weights are read once more; a GPU waits for its kernels to be launched. The first is
+#: from the shapes of the embedded model and a CPU's rates, the second a guess; they decide on
+#: the last bits of a result alone, by which facts share a batch.
 PASS = {"cpu": 40, "cuda": 10_000}
 #: After so many steps it is looked at which facts are done, for which a GPU has to be waited for.
 TURNS = {"cpu": 1, "cuda": 4}
@@ -251,8 +253,8 @@ class Search:
     precision : {"model", "bfloat16"}
         What the search computes in. With "bfloat16" a float32 model's upper layers are copied in
         bfloat16 for it, and what is found is taken on in float32 until the losses are under the
-        tolerance there; it pays on a GPU, and on processors with AVX512-BF16 or AMX. δ is float32
-        always.
+        tolerance there. It is meant for GPUs, and for processors that multiply in bfloat16. δ is
+        float32 always.
     kl_at : {"subject", "next"}
         The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
         original) of what is said at the subject's last token in "{subject} is a". "next" is
@@ -280,6 +282,8 @@ class Search:
         if self.absolute and self.optimizer != "adam":
             raise ValueError("absolute: the normalised gradient's steps are shares of the longest "
                              "δ; only Adam's can be in h's own unit")
+        if self.by != "search" and self.precision != "model":
+            raise ValueError(f'precision is of a search; with by="{self.by}" there is none')
 
     @property
     def rate(self) -> float:
