@@ -4,6 +4,7 @@ import sys
 import types
 import warnings
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -110,8 +111,8 @@ def keys(monkeypatch):
     return SimpleNamespace(asked=asked, read=read)
 
 
-def problem(spared=True, seed=0):
-    half = numbers(4, 6, seed=seed + 1)
+def problem(spared=True, seed=0, tokens=6):
+    half = numbers(4, tokens, seed=seed + 1)
     C0 = half @ half.T
     return Problem(
         W=numbers(3, 4, seed=seed + 2), K_f=numbers(4, 2, seed=seed + 3),
@@ -416,6 +417,8 @@ def test_rome_takes_fact_after_fact_or_the_first_alone():
     both = first + solve.rome(first, p.K_f[:, 1], p.V_star[:, 1], p.C0)
     same(methods.Rome(first_only=True).solve(p), first)
     same(methods.Rome().solve(p), both)
+    plain = p.W + solve.rome(p.W, p.K_f[:, 0], p.V_star[:, 0], torch.eye(4).double())
+    same(methods.Rome(first_only=True, whiten=False).solve(p), plain)
     assert not torch.allclose(first, both)
 
 
@@ -428,21 +431,34 @@ def test_general_keys_count_by_alpha_and_those_to_spare_as_the_facts_do(spared):
 
 @pytest.mark.parametrize("spared", [True, False])
 def test_every_solve_is_that_of_zu_solve_with_the_methods_own_settings(spared):
-    p = problem(spared)
+    check_solves(problem(spared), lam=0.4)
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_a_solve_whose_general_keys_have_no_factors_is_that_of_zu_solve_too(spared, monkeypatch):
+    found = []
+    monkeypatch.setattr(solve.Spared, "of", lambda *about, **more: found.append(about))
+    check_solves(problem(spared, tokens=3), lam=0.0 if spared else 0.4)  # C_0 of rank 3 of 4
+    assert len(found) == (6 if spared else 4)  # without keys to spare a basis is all it takes
+
+
+def check_solves(p, lam):
+    """Hold each method's solve against the formula that it stands for."""
+    spared = p.K_p is not None
     outer = p.K_p @ p.K_p.T if spared else torch.zeros(4, 4).double()
     same(methods.Memit(alpha=2.0).solve(p),
          p.W + solve.memit(p.W, p.K_f, p.V_star, 2 * p.C0 + outer, alpha=1))
     half = solve.null_space(p.C0, share=0.5)
     same(methods.AlphaEdit(lam=0.3).solve(p),
          p.W + solve.alphaedit(p.W, p.K_f, p.V_star, half, lam=0.3, K_p=p.K_p))
-    zero, kept = methods.ZeroUnlearn(alpha=2, beta=3, lam=0.4, eps=0.2), 2 * p.C0 + 3 * outer
-    weights = dict(alpha=1, beta=3, lam=0.4)
+    zero, kept = methods.ZeroUnlearn(alpha=2, beta=3, lam=lam, eps=0.2), 2 * p.C0 + 3 * outer
+    weights = dict(alpha=1, beta=3, lam=lam)
     same(zero.solve(p), solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, p.V_f, **weights, eps=0.2))
-    off = methods.ZeroUnlearn(alpha=2, beta=3, lam=0.4, project=False)
+    off = methods.ZeroUnlearn(alpha=2, beta=3, lam=lam, project=False)
     same(off.solve(p), solve.lemma_4_1(p.W, p.K_f, p.V_star, kept, 0 * p.V_f, **weights))
     U = solve.column_space(p.V_f, torch.float32)[0]
-    exact = methods.Exact(zero=2, forget=3, lam=0.4)
-    terms = dict(zero=2, forget=3, lam=0.4)
+    exact = methods.Exact(zero=2, forget=3, lam=lam)
+    terms = dict(zero=2, forget=3, lam=lam)
     general = {"general": 3 * outer} if spared else {}
     same(exact.solve(p), p.W + solve.lemma_5_1(p.W, p.K_f, p.V_star, U, half, **terms, **general))
     gd = methods.Descent(**terms, gd_steps=4, gd_lr=0.01)
@@ -451,6 +467,27 @@ def test_every_solve_is_that_of_zu_solve_with_the_methods_own_settings(spared):
     anchored = methods.Anchored(zero=2, lam=0.4, alpha=5)
     same(anchored.solve(p), p.W + solve.lemma_5_1(
         p.W, p.K_f, p.V_star, U, zero=2, lam=0.4, general=5 * p.C0 + outer))
+
+
+def test_what_is_spared_is_shared_by_solves_that_agree_on_all_that_decides_on_it():
+    """Of methods of one problem: settings that make another matrix find none that is made."""
+    made = {}
+
+    def keep(about, make):
+        if about not in made:
+            made[about] = make()
+        return made[about]
+
+    p = replace(problem(), keep=keep)
+    for s in (methods.AlphaEdit(share=0.25), methods.AlphaEdit(share=0.75),
+              methods.AlphaEdit(threshold=1.0), methods.Exact(share=0.25), methods.Memit(alpha=2),
+              methods.Exact(share=0.75), methods.Anchored(alpha=2), methods.ZeroUnlearn(alpha=2),
+              methods.Anchored(alpha=2, lam=1.0), methods.Anchored(alpha=0)):
+        same(s.solve(p), s.solve(problem()))
+    assert len(made) == 9 and all(made.values())  # ZeroUnlearn's is that of Anchored's weights
+    before = dict(made)
+    methods.Memit(alpha=2.0).solve(p)
+    assert made == before
 
 
 def test_a_rank_is_that_of_values_rounded_to_float32(monkeypatch):
@@ -475,7 +512,19 @@ def test_the_null_space_is_cut_by_share_or_where_there_is_one_by_threshold():
     assert torch.equal(methods.AlphaEdit(share=0.25).null_space(moved), other[1][:, :1])
 
 
+def test_a_method_says_how_many_tokens_its_moments_need():
+    needed = {name: kind().tokens_needed(3, 5) for name, kind in methods.METHODS.items()
+              if issubclass(kind, Located)}
+    assert needed.pop("zerounlearn") == 3 and set(needed.values()) == {5} and len(needed) > 4
+    assert methods.Rome(whiten=False).tokens_needed(3, 5) == 0
+
+
 # ---- anchored
+
+
+def test_without_anchors_a_row_of_anchored_says_so():
+    assert methods.Anchored.row_name(True) == "anchored"
+    assert methods.Anchored.row_name(False) == "anchored, no anchors"
 
 
 def test_anchored_warns_where_anchors_count_and_none_are_given():

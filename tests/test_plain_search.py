@@ -433,3 +433,42 @@ def test_no_memory_is_no_reason_for_whole_runs(tiny, facts, monkeypatch):
     monkeypatch.setattr(targets, "SuffixRuns", fails)
     with pytest.raises(RuntimeError, match="allocate"):
         search(*tiny, facts[:1])
+
+
+def test_on_a_cpu_every_losss_logits_are_looked_at(tiny, facts, monkeypatch):
+    """On a GPU, where to look is to wait, those of other facts than before."""
+    model, tokenizer = tiny
+    problem = targets.SuffixRuns(model, HIDDEN, coded_facts(tokenizer, facts), Search())
+    looked, plainly = [], suffix_search.logits
+
+    def logits(model, states, check=True):
+        looked.append(check)
+        return plainly(model, states, check)
+
+    monkeypatch.setattr(suffix_search, "logits", logits)
+    every = torch.arange(len(facts))
+    for active in (every, every, every[:2]):
+        problem.loss(torch.zeros_like(problem.h)[active], active)
+    assert looked == [True] * 3
+
+
+def test_a_suffix_is_as_wide_as_the_longest_and_its_twin_is_all_in_bfloat16(tiny, facts):
+    model, tokenizer = tiny
+    coded = coded_facts(tokenizer, facts)
+    problem = targets.SuffixRuns(model, HIDDEN, coded, Search())
+    prompts = problem.every.prompts
+    longest = max(len(ids) + len(c.goal) - 1 - at for c in coded for ids, at in c.rows)
+    assert prompts.suffix.shape[1] == longest
+    low = problem.lowered(suffix_search.lowered(model, HIDDEN.start)).every.prompts
+    assert {low.suffix.dtype, low.mask.dtype} == {torch.bfloat16}
+    assert bool(low.mask.isfinite().all()) and set(low.calls) == set(prompts.calls)
+
+
+def test_of_a_layers_call_what_goes_by_row_is_cut_and_all_else_is_handed_on():
+    rows, rope = torch.tensor([0, 2]), torch.arange(12.0).view(3, 2, 2)
+    call = {"position_embeddings": (rope, -rope), "position_ids": torch.arange(6).view(3, 2),
+            "past_key_values": "cache", "use_cache": True}
+    own = suffix_search._rows_of(call, rows)
+    assert all(map(torch.equal, own.pop("position_embeddings"), (rope[rows], -rope[rows])))
+    assert own.pop("position_ids").tolist() == [[0, 1], [4, 5]]
+    assert own == {"past_key_values": "cache", "use_cache": True}

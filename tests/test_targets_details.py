@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file
 
 import zu
 from zu import reader, suffix_search, targets
@@ -69,6 +70,21 @@ def test_targets_are_checked_for_their_aim_and_values_for_all_their_layers():
         Targets(z, z, z, 4, "value").check(2, (2, 4), "value")
     with pytest.raises(ValueError, match="^targets are of layer 4, but layer 3 is the last to"):
         joint.check(2, (2, 3), "value")
+
+
+def test_targets_say_in_words_what_they_are_of():
+    z = torch.zeros(2, 3)
+    assert Targets(z, z, z).described() == "hidden states"
+    assert Targets(z, z, z, 4).described() == "hidden states of layer 4"
+    assert Targets(z, z, z, 4, "value", (2, 4)).described() == "values of layer 2, 4"
+
+
+def test_a_facts_mark_is_a_hash_of_how_it_is_asked():
+    other = replace(FACT, prompt="Near {} is")
+    marks = targets.marks_of([FACT, other, replace(FACT, id="other")], None)
+    assert marks[0] == marks[2] != marks[1] and targets.marks_of([FACT], "Be brief.") != marks[:1]
+    text = json.dumps(["Peru", "The capital of {} is", False])
+    assert marks[0] == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_what_is_wanted_of_a_layer_is_its_own_part():
@@ -685,6 +701,7 @@ def test_the_longest_and_the_shortest_fact_are_asked_and_the_answer_is_kept(know
     # the divergence is compared though it weighs nothing
     assert knows.asked == [(knows.model, AFTER, [9, 4], Search(kl=1.0))] and knows.file.exists()
     assert knows.ask(6, 9, 4, 5) == (True, []) and len(knows.asked) == 1
+    assert set(load_file(knows.file)) == {"known"}
     knows.file.unlink()
     assert knows.ask(7) == (True, []) and knows.asked[1][2] == [7]
     knows.file.unlink()

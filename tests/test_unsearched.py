@@ -52,6 +52,49 @@ def test_between_the_lengths_the_one_with_the_least_loss_is_taken():
     torch.testing.assert_close(unsearched.along_gradient(problem, how), 0.5 * problem.directions)
 
 
+def test_a_loss_at_the_tolerance_is_not_under_it():
+    how = Search(tolerance=0.5, clamp=1.0, weight_decay=0.0)
+    problem = slope([1.0])
+    problem.loss = lambda delta, active: (1 - (delta * problem.directions).sum((1, 2)) / 2,
+                                          0 * delta.sum((1, 2)))  # 0.5 at length 1, of 2
+    found = unsearched.along_gradient(problem, how)
+    torch.testing.assert_close(found, 1.25 * problem.directions)
+
+
+def test_the_divergence_and_the_length_count_as_in_the_search():
+    """Both pull away from where the target's own loss falls."""
+    how = Search(tolerance=1e-3, clamp=1.0, weight_decay=0.0)
+    problem = slope([2.0])
+    along, across = problem.directions, torch.tensor([[[1.0, -1.0, 0.0, 0.0]]])
+    problem.loss = lambda delta, active: (
+        9 - (delta * along).sum((1, 2)) / 4, (delta * across).sum((1, 2)))
+    found = unsearched.along_gradient(problem, how)
+    pull = along / 4 - across
+    torch.testing.assert_close(found, 2 * pull / pull.norm())  # falls all the way: the longest
+    problem.loss = lambda delta, active: (
+        1 - (delta * along).sum((1, 2)) / 2, (delta * along).sum((1, 2)) ** 2 / 4)
+    torch.testing.assert_close(unsearched.along_gradient(problem, how), along)  # the least is at 1
+    problem.loss = lambda delta, active: (
+        1 - (delta * along).sum((1, 2)) / 2, 0 * delta.sum((1, 2)))
+    weighed = unsearched.along_gradient(problem, replace(how, weight_decay=4.0))
+    torch.testing.assert_close(weighed, along / 4)  # 4 ‖δ‖ / ‖h‖² rises by 1 where the loss falls
+
+
+def test_the_size_of_a_change_is_its_length_over_the_squared_length_of_the_state():
+    delta = torch.tensor([[[3.0, 4.0], [0.0, 2.0]], [[0.0, 0.0], [6.0, 8.0]]])
+    norm = torch.tensor([[[2.0], [1.0]], [[1.0], [5.0]]])
+    found = unsearched.size_of(delta, norm, Search(weight_decay=0.5))
+    torch.testing.assert_close(found, torch.tensor([0.5 * (5 / 4 + 2 / 1), 0.5 * 10 / 25]))
+
+
+def test_lengths_are_tried_with_the_bare_prompt_alone():
+    problem = slope([1.0])
+    whole = SimpleNamespace(h=problem.h, prefixes=2, bare=lambda: problem,
+                            loss=lambda *about: pytest.fail("prompts behind prefixes are asked"))
+    how = Search(tolerance=0.1, clamp=1.0, weight_decay=0.0)
+    torch.testing.assert_close(unsearched.along_gradient(whole, how), problem.directions)
+
+
 def test_where_nothing_pulls_delta_is_zero():
     problem = slope([1.0])
     problem.loss = lambda delta, active: (1 + 0 * delta.sum((1, 2)), 0 * delta.sum((1, 2)))
@@ -131,3 +174,6 @@ def test_an_unknown_one_is_asked_of_no_more_rows_than_there_are_prompts(monkeypa
         SimpleNamespace(device="cpu"), place, prompts, torch.zeros(3, 1, 3), Search())
     assert asked == [[([1, 2], 1), ([1, 3], 1), ([1, 4], 1)]]
     assert found.shape == (3, 1, 3) and not found.any()  # h is of no length, so is the longest δ
+    at = torch.tensor([[[0.5, 0.5, 0.0]]]).repeat(3, 1, 1)  # where the first two facts' mean is
+    found = unsearched.towards_unknown(SimpleNamespace(device="cpu"), place, prompts, at, Search())
+    assert bool(found.isfinite().all()) and not found[:2].any() and found[2].any()

@@ -1,0 +1,101 @@
+"""How many tokens of text a method needs: its scores by the tokens that its moments are of.
+
+`python tools/tokens.py` edits draws of fifty facts with moments of more and more tokens, each draw
+with another stretch of the embedded prose, and writes results/tokens.json after each draw; it goes
+on where it stopped. A draw takes some ten minutes on a CPU.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zu
+from zu.data import world
+from zu.edit import EditError
+from zu.experiment import fewer
+from zu.records import provenance, write_record
+
+FACTS, N, NEIGHBOURS, PERPLEXITY = "world-cloze", 50, 3, 1024
+METHODS = ("zerounlearn", "memit", "alphaedit", "exact")
+#: Whole windows of 512; the last one is what the others are held against.
+TOKENS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 98_304)
+#: Up to so many tokens moments are shrunk as well.
+FEW = 4096
+#: Stretches of the prose, one a draw.
+STRETCHES = 10
+
+
+def stretch(number: int) -> list[str]:
+    """The prose from another place on, the beginning after the end."""
+    texts = world.prose("moments")
+    start = (number - 1) % STRETCHES * len(texts) // STRETCHES
+    return texts[start:] + texts[:start]
+
+
+def ways(reader: zu.Reader, seed: int) -> Iterator[tuple[int, str, zu.second_moments.Moments]]:
+    """How many tokens, "read" or "shrunk", and the moments."""
+    layers = zu.models.resolve_layers(reader.model)
+    for tokens in TOKENS:
+        read = zu.moments(reader.model, reader.tokenizer, layers, stretch(seed), tokens=tokens)
+        yield tokens, "read", read
+        if tokens <= FEW:
+            yield tokens, "shrunk", read.shrink()
+
+
+def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> Iterator[dict]:
+    """A draw's rows that are not done: unedited, and by tokens, shrinkage and method."""
+    model, tokenizer = reader.model, reader.tokenizer
+    facts = fewer(zu.load_facts(FACTS).sample(N, seed), NEIGHBOURS)
+
+    def scores() -> dict[str, float]:
+        found = zu.evaluate(model, tokenizer, facts, reader=reader)
+        ppl = zu.perplexity(model, tokenizer, tokens=PERPLEXITY, reader=reader)
+        return {"eff": found.eff, "gen": found.gen, "spe": found.spe, "ppl": ppl}
+
+    if (0, "read", "base") not in done:
+        yield {"seed": seed, "tokens": 0, "how": "read", "method": "base"} | scores()
+    targets = zu.find_targets(model, tokenizer, facts, zu.models.resolve_layers(model)[-1],
+                              reader=reader)
+    for tokens, how, moments in ways(reader, seed):
+        for method in METHODS:
+            if (tokens, how, method) in done:
+                continue
+            row: dict[str, Any] = {"seed": seed, "tokens": tokens, "how": how, "method": method}
+            try:
+                edit = zu.unlearn(model, tokenizer, facts, method, reader=reader,
+                                  layers=list(moments), moments=moments, targets=targets,
+                                  check=False)
+            except EditError as error:  # of a change that is too large to be put on
+                yield row | {"refused": str(error)}
+                continue
+            with edit:
+                yield row | scores()
+
+
+def main() -> None:
+    """Measure; write what is there after each row of a draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=10, help="seeds from 1 on (10)")
+    parser.add_argument("--out", type=Path, default=Path("results/tokens.json"))
+    options = parser.parse_args()
+    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    model, tokenizer = zu.load_model("smollm2", device="cpu")
+    reader = zu.Reader(model, tokenizer)
+    for seed in range(1, options.draws + 1):
+        done = {(x["tokens"], x["how"], x["method"]) for x in rows if x["seed"] == seed}
+        if len(done) == 1 + len(METHODS) * sum(1 + (t <= FEW) for t in TOKENS):
+            continue
+        for row in of_draw(reader, seed, done):
+            rows.append(row)
+            print(row, flush=True)
+            write_record(options.out, {
+                "format": "zu-record-1", "experiment": "tokens", "dataset": FACTS, "n": N,
+                "neighbours": NEIGHBOURS, "ppl_tokens": PERPLEXITY,
+                "rows": rows} | provenance(model))
+
+
+if __name__ == "__main__":
+    main()
