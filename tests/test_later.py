@@ -145,6 +145,30 @@ def test_factors_refuse_what_is_no_matrix_of_their_size(layer):
         solve.Spared.of(C0, lam=-1.0)
     with pytest.raises(ValueError, match="orthonormal"):
         solve.Spared.of(C0, lam=1.0, basis=2 * C0)
+    with pytest.raises(ValueError, match="^basis must have shape"):
+        solve.Spared.of(C0[:-1, :-1], lam=1.0, basis=torch.eye(len(C0)).double())
+    with pytest.raises(ValueError, match="^beta must be"):
+        spared.lemma_4_1(W, K_f, V_star, V_f, beta=-1.0)
+
+
+def test_a_key_of_zeros_spares_nothing_and_counts_as_a_key(layer):
+    *problem, C0, K_p = layer
+    spared = solve.Spared.of(C0, lam=0.1)
+    without = solved(spared, *problem)
+    none = torch.zeros_like(K_p[:, :1])
+    still = solved(spared.spare(none), *problem)
+    assert all(far(x, y) < 1e-10 for x, y in zip(still, without, strict=True))
+    one = solved(spared.spare(torch.cat([none, K_p], 1)), *problem)
+    other = solved(solve.Spared.of(C0, lam=0.1).spare(K_p), *problem)
+    assert all(far(x, y) < 1e-10 for x, y in zip(one, other, strict=True))
+
+
+def test_a_change_has_the_weights_precision(layer):
+    W, K_f, V_star, V_f, C0, K_p = layer
+    for K in (None, K_p):
+        spared = solve.Spared.of(C0, lam=0.1).spare(K)
+        found = solved(spared, W.float(), K_f, V_star, V_f)
+        assert {x.dtype for x in found} == {torch.float32}
 
 
 def test_all_directions_need_no_identity(layer, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zu
-from zu import models
+from zu import models, second_moments
 from zu.reader import hooks
 from zu.second_moments import CorpusError, Moments, corpus, own_samples, pack, shrunken
 
@@ -54,6 +54,17 @@ def test_moments_of_an_edited_model_or_of_other_text_are_not_taken_from_the_cach
     for other in (texts, texts[::-1]):
         found = zu.moments(model, tokenizer, (2,), other, tokens=128, window=32)
         assert not torch.equal(first[2], found[2])
+
+
+def test_without_a_number_eight_tokens_are_read_for_each_direction_of_a_key(tiny, texts):
+    model, tokenizer = tiny  # whose keys are of length 80
+    assert second_moments.enough(model, [1, 2], window=64) == 640
+    assert second_moments.enough(model, [1, 2], window=100) == 700  # whole windows
+    assert second_moments.enough(model, []) == 0
+    found = zu.moments(model, tokenizer, [2], texts * 20, window=100)
+    assert found.tokens == 700
+    same = zu.moments(model, tokenizer, [2], texts * 20, tokens=700, window=100)
+    assert torch.equal(found[2], same[2])
 
 
 def test_too_little_text_is_an_error(tiny):

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file
 
 import zu
-from zu import reader, suffix_search, targets
+from zu import reader, steps, suffix_search, targets
 from zu.data.facts import Fact
 from zu.targets import Place, Search, Targets, _Coded
 
@@ -528,6 +528,16 @@ def test_a_pull_that_is_nearly_nothing_is_divided_by_ten_to_the_minus_eight():
         steps=2, lr=0.1, weight_decay=0.0, optimizer="adam"))[0]
     # the gradient of u is 2e-8: a step is lr · 2e-8 / (2e-8 + 1e-8), times the scale of 2
     torch.testing.assert_close(z - h, torch.full_like(h, -0.1 * 2 / 3 * 2))
+
+
+def test_adams_first_step_is_its_rate_to_the_last_digits_of_float32():
+    """1 - 0.999 is exact to no more than four digits in float32."""
+    take = steps.Adam(torch.full((1, 1, 1), 9.0), 3, lr=0.25)
+    gradient = torch.tensor([[[3.0, -0.5, 1e-4]]])
+    found = take(torch.zeros(1, 1, 3), torch.tensor([0]), gradient)
+    expected = torch.tensor([[[-0.25, 0.25, -0.25 / (1 + 1e-4)]]])  # and 1e-8 against 1e-4
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+    assert found.dtype == torch.float32
 
 
 def test_a_fact_without_any_pull_stays_where_it_is():

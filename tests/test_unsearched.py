@@ -177,3 +177,7 @@ def test_an_unknown_one_is_asked_of_no_more_rows_than_there_are_prompts(monkeypa
     at = torch.tensor([[[0.5, 0.5, 0.0]]]).repeat(3, 1, 1)  # where the first two facts' mean is
     found = unsearched.towards_unknown(SimpleNamespace(device="cpu"), place, prompts, at, Search())
     assert bool(found.isfinite().all()) and not found[:2].any() and found[2].any()
+    near = torch.tensor([[[0.0, 0.0, 0.6]]]).repeat(3, 1, 1)
+    found = unsearched.towards_unknown(
+        SimpleNamespace(device="cpu"), place, prompts, near, Search(clamp=0.1))
+    torch.testing.assert_close(found[2, 0], torch.tensor([0.0, 0.0, 0.06]))

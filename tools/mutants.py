@@ -54,7 +54,7 @@ READING = ["test_readers.py", "test_facts.py", "test_reading_details.py", "test_
            "test_formats.py"]
 METHODS = ["test_methods_details.py", "test_objectives.py"]
 TESTS = {
-    "zu/solve.py": ["test_solve.py", "test_solve_edges.py"],
+    "zu/solve.py": ["test_solve.py", "test_solve_edges.py", "test_later.py"],
     "zu/scores.py": ["test_scores.py", "test_scores_by_hand.py", "test_unreadable.py"],
     "zu/edit.py": ["test_edit_by_hand.py", "test_export.py"],
     "zu/data/readers.py": READING,

@@ -21,7 +21,7 @@ from zu.records import provenance, write_record
 FACTS, N, NEIGHBOURS, PERPLEXITY = "world-cloze", 50, 3, 1024
 METHODS = ("zerounlearn", "memit", "alphaedit", "exact")
 #: Whole windows of 512; the last one is what the others are held against.
-TOKENS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 98_304)
+TOKENS = (512, 1024, 2048, 4096, 8192, 12_288, 16_384, 32_768, 98_304)
 #: Up to so many tokens moments are shrunk as well.
 FEW = 4096
 #: Stretches of the prose, one a draw.
@@ -78,13 +78,14 @@ def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> It
 def main() -> None:
     """Measure; write what is there after each row of a draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=10, help="seeds from 1 on (10)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(1, 1 + STRETCHES),
+                        help="of the draws (1 to 10)")
     parser.add_argument("--out", type=Path, default=Path("results/tokens.json"))
     options = parser.parse_args()
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     model, tokenizer = zu.load_model("smollm2", device="cpu")
     reader = zu.Reader(model, tokenizer)
-    for seed in range(1, options.draws + 1):
+    for seed in options.seeds:
         done = {(x["tokens"], x["how"], x["method"]) for x in rows if x["seed"] == seed}
         if len(done) == 1 + len(METHODS) * sum(1 + (t <= FEW) for t in TOKENS):
             continue

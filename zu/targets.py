@@ -337,8 +337,8 @@ def optimise(
     """Find, for every fact, the δ to add at the subject's last token.
 
     Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
-    + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², where δ is added to h;
-    step by step, with ‖δ‖ cut to clamp · ‖h‖ after each, until that is under the tolerance.
+    + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², δ added to h, in steps
+    with ‖δ‖ ≤ clamp · ‖h‖, until that is under the tolerance.
 
     Parameters
     ----------
@@ -353,8 +353,8 @@ def optimise(
     batch : int, optional
         Most facts in a batch; by default as many as 2 GiB or half of the free memory bear.
     cache : bool
-        Keep each result under `zu.cache_dir`: a run goes on where it stopped, and ends with the
-        same bits (see `TOGETHER`); no text is stored. Nothing is kept of a model with hooks on it.
+        Keep each result under `zu.cache_dir`, but no text, and nothing of a model with hooks on it:
+        a run goes on where it stopped, and ends with the same bits (see `TOGETHER`).
 
     Returns
     -------
@@ -378,8 +378,7 @@ def optimise(
     files, parts = _planned(model, place, coded, search, batch)
     cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     found = _read_kept(files) if cache else {}
-    # whole batches anew: which facts share one decides on the last bits
-    parts = [part for part in parts if not set(part) <= set(found)]
+    parts = [part for part in parts if not set(part) <= set(found)]  # whole ones, for the same bits
     for i, found[i] in _solved(model, place, coded, search, parts):
         if cache:
             write_tensors(files[i], found[i])

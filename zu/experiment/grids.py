@@ -53,8 +53,8 @@ class Texts:
     ----------
     corpus : str
         What the moments are read from.
-    moment_tokens : int
-        How many tokens of it.
+    moment_tokens : int or None
+        How many tokens of it; None: as many as `zu.second_moments.enough` says.
     ppl_corpus : str
         What perplexity is measured on.
     ppl_tokens : int
@@ -62,7 +62,7 @@ class Texts:
     """
 
     corpus: str = ""
-    moment_tokens: int = 100_000
+    moment_tokens: int | None = None
     ppl_corpus: str = ""
     ppl_tokens: int = 8192
 

@@ -1,0 +1,52 @@
+"""How many tokens moments need, as the book tells it."""
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from zu.book import tokens
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rows(method, count, ppl, gen=(10.0, 12.0), how="read"):
+    return [{"seed": i, "tokens": count, "how": how, "method": method, "eff": 0.0, "gen": g,
+             "spe": 5.0} | ({"refused": "why"} if p is None else {"ppl": p})
+            for i, (p, g) in enumerate(zip(ppl, gen, strict=True), 1)]
+
+
+KEPT = [*rows("base", 0, [10.0, 20.0]), *rows("memit", 4096, [11.0, 22.0]),
+        *rows("memit", 512, [22.0, 44.0], gen=(9.0, 11.0)), *rows("memit", 64, [None, 30.0]),
+        *rows("memit", 512, [11.0, 22.0], how="shrunk"),
+        {"seed": 3, "tokens": 0, "how": "read", "method": "base", "ppl": 99.0}]  # begun only
+
+
+def test_scores_are_held_against_those_of_the_most_tokens_draw_by_draw():
+    found = tokens.against_most(KEPT, (64, 512))
+    assert list(found.index) == [("MEMIT", "4,096"), ("MEMIT", "512"), ("MEMIT", "512, shrunk"),
+                                 ("MEMIT", "64")]
+    assert found["Gen"].tolist() == ["11.0", "-1.0 (-1.0 to -1.0)", "+0.0 (+0.0 to +0.0)",
+                                     "refused in 1"]
+    assert found["perplexity"].tolist() == ["16.50", "+100.0% (+100.0% to +100.0%)",
+                                            "+0.0% (+0.0% to +0.0%)", "refused in 1"]
+    assert tokens.draws(KEPT) == 2
+
+
+def test_perplexity_is_drawn_as_the_mean_ratio_to_the_unedited_models():
+    ax = plt.figure().subplots()
+    drawn = tokens.draw_perplexity(ax, KEPT)
+    ratio = drawn.set_index(["method", "how", "tokens"]).iloc[:, 0]
+    assert ratio["memit", "read", 4096] == pytest.approx(1.1)
+    assert ratio["memit", "read", 512] == pytest.approx(2.2)
+    assert ratio["memit", "read", 64] == pytest.approx(1.5)  # of the draw that has one
+    assert ratio["memit", "shrunk", 512] == pytest.approx(1.1)
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    plt.close(ax.figure)
+
+
+def test_the_kept_record_has_draws_that_are_done():
+    record = json.loads((ROOT / "results" / "tokens.json").read_text())
+    assert tokens.draws(record["rows"]) >= 2, "fewer draws than an interval needs"
+    found = tokens.against_most(record["rows"], (8192,))
+    assert {"ZeroUnlearn", "MEMIT", "AlphaEdit"} <= set(found.index.get_level_values("method"))

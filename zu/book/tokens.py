@@ -1,0 +1,128 @@
+"""How many tokens of text a method's moments need, as a figure and a table."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..methods import METHODS
+from .verdicts import over_draws
+
+SCORES = {"eff": "Eff", "gen": "Gen", "spe": "Spe"}
+#: What moments are called, as tools/tokens.py names them.
+HOW = {"read": "", "shrunk": ", shrunk"}
+
+
+def against_most(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> pd.DataFrame:
+    """Scores by method and tokens, and how they differ from those with the most tokens.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of the record that tools/tokens.py writes.
+    tokens : sequence of int
+        Which numbers of tokens to show.
+
+    Returns
+    -------
+    pd.DataFrame
+        By method and moments: Eff, Gen and Spe with the most tokens, as means over the draws that
+        have all rows; with fewer, the mean of the paired differences, in points, and its 95%
+        interval. Perplexity likewise, as ratios in percent. A number that a draw lacks, since the
+        edit was refused, makes the cell "refused in so many draws".
+    """
+    frame = _whole(rows)
+    most = frame["tokens"].max()
+    found = []
+    for method in [name for name in dict.fromkeys(frame["method"]) if name != "base"]:
+        own = frame[frame["method"] == method].set_index("seed")
+        reference = own[own["tokens"] == most]
+        for count, how in _moments(own, tokens, int(most)):
+            these = own[(own["tokens"] == count) & (own["how"] == how)]
+            row = {"method": METHODS[method].label, "moments": f"{count:,}{HOW[how]}"}
+            found.append(row | _cells(these, reference, own=count == most))
+    return pd.DataFrame(found).set_index(["method", "moments"])
+
+
+def _whole(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of the draws that are done."""
+    frame = pd.DataFrame(rows)
+    counts = frame["seed"].value_counts()
+    return frame[frame["seed"].isin(counts[counts == counts.max()].index)]
+
+
+def draws(rows: Sequence[dict[str, Any]]) -> int:
+    """How many draws have all rows.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of the record.
+
+    Returns
+    -------
+    int
+        The number.
+    """
+    return int(_whole(rows)["seed"].nunique())
+
+
+def _moments(
+    own: pd.DataFrame, tokens: Sequence[int], most: int
+) -> list[tuple[int, str]]:
+    """Which moments of a method are shown: of the most tokens first, then of fewer ones."""
+    there = set(zip(own["tokens"], own["how"], strict=True))
+    asked = [(count, how) for count in sorted(tokens, reverse=True) for how in HOW]
+    return [(most, "read")] + [pair for pair in asked if pair in there and pair[0] != most]
+
+
+def _cells(these: pd.DataFrame, reference: pd.DataFrame, own: bool) -> dict[str, str]:
+    """A row of the table."""
+    if own:
+        means = {name: f"{these[key].mean():.1f}" for key, name in SCORES.items()}
+        return means | {"perplexity": f"{these['ppl'].mean():.2f}"}
+    if refused := int(these["ppl"].isna().sum()):
+        return dict.fromkeys([*SCORES.values(), "perplexity"], f"refused in {refused}")
+    cells = {}
+    for key, name in SCORES.items():
+        apart = over_draws((these[key] - reference[key]).to_numpy())
+        cells[name] = f"{apart.value:+.1f} ({apart.low:+.1f} to {apart.high:+.1f})"
+    apart = over_draws(np.log(these["ppl"] / reference["ppl"]).to_numpy())
+    value, low, high = (100 * (np.exp(x) - 1) for x in (apart.value, apart.low, apart.high))
+    cells["perplexity"] = f"{value:+.1f}% ({low:+.1f}% to {high:+.1f}%)"
+    return cells
+
+
+def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Perplexity after an edit against the tokens that its moments are of, by method.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw: geometric means over draws, against those of the unedited model; broken
+        lines where moments were shrunk.
+    rows : sequence of dict
+        Of the record.
+
+    Returns
+    -------
+    pd.DataFrame
+        What is drawn.
+    """
+    frame = _whole(rows)
+    base = frame[frame["method"] == "base"].set_index("seed")["ppl"]
+    frame = frame[frame["method"] != "base"].dropna(subset="ppl")
+    frame = frame.assign(ratio=frame["ppl"] / frame["seed"].map(base))
+    log = frame.assign(log=np.log(frame["ratio"]))
+    means = np.exp(log.groupby(["method", "how", "tokens"], sort=False)["log"].mean())
+    drawn = means.rename("perplexity, times the unedited model's").reset_index()
+    drawn = drawn.sort_values("tokens", kind="stable", ignore_index=True)
+    for (method, how), part in drawn.groupby(["method", "how"], sort=False):
+        ax.plot(part["tokens"], part.iloc[:, -1], "o-" if how == "read" else "o--",
+                color=METHODS[method].colour, markersize=3,
+                label=METHODS[method].label + HOW[how])
+    ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=drawn.columns[-1])
+    return drawn
