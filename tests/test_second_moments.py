@@ -56,14 +56,14 @@ def test_moments_of_an_edited_model_or_of_other_text_are_not_taken_from_the_cach
         assert not torch.equal(first[2], found[2])
 
 
-def test_without_a_number_eight_tokens_are_read_for_each_direction_of_a_key(tiny, texts):
+def test_without_a_number_twenty_tokens_are_read_for_each_direction_of_a_key(tiny, texts):
     model, tokenizer = tiny  # whose keys are of length 80
-    assert second_moments.enough(model, [1, 2], window=64) == 640
-    assert second_moments.enough(model, [1, 2], window=100) == 700  # whole windows
+    assert second_moments.enough(model, [1, 2], window=64) == 1600
+    assert second_moments.enough(model, [1, 2], window=90) == 1620  # whole windows
     assert second_moments.enough(model, []) == 0
-    found = zu.moments(model, tokenizer, [2], texts * 20, window=100)
-    assert found.tokens == 700
-    same = zu.moments(model, tokenizer, [2], texts * 20, tokens=700, window=100)
+    found = zu.moments(model, tokenizer, [2], texts * 60, window=90)
+    assert found.tokens == 1620
+    same = zu.moments(model, tokenizer, [2], texts * 60, tokens=1620, window=90)
     assert torch.equal(found[2], same[2])
 
 
