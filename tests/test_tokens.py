@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from zu.book import tokens
+from zu.book.verdicts import over_draws
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,3 +51,21 @@ def test_the_kept_record_has_draws_that_are_done():
     assert tokens.draws(record["rows"]) >= 2, "fewer draws than an interval needs"
     found = tokens.against_most(record["rows"], (8192,))
     assert {"ZeroUnlearn", "MEMIT", "AlphaEdit"} <= set(found.index.get_level_values("method"))
+
+
+def test_what_the_chapter_says_of_the_kept_draws_holds():
+    rows = json.loads((ROOT / "results" / "tokens.json").read_text())["rows"]
+    score = {(x["method"], x["tokens"], x["how"], x["seed"]): x for x in rows}
+
+    def apart(method, count, key, how="read"):
+        return over_draws([score[method, count, how, seed][key]
+                           - score[method, 98_304, "read", seed][key]
+                           for seed in range(1, 1 + tokens.draws(rows))])
+
+    methods = ("zerounlearn", "memit", "alphaedit", "exact")
+    assert all(abs(apart(method, 32_768, key).value) < 1.5
+               for method in methods for key in ("eff", "gen", "spe"))
+    assert apart("memit", 12_288, "gen").high < 0
+    assert all(abs(apart("zerounlearn", 12_288, key).value) < 1 for key in ("eff", "gen", "spe"))
+    assert -12 < apart("memit", 512, "spe", "shrunk").value < -8
+    assert all(score["memit", 512, "read", seed].get("ppl", 1e9) > 1e4 for seed in (1, 2, 3))

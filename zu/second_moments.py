@@ -322,7 +322,8 @@ def enough(model: PreTrainedModel, layers: Sequence[int], window: int = 512) -> 
 
     A second moment of N tokens in m directions that is taken for that of all text costs about
     N / (N − m) times the least damage, which is 20/19 with `EACH` = 20 tokens for each direction.
-    More do not move scores by a point, see the chapter on what the model must keep.
+    Three times as many move mean scores by little more than a point, see the chapter on what the
+    model must keep.
 
     Parameters
     ----------
