@@ -320,10 +320,10 @@ def own_samples(
 def enough(model: PreTrainedModel, layers: Sequence[int], window: int = 512) -> int:
     """How many tokens the moments of some layers are read from, where none are said.
 
-    A second moment of N tokens in m directions that is taken for that of all text costs about
-    N / (N − m) times the least damage, which is 20/19 with `EACH` = 20 tokens for each direction.
-    Three times as many move mean scores by little more than a point, see the chapter on what the
-    model must keep.
+    A change that is chosen by the second moment of N independent keys of length m does about
+    N / (N − m) times the least damage, 20/19 with `EACH` = 20 tokens for each direction; those of
+    a text are not independent, so that it is more. Three times as many move mean scores by little
+    more than a point, see the chapter on what the model must keep.
 
     Parameters
     ----------
