@@ -123,6 +123,6 @@ def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for (method, how), part in drawn.groupby(["method", "how"], sort=False):
         ax.plot(part["tokens"], part.iloc[:, -1], "o-" if how == "read" else "o--",
                 color=METHODS[method].colour, markersize=3,
-                label=METHODS[method].label + HOW[how])
-    ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=drawn.columns[-1])
+                label=METHODS[method].label if how == "read" else None)
+    ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel="perplexity, ratio")
     return drawn
