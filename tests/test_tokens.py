@@ -1,5 +1,6 @@
 """How many tokens moments need, as the book tells it."""
 import json
+from math import exp, log
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,9 +29,10 @@ def test_scores_are_held_against_those_of_the_most_tokens_draw_by_draw():
     assert list(found.index) == [("MEMIT", "4,096"), ("MEMIT", "512"), ("MEMIT", "512, shrunk"),
                                  ("MEMIT", "64")]
     assert found["Gen"].tolist() == ["11.0", "-1.0 (-1.0 to -1.0)", "+0.0 (+0.0 to +0.0)",
-                                     "refused in 1"]
+                                     "refused in 1 of 2"]
     assert found["perplexity"].tolist() == ["16.50", "+100.0% (+100.0% to +100.0%)",
-                                            "+0.0% (+0.0% to +0.0%)", "refused in 1"]
+                                            "+0.0% (+0.0% to +0.0%)",
+                                            "refused in 1 of 2"]
     assert tokens.draws(KEPT) == 2
 
 
@@ -68,4 +70,18 @@ def test_what_the_chapter_says_of_the_kept_draws_holds():
     assert apart("memit", 12_288, "gen").high < 0
     assert all(abs(apart("zerounlearn", 12_288, key).value) < 1 for key in ("eff", "gen", "spe"))
     assert -12 < apart("memit", 512, "spe", "shrunk").value < -8
-    assert all(score["memit", 512, "read", seed].get("ppl", 1e9) > 1e4 for seed in (1, 2, 3))
+    assert all(score["memit", count, "read", seed].get("ppl", 1e9) > 1e4
+               for count in (512, 1024) for seed in (1, 2, 3))
+
+    def ratio(method, count, how="read"):
+        return over_draws([log(score[method, count, how, seed]["ppl"]
+                               / score[method, 98_304, "read", seed]["ppl"]) for seed in (1, 2, 3)])
+
+    assert all(abs(ratio(method, 32_768).value) < 0.0045 for method in methods)
+    assert exp(ratio("zerounlearn", 512).value) == pytest.approx(1.61, abs=0.005)
+    assert exp(ratio("zerounlearn", 512, "shrunk").value) == pytest.approx(1.06, abs=0.005)
+    for method in ("alphaedit", "exact"):
+        assert -7 < apart(method, 512, "spe").value < -5.5
+        assert -7 < apart(method, 512, "gen").value <= -3
+        few = ratio(method, 512)
+        assert few.low < 0 < few.high and exp(few.value) == pytest.approx(1.08, abs=0.005)

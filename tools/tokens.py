@@ -1,8 +1,8 @@
 """How many tokens of text a method needs: its scores by the tokens that its moments are of.
 
 `python tools/tokens.py` edits draws of fifty facts with moments of more and more tokens, each draw
-with another stretch of the embedded prose, and writes results/tokens.json after each draw; it goes
-on where it stopped. A draw takes some ten minutes on a CPU.
+with facts of its own and the embedded prose from another place on, and writes results/tokens.json
+after each row; it goes on where it stopped. A draw takes some ten minutes on a CPU.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHODS = ("zerounlearn", "memit", "alphaedit", "exact")
 TOKENS = (512, 1024, 2048, 4096, 8192, 12_288, 16_384, 32_768, 98_304)
 #: Up to so many tokens moments are shrunk as well.
 FEW = 4096
-#: Stretches of the prose, one a draw.
+#: Places where the prose begins, one a draw; what is read from there on overlaps.
 STRETCHES = 10
 
 

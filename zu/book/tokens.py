@@ -32,7 +32,7 @@ def against_most(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> pd.Da
         By method and moments: Eff, Gen and Spe with the most tokens, as means over the draws that
         have all rows; with fewer, the mean of the paired differences, in points, and its 95%
         interval. Perplexity likewise, as ratios in percent. A number that a draw lacks, since the
-        edit was refused, makes the cell "refused in so many draws".
+        edit was refused, makes the cell say in how many draws.
     """
     frame = _whole(rows)
     most = frame["tokens"].max()
@@ -85,7 +85,8 @@ def _cells(these: pd.DataFrame, reference: pd.DataFrame, own: bool) -> dict[str,
         means = {name: f"{these[key].mean():.1f}" for key, name in SCORES.items()}
         return means | {"perplexity": f"{these['ppl'].mean():.2f}"}
     if refused := int(these["ppl"].isna().sum()):
-        return dict.fromkeys([*SCORES.values(), "perplexity"], f"refused in {refused}")
+        said = f"refused in {refused} of {len(these)}"
+        return dict.fromkeys([*SCORES.values(), "perplexity"], said)
     cells = {}
     for key, name in SCORES.items():
         apart = over_draws((these[key] - reference[key]).to_numpy())
@@ -102,7 +103,7 @@ def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Parameters
     ----------
     ax : Axes
-        Where to draw: geometric means over draws, against those of the unedited model; broken
+        Where to draw: geometric means over draws, against those of the unedited model; dashed
         lines where moments were shrunk.
     rows : sequence of dict
         Of the record.
