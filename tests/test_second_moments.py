@@ -3,13 +3,17 @@ import json
 import sys
 import warnings
 from contextlib import suppress
+from hashlib import sha256
 from itertools import islice
 
 import pytest
+import scipy.linalg
 import torch
 
 import zu
 from zu import models, second_moments
+from zu.data.cache import packaged_file
+from zu.data.compact import packed, unpacked
 from zu.reader import hooks
 from zu.second_moments import CorpusError, Moments, corpus, own_samples, pack, shrunken
 
@@ -251,3 +255,54 @@ def test_moments_of_fewer_tokens_than_a_method_needs_are_told_of(
     (message,) = said[needed // 2, False]
     assert (f"of {needed // 2} tokens, and {method} needs {needed} in layer 1" in message
             and "shrink()" in message and f"tokens={2 * needed}" in message)
+
+
+def test_a_packed_moment_is_that_moment_in_every_direction():
+    k = torch.randn(24, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    k *= torch.logspace(0, -1.5, 24, dtype=torch.float64)[:, None]
+    C0 = k @ k.T / 400
+    kept = packed(C0)
+    assert kept["factor"].dtype == torch.float16 and kept["factor"].shape == (24 * 25 // 2,)
+    again = unpacked(kept)
+    assert again.dtype == torch.float64 and torch.equal(again, again.T)
+    torch.testing.assert_close(again.diagonal(), C0.diagonal(), rtol=1e-6, atol=0)
+    ratios = scipy.linalg.eigh(again.numpy(), C0.numpy(), eigvals_only=True)
+    assert 0.995 < ratios.min() < ratios.max() < 1.005
+    assert not torch.equal(again, C0)
+    with pytest.raises(ValueError, match="not positive definite.*read more tokens"):
+        packed(k[:, :10] @ k[:, :10].T)
+
+
+def test_what_the_package_brings_along_is_taken_in_place_of_reading(
+        tiny, cache, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    read = zu.moments(model, tokenizer, (1, 2), cache=False)
+    monkeypatch.setattr(second_moments, "packaged_file",
+                        lambda kind, about: tmp_path / f"{sha256(about.encode()).hexdigest()}.st")
+    assert len(second_moments.package(model, tokenizer, (1, 2))) == len(list(tmp_path.iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(second_moments, "_sum", lambda *a: pytest.fail("read"))
+        found = zu.moments(model, tokenizer, (2, 1))
+    assert list(found) == [1, 2] and found.tokens == read.tokens and found.fourth == read.fourth
+    for layer in (1, 2):
+        torch.testing.assert_close(found[layer], unpacked(packed(read[layer])))
+    assert not (cache / "moments").exists()
+    fresh = zu.moments(model, tokenizer, (1, 2), cache=False)
+    assert all(torch.equal(fresh[layer], read[layer]) for layer in (1, 2))
+    other = zu.moments(model, tokenizer, (1, 2), tokens=read.tokens + 512)
+    assert other.tokens == read.tokens + 512  # another text than that of the package's
+
+
+@pytest.mark.whole
+def test_the_package_brings_along_what_is_read_of_the_embedded_model_by_default():
+    """To four thousandths in every direction; a file that nobody asks for is not there."""
+    model, tokenizer = zu.load_model("smollm2", device="cpu")
+    layers = models.resolve_layers(model)
+    taken, read = (zu.moments(model, tokenizer, layers, cache=cache) for cache in (True, False))
+    assert taken.tokens == read.tokens
+    for layer in layers:
+        assert not torch.equal(taken[layer], read[layer])
+        ratios = scipy.linalg.eigh(taken[layer], read[layer], eigvals_only=True)
+        assert 0.996 < ratios.min() < ratios.max() < 1.004
+    files = list(packaged_file(second_moments.KIND, "").parent.iterdir())
+    assert len(files) == len(layers) and sum(file.stat().st_size for file in files) < 8e6

@@ -16,7 +16,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .batches import Batch
-from .data.cache import cache_file, read_tensors, user_path, write_tensors
+from .data.cache import cache_file, packaged_file, read_tensors, user_path, write_tensors
+from .data.compact import packed, unpacked
 from .layouts import hooked, known
 from .models import fingerprint, finite, fitting, resolve_layers
 from .modes import settles
@@ -376,6 +377,9 @@ def moments(
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
         interrupted call goes on where it stopped and ends with the same bits. A method that needs
         the eigenvectors of C_0 keeps these too. No text is stored, nor a model's with hooks on it.
+        What the package brings along (the default text and tokens, the embedded model in float32,
+        the default layers) is taken in place of reading, rounded as `zu.data.compact.packed` says.
+        False: read now, and keep nothing.
 
     Returns
     -------
@@ -395,9 +399,9 @@ def moments(
     size = max(tokens // window, 1)
     cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
     source, read = _source(model, tokenizer, texts, tokens, window)
-    about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"
-    label = f"{about} {source} {window} {size}" if cache else None
-    done = _kept(label, layers)
+    label = _label(model, tokenizer, source, window, size) if cache else None
+    done = _packaged(label, layers)
+    done |= _kept(label, [layer for layer in layers if layer not in done])
     if missing := [layer for layer in layers if layer not in done]:
         part = cache_file(KIND, f"{label} {missing}") if cache else None
         done |= (fresh := _sum(model, read, size, window, missing, part))
@@ -405,6 +409,56 @@ def moments(
     fewest = min((int(done[layer]["tokens"]) for layer in layers), default=0)
     fourth = {layer: float(done[layer]["fourth"]) for layer in layers}
     return Moments({layer: done[layer]["C0"] for layer in layers}, fewest, fourth, cache)
+
+
+def package(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
+) -> list[Path]:
+    """Read the default text and write moments for the package to bring along.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The unedited one, without hooks on it.
+    tokenizer : PreTrainedTokenizerBase
+        Its own.
+    layers : sequence of int
+        Which layers' keys.
+
+    Returns
+    -------
+    list of Path
+        A file for each layer, which `moments` takes from then on.
+    """
+    window = fitting(model, 512)
+    tokens = enough(model, layers, window)
+    size = tokens // window
+    source, read = _source(model, tokenizer, None, tokens, window)
+    label = _label(model, tokenizer, source, window, size)
+    files = []
+    for layer, found in _sum(model, read, size, window, layers, None).items():
+        files.append(packaged_file(KIND, f"{label} {layer}"))
+        kept = packed(found.pop("C0"))
+        write_tensors(files[-1], found | kept)
+    return files
+
+
+def _label(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, window: int, size: int
+) -> str:
+    """All that decides on moments but the layer."""
+    about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"
+    return f"{about} {source} {window} {size}"
+
+
+def _packaged(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+    """What the package brings along under a label, by layer."""
+    done = {}
+    for layer in layers if label else ():
+        path = packaged_file(KIND, f"{label} {layer}")
+        if kept := read_tensors(path, "factor", "scale", "fourth", "tokens"):
+            done[layer] = kept | {"C0": unpacked(kept)}
+    return done
 
 
 def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:

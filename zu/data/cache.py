@@ -93,8 +93,28 @@ def cache_file(kind: str, about: str) -> Path:
     Path
         A name made of a hash of it.
     """
-    name = hashlib.sha256(about.encode()).hexdigest()[:24]
-    return cache_dir() / kind / f"{name}.safetensors"
+    return cache_dir() / kind / _name(about)
+
+
+def packaged_file(kind: str, about: str) -> Path:
+    """Where the package itself brings a result along, under the name that it has in the cache.
+
+    Parameters
+    ----------
+    kind, about : str
+        As in `cache_file`.
+
+    Returns
+    -------
+    Path
+        Of few results there is a file.
+    """
+    return Path(__file__).parent / "files" / kind / _name(about)
+
+
+def _name(about: str) -> str:
+    """A file's name by what decides on its content."""
+    return f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
