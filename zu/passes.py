@@ -41,6 +41,23 @@ def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def ended(register: Callable) -> Iterator[None]:
+    """End the passes of a block where a hook is called: what comes after it is not run.
+
+    Parameters
+    ----------
+    register : callable
+        E.g. ``module.register_forward_hook``.
+    """
+
+    def stop(*seen: object) -> None:
+        raise _Enough
+
+    with hooks((register, stop)), suppress(_Enough):
+        yield
+
+
 def check_ids(model: PreTrainedModel, ids: torch.Tensor) -> None:
     """Refuse tokens that a model has no embedding of, before a GPU fails at them.
 
@@ -105,17 +122,13 @@ def forward_until(
     past : DynamicCache, optional
         The cache of what stands before the batch, whose mask then covers it too.
     """
-
-    def stop(*seen: object) -> None:
-        raise _Enough
-
     check_ids(model, batch.ids)
     layout = known(model)
     last: Callable = layout.layers[layer].register_forward_hook
     if keys_only:
         last = layout.projection(layer).register_forward_pre_hook
     cache = {} if past is None else {"past_key_values": past}
-    with hooks((last, stop)), suppress(_Enough):
+    with ended(last):
         layout.body(
             input_ids=batch.ids,
             attention_mask=batch.mask,

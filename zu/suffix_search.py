@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from .batches import Batch, collate
 from .layouts import known
 from .models import logits
-from .passes import CACHES, called_with, check_ids, entering_first, hooks, states_of
+from .passes import CACHES, called_with, check_ids, ended, entering_first, hooks, states_of
 from .plain_search import CodedFact, Search, divergence, values_at
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ class Suffixes:
         # (groups,) -> (r, 1): how long the head of each row is
         head = torch.tensor(shared, device=device).repeat_interleave(n)[:, None]
         tails = _tails(every, head, device)
+        p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
         states, calls = self._read_tails(tails, head, cache)
 
-        p = tails.position[:, None]  # (r, 1): the subject's last token, counted within the tail
         width = int((tails.real.sum(1) - p[:, 0]).max())  # w
         past = int((head + p).max())  # s
         # (r, s): which token of its row each column of the past holds. The pasts end together, at
@@ -120,13 +120,24 @@ class Suffixes:
     ) -> tuple[torch.Tensor, dict[int, dict]]:
         """A pass over the tails with the heads in the cache, which holds both afterwards.
 
+        The layers to run are passed by what stands left of the subjects' last tokens alone, up to
+        the furthest of them: what follows is the suffix, which is run for each δ.
+
         Returns the states that enter the lowest layer to run, (r, t, d), or leave the last one
         where none is run, and what each layer is called with.
         """
         calls: dict[int, dict] = {}
+        early = torch.arange(max(int(tails.position.max()), 1), device=head.device)  # (b,)
+        at = early.expand(len(head), -1)[..., None]  # (r, b, 1)
 
-        def keep(module: nn.Module, args: tuple, kwargs: dict, i: int) -> None:
-            calls[i] = called_with(module, args, kwargs)[1]
+        def keep(
+            module: nn.Module, args: tuple, kwargs: dict, i: int
+        ) -> tuple[tuple[torch.Tensor], dict]:
+            x, calls[i] = called_with(module, args, kwargs)  # (r, t, d), or (r, b, d) further up
+            call = _cut_call(calls[i], at) | {name: cache for name in calls[i] if name in CACHES}
+            if isinstance(seen := call.get("attention_mask"), torch.Tensor):
+                call["attention_mask"] = _early(seen, len(early), longest)
+            return (x[:, : len(early)],), call
 
         pairs: list[tuple[Callable, Callable]] = []
         for i, block in self.layers.items():
@@ -139,7 +150,10 @@ class Suffixes:
         # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
         # head does
         positions = head + torch.arange(tails.ids.shape[1], device=device)
-        with hooks(*pairs), entering_first(self.layout, self.place.start) as found:
+        # a body may bring what leaves its last layer into the shape of the tails: it does not come
+        # to that
+        last = ended(self.layout.layers[-1].register_forward_hook)
+        with entering_first(self.layout, self.place.start) as found, hooks(*pairs), last:
             self.layout.body(
                 input_ids=tails.ids,
                 attention_mask=mask,
@@ -320,6 +334,15 @@ def _cut_call(call: dict, at: torch.Tensor) -> dict:
         else:
             raise LookupError(f"its layers are called with '{name}'")
     return cut
+
+
+def _early(mask: torch.Tensor, columns: int, past: int) -> torch.Tensor:
+    """A mask of attention for the first columns of a pass behind a past.
+
+    (r, 1, t, a + t) -> (r, 1, b, a + b); a mask of real tokens alone, (r, a + t) -> (r, a + b).
+    """
+    mask = mask[..., : past + columns]
+    return mask[:, :, :columns] if mask.dim() == 4 else mask
 
 
 def _rows_of(call: dict, rows: torch.Tensor) -> dict:
