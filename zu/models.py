@@ -516,7 +516,9 @@ def check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
 
 
 def fingerprint(
-    model: PreTrainedModel, summed: Callable[[Sequence[torch.Tensor]], list[Sums]] | None = None
+    model: PreTrainedModel,
+    summed: Callable[[Sequence[torch.Tensor]], list[Sums]] | None = None,
+    about: str | None = None,
 ) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
@@ -530,6 +532,8 @@ def fingerprint(
         Any model.
     summed : callable, optional
         As in `hash_of`.
+    about : str, optional
+        What `beside_weights` gives, where it is at hand.
 
     Returns
     -------
@@ -537,8 +541,23 @@ def fingerprint(
         16 hexadecimal digits.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
-    about = " ".join([type(model).__name__, _architecture(model), *altered(model)])
-    return hash_of(weights, about, summed)
+    return hash_of(weights, beside_weights(model) if about is None else about, summed)
+
+
+def beside_weights(model: PreTrainedModel) -> str:
+    """A model's class, configuration and `altered` modules, as they enter its fingerprint.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any model.
+
+    Returns
+    -------
+    str
+        Some kilobytes.
+    """
+    return " ".join([type(model).__name__, _architecture(model), *altered(model)])
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -700,31 +719,32 @@ def sums(weight: torch.Tensor) -> Sums:
     """
     flat = weight.detach().flatten()
     if flat.device.type == "cpu":
-        size, by_place = _CACHED, _on_cpu()  # what fits into the processor's cache
+        rows, row, by_place = _ROWS, _CACHED, _on_cpu()  # what fits into the processor's cache
     else:
-        size = min(2**26, max(len(flat), 1))
-        by_place = _by_place(size, flat.device)  # (size,)
+        rows, row = 1, min(2**26, max(len(flat), 1))
+        by_place = _by_place(row, flat.device)  # (row,)
     total = square = placed = 0.0
-    for number, part in enumerate(flat.split(size)):
-        x = part.double()
+    for number, part in enumerate(flat.split(rows * row)):
+        x = part.double()  # (rows row,), or what is left
         total += x.sum().item()
         square += (x @ x).item()
-        placed += (1 + _GOLDEN * number % 1) * (x @ by_place[: len(x)]).item()
+        for j, few in enumerate(x.split(row), rows * number):
+            placed += (1 + _GOLDEN * j % 1) * (few @ by_place[: len(few)]).item()
     return total, square ** 0.5, placed
 
 
-#: How many values of a weight enter its sums at once on a CPU.
-_CACHED = 2**16
+#: Values of a weight in a row, and rows that enter its sums at once on a CPU.
+_CACHED, _ROWS = 2**16, 8
 _GOLDEN = 0.6180339887498949
 
 
 @functools.cache
 def _on_cpu() -> torch.Tensor:
-    """`_by_place` of the parts on a CPU, made once."""
+    """`_by_place` of the rows on a CPU, made once."""
     return _by_place(_CACHED, torch.device("cpu"))
 
 
 def _by_place(size: int, device: torch.device) -> torch.Tensor:
-    """By what the values of a part of so many count in `sums`: (size,), float64."""
+    """By what the values of a row of so many count in `sums`: (size,), float64."""
     steps = torch.arange(size, dtype=torch.float64, device=device)
     return 1 + steps.mul_(_GOLDEN).frac_()

@@ -20,7 +20,7 @@ from .damage import Energies
 from .data.cache import cache_file, read_tensors, write_tensors
 from .data.facts import Fact
 from .layouts import LayoutError, check_there, heard, hooked, known
-from .models import KnownSums, fingerprint, hash_of, signs
+from .models import KnownSums, beside_weights, fingerprint, hash_of, signs
 from .models import logits as finished
 from .modes import settles
 from .passes import entering, forward_until, hooks, run_from, states_of, whole_logits, write
@@ -173,6 +173,7 @@ class Reader:
         self._signs: list | None = None  # what the weights below looked like when last summed
         self._state = ""  # a hash of these sums
         self._looked = False  # inside a block of `checked`
+        self._beside: str | None = None  # of the fingerprint, for as long as that block lasts
 
     @classmethod
     def of(
@@ -258,7 +259,7 @@ class Reader:
         """
         if self._looked:
             return
-        self._signs = None
+        self._signs, self._beside = None, None
         self._sums.forget()
         if self.seen:
             self._current()
@@ -285,7 +286,9 @@ class Reader:
         str
             16 hexadecimal digits.
         """
-        return fingerprint(self.model, self._sums)
+        if self._beside is None or not self._looked:
+            self._beside = beside_weights(self.model)
+        return fingerprint(self.model, self._sums, self._beside)
 
     def _current(self) -> tuple:
         """What decides on the states that enter the layer: weights below, listeners, modes.
