@@ -7,6 +7,11 @@ EXAMPLES ?= 20000
 # Files of zu, with commas between, and so many mutants of each: for `make mutants`.
 ONLY ?=
 SAMPLE ?=
+# Seconds, on two cores, for kept records that a build earns again, or all; the chapters whose records `make evidence` makes.
+VERIFY ?= 240
+ONLY_KEPT = $(if $(ONLY),$(subst $(comma), ,$(ONLY)),$(KEPT))
+KEPT := $(patsubst book/%.md,%,$(shell grep -l 'evidence="results/' book/*.md))
+comma := ,
 # A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids shall be
 # cut into pieces, and the rate in TFLOP/s of the machines that do it, by which they are sized.
 WHERE ?=
@@ -28,7 +33,7 @@ endif
 # in a chapter or a page is said by its rule; any other end is shown, without the places in Snakemake's files.
 # Of 19,000 modules that are installed less than a third is imported by a book: the first import compiles them, and keeps that.
 unexport PYTHONDONTWRITEBYTECODE
-SNAKEMAKE = $(PY) tools/one_at_a_time.py --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) \
+SNAKEMAKE = $(PY) tools/one_at_a_time.py --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) verify=$(VERIFY) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
 	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy
 
@@ -37,7 +42,7 @@ EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	--config-settings editable_mode=compat -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
 
-.PHONY: help book pdf notebooks plan test test-all coverage fuzz mutants check bench lab clean
+.PHONY: help book pdf notebooks evidence plan test test-all coverage fuzz mutants check bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -53,6 +58,10 @@ pdf: $(READY)  ## the whole book as build/book.pdf (needs Chrome or Chromium)
 notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 	@$(SNAKEMAKE) notebooks
 	@echo build/notebooks
+
+evidence: $(READY)  ## the records in results/, those that lack (ONLY=few_shot WHERE=gpu); it goes on where it stopped
+	@$(SNAKEMAKE) $(patsubst %,build/evidence/%.ipynb,$(ONLY_KEPT)); done=$$?; \
+	$(PY) tools/evidence.py $(ONLY_KEPT) && exit $$done
 
 plan: $(READY)  ## what a profile would download, run and cost, before it starts (PROFILE=paper)
 	@$(PY) tools/plan.py $(PROFILE)

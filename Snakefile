@@ -206,11 +206,12 @@ rule execute:
     log: "build/logs/{page}.log"
     params:
         values=lambda wc: inline(PARAMETERS.get(wc.page, {})),
-        often=config.get("often", 300)  # seconds between two words about a chapter that takes long
+        often=config.get("often", 300),  # seconds between two words about a chapter that takes long
+        verify=lambda wc: SHARE if wc.page in KEPT else "0"
     threads: lambda wc: workflow.cores if wc.page in ALONE else max(workflow.cores // 2, 1)
     resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
     shell:
-        "OMP_NUM_THREADS={threads} exec python tools/run_chapter.py {input.notebook} {output} "
+        "OMP_NUM_THREADS={threads} ZU_VERIFY={params.verify} exec python tools/run_chapter.py {input.notebook} {output} "
         "--log {log} --page {wildcards.page} --count {COUNT} --often {params.often} "
         "--parameters {params.values:q} 2>&1"
 
@@ -230,6 +231,28 @@ use rule execute as execute_long with:
     priority: 1
 
 
+# The chapters whose records are kept in results/CHAPTER.json; a build earns a sample of them again,
+# for so many seconds in all (or "all").
+KEPT = [page for page in CHAPTERS if f"results/{page}.json" in SOURCE[page].read_text()]
+VERIFY = str(config.get("verify", 0))
+SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(KEPT), 1):.0f}"
+
+
+# `make evidence`: a chapter whose records are to be kept. Its notebook is nobody's to read.
+use rule execute as evidence with:
+    input:
+        model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
+        notebook="build/notebooks/{page}.ipynb",
+        module="build/module",
+    output: "build/evidence/{page}.ipynb"
+    log: "build/logs/evidence-{page}.log"
+    params:
+        values=lambda wc: inline(
+            PARAMETERS.get(wc.page, {}) | {"records": "build/evidence/records"}),
+        often=config.get("often", 300),
+        verify="0"
+
+
 # A piece of a grid. Nobody reads its notebook; its records are those of the chapter, which finds
 # them all and only shows them.
 use rule execute as shard with:
@@ -242,7 +265,8 @@ use rule execute as shard with:
     log: "build/logs/{page}-{number}.log"
     params:
         values=lambda wc: inline(PARAMETERS.get(wc.page, {}) | SHARDS[wc.page][int(wc.number)]),
-        often=config.get("often", 300)
+        often=config.get("often", 300),
+        verify="0"
     threads: max(workflow.cores // 2, 1)
 
 

@@ -55,7 +55,7 @@ def provenance(model: PreTrainedModel) -> dict:
         versions[package] = version_of(package)
     return {
         "versions": versions,
-        "commit": _commit(),
+        "commit": current_commit(),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": int(peak),
@@ -90,8 +90,14 @@ def version_of(package: str) -> str:
         return "absent"
 
 
-def _commit() -> str:
-    """The commit of the source tree, "+changes" where it is not clean; "unknown" outside of git."""
+def current_commit() -> str:
+    """The commit of the source tree.
+
+    Returns
+    -------
+    str
+        Twelve digits, "+changes" behind them where the tree is not clean; "unknown" outside of git.
+    """
     head = _git("rev-parse", "--short=12", "HEAD")
     status = _git("status", "--porcelain", "--", str(PACKAGE))
     if head.returncode or status.returncode:

@@ -34,6 +34,7 @@ from ..records import (
 from ..scores import evaluate, perplexity
 from ..second_moments import Moments, corpus, moments
 from ..wording import Wording
+from .kept import EvidenceError, Kept, differences, sampled
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -104,8 +105,13 @@ class RunSpec:
     @property
     def fingerprint(self) -> str:
         """A hash of both."""
-        text = json.dumps(self.about | self.hidden, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash(self.about | self.hidden)
+
+    @property
+    def question(self) -> str:
+        """A hash of what is asked: the same, without the code and the versions that answer it."""
+        asked = {name: x for name, x in self.hidden.items() if name not in ("code", "versions")}
+        return _hash(self.about | asked)
 
     @property
     def file(self) -> str:
@@ -115,6 +121,10 @@ class RunSpec:
         if label != method:  # others may look the same
             label += "-" + hashlib.sha256(method.encode()).hexdigest()[:6]
         return f"{label}-n{self.about['n']}-seed{self.about['seed']}.json"
+
+
+def _hash(about: dict) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def run_grid(
@@ -193,6 +203,9 @@ class Grid:
         returns the `Edit` that it has put on (in a chat a `zu.wording.Wording` is its tokenizer, as
         it is a measure's, to be handed on); what it says and refers to decides with the rest
         whether a record still holds (`zu.records.decisive`).
+    evidence : str or Path, optional
+        A file of kept records, `zu.experiment.kept`: one that answers the question of a run is
+        taken in its place, whatever code made it. `earn` holds them against the present code.
     """
 
     reader: Reader
@@ -202,6 +215,7 @@ class Grid:
     measure: Measure | None = None
     anchors: Anchors | None = None
     own: dict[str, Own] = field(default_factory=dict)
+    evidence: str | Path | None = None
     #: What several runs share, by what it is and the model's fingerprint.
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -290,8 +304,57 @@ class Grid:
         if record is not None and record.get("fingerprint") == spec.fingerprint:
             if record.get("damage") is not None or not draw.measured:
                 return record
+        if kept := self._of_evidence(draw, spec):
+            return write_record(path, kept)
         _warn_of_versions(record, path)
         return write_record(path, self._run(draw, spec))
+
+    def _of_evidence(self, draw: _Draw, spec: RunSpec) -> dict | None:
+        """The kept record that answers a run's question, where there is one."""
+        if self.evidence is None:
+            return None
+        if "evidence" not in self.kept:
+            self.kept["evidence"] = Kept.read(self.evidence)
+        found = self.kept["evidence"].runs.get(spec.question)
+        if found is not None:
+            self.kept.setdefault("taken", {})[spec.question] = draw, spec
+        return found
+
+    def earn(self, seconds: float, commit: str = "") -> list[dict]:
+        """Run a sample of the kept records again that this grid has taken, and compare.
+
+        Parameters
+        ----------
+        seconds : float
+            How long it may take, by what the records took when they were made; none are run for 0,
+            one at least for more, all for `math.inf`.
+        commit : str
+            Decides which, see `zu.experiment.kept.sampled`.
+
+        Returns
+        -------
+        list of dict
+            The records that were found again.
+
+        Raises
+        ------
+        EvidenceError
+            For the first one that was not, with the numbers that differ.
+        """
+        taken = self.kept.get("taken", {})
+        runs = self.kept["evidence"].runs if taken else {}
+        found = []
+        for record in sampled([runs[question] for question in taken], commit, seconds):
+            draw, spec = taken[record["question"]]
+            again = self._run(draw, spec)
+            if said := differences(record["metrics"], again["metrics"]):
+                raise EvidenceError(
+                    f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "
+                    f"{record['dataset']}, seed {record['seed']}, is not found again: "
+                    f"{'; '.join(said)}. If the code should find something else now, make the "
+                    "records anew: delete the file, and make evidence")
+            found.append(record)
+        return found
 
     def _common(self, rule: str) -> dict:
         """What decides on every run and stands in no record."""
@@ -342,7 +405,8 @@ class Grid:
             metrics = self._metrics(draw.forget, edit)
         found = {"format": FORMAT, "metrics": metrics, "seconds": seconds,
                  "damage": self._damage(draw, edit), "forget_hash": draw.forget.hash,
-                 "fingerprint": spec.fingerprint}
+                 "fingerprint": spec.fingerprint, "question": spec.question,
+                 "code": spec.hidden["code"]}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
             found["anchors"] = spared  # what a method of one's own gave its edits
         return spec.about | found | provenance(self.reader.model)

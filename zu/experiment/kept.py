@@ -1,0 +1,285 @@
+"""Kept records: one file an experiment, found by what was asked, and earned again by sample.
+
+A kept record answers a question (`RunSpec.question`): which model, facts, method, settings. Code
+and versions are no part of it, so that it outlives them. That it still holds is shown by the
+present code: each build runs a sample again and holds it against the record, by a stated tolerance.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.cache import user_path, write_whole
+from ..records import code_hash, current_commit
+
+#: Of the file.
+FORMAT = "zu-evidence-1"
+#: What of a record is its provenance, which many runs of a file share.
+SHARED = ("versions", "commit", "code", "device", "threads")
+
+
+class EvidenceError(ValueError):
+    """A kept record that the present code does not find again; the message names it."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a run may be from the kept record of the same question.
+
+    Machines, numbers of threads and the order of a batch's rows round differently, which moves the
+    search for targets and turns answers that hang by a thread. See `results/README.md` for what was
+    measured.
+
+    Attributes
+    ----------
+    prompts : int
+        Of a share of prompts: how many of them may be answered differently, in any case.
+    share : float
+        The same as a share of the prompts asked; the larger counts.
+    relative : float
+        Of any other number, such as perplexity: the difference against the kept one.
+    absolute : float
+        Of any other number: a difference that is let pass in any case.
+    """
+
+    prompts: int = 2
+    share: float = 0.03
+    relative: float = 0.05
+    absolute: float = 0.02
+
+
+#: Which numbers are shares in percent, and of how many prompts.
+_SHARES = {"eff": "n_eff", "gen": "n_gen", "spe": "n_spe", "hop": "n_hop"}
+
+
+def differences(kept: dict, again: dict, tolerance: Tolerance = Tolerance()) -> list[str]:
+    """Which numbers of a run are further from a kept record's than they may be.
+
+    Parameters
+    ----------
+    kept, again : dict
+        The metrics of both.
+    tolerance : Tolerance
+        How far they may be.
+
+    Returns
+    -------
+    list of str
+        A sentence for each; none where the record holds. Intervals follow from the numbers that
+        they surround, and are not looked at.
+    """
+    said = []
+    for name in sorted(kept.keys() | again.keys()):
+        if name.startswith("interval_"):
+            continue
+        if name not in kept or name not in again:
+            said.append(f"{name} is {'kept' if name in kept else 'found'} alone")
+        elif name in _SHARES and isinstance(kept[name], int | float):
+            said += _share(name, kept, again, tolerance)
+        else:
+            said += _leaves(name, kept[name], again[name], tolerance)
+    return said
+
+
+def _share(name: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
+    """What to say of a share of prompts."""
+    asked, now = kept[_SHARES[name]], again[name]
+    if now is None or again[_SHARES[name]] != asked:
+        return [f"{name} was of {asked} prompts and is of {again[_SHARES[name]]}"]
+    turned = abs(kept[name] - now) / 100 * asked
+    most = max(tolerance.prompts, tolerance.share * asked)
+    if turned <= most + 1e-6:
+        return []
+    return [f"{name} was {kept[name]:.1f} and is {now:.1f}: {turned:.0f} of {asked} prompts, at "
+            f"most {most:.0f} may differ"]
+
+
+def _leaves(name: str, kept: Any, again: Any, tolerance: Tolerance) -> list[str]:
+    """What to say of a number, or of those in lists and dictionaries, by their places."""
+    if isinstance(kept, dict) and isinstance(again, dict):
+        return [said for key in sorted(kept.keys() | again.keys())
+                for said in _leaves(f"{name}.{key}", kept.get(key), again.get(key), tolerance)]
+    if isinstance(kept, list) and isinstance(again, list) and len(kept) == len(again):
+        return [said for i, (x, y) in enumerate(zip(kept, again, strict=True))
+                for said in _leaves(f"{name}[{i}]", x, y, tolerance)]
+    numbers = [x for x in (kept, again) if isinstance(x, int | float) and not isinstance(x, bool)]
+    if len(numbers) < 2:
+        return [] if kept == again else [f"{name} was {kept!r} and is {again!r}"]
+    most = max(tolerance.absolute, tolerance.relative * abs(kept))
+    if math.isclose(kept, again, rel_tol=0, abs_tol=most):
+        return []
+    return [f"{name} was {kept:.4g} and is {again:.4g}, which may differ by {most:.2g}"]
+
+
+@dataclass
+class Kept:
+    """The records of a file, by their questions.
+
+    Attributes
+    ----------
+    path : Path
+        Of the file; it need not be there.
+    runs : dict
+        By question, the record.
+    """
+
+    path: Path
+    runs: dict[str, dict] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Kept:
+        """What a file holds.
+
+        Parameters
+        ----------
+        path : str or Path
+            That `write` wrote; nothing is held where there is none.
+
+        Returns
+        -------
+        Kept
+            Its records.
+
+        Raises
+        ------
+        EvidenceError
+            For a file that is damaged or something else: nothing is computed in its place.
+        """
+        path = user_path(path)
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return cls(path)
+        except (ValueError, RecursionError):
+            about = None
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise EvidenceError(f"{path} holds no kept records: take it from the repository again "
+                                "(git checkout), or delete it and run make evidence")
+        makers = about["makers"]
+        records = [record | makers[record.pop("maker")] for record in about["runs"]]
+        return cls(path, {record["question"]: record for record in records})
+
+    def add(self, records: Iterable[dict]) -> int:
+        """Take up records that answer a question that none here answers.
+
+        Parameters
+        ----------
+        records : iterable of dict
+            As a grid makes them; those without a question are left out.
+
+        Returns
+        -------
+        int
+            How many are new.
+        """
+        before = len(self.runs)
+        for record in records:
+            if "question" in record:
+                self.runs.setdefault(record["question"], record)
+        return len(self.runs) - before
+
+    def write(self) -> None:
+        """Write the file, whole or not at all: one record a line, in a fixed order."""
+        records = sorted(self.runs.values(), key=_order)
+        makers: list[dict] = []
+        lines = []
+        for record in records:
+            maker = {name: record[name] for name in SHARED if name in record}
+            if maker not in makers:
+                makers.append(maker)
+            own = {name: x for name, x in record.items() if name not in SHARED}
+            lines.append(_line(own | {"maker": makers.index(maker)}))
+        text = "\n".join([
+            "{", f' "format": "{FORMAT}",', ' "makers": [',
+            ",\n".join(map(_line, makers)), " ],", ' "runs": [', ",\n".join(lines), " ]", "}", ""])
+        write_whole(self.path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _line(record: dict) -> str:
+    """A record on one line, its numbers with six digits: what lies behind them is rounding."""
+    return json.dumps(_short(record), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _short(value: Any) -> Any:
+    """A value with six digits in each number that is no whole one."""
+    if isinstance(value, dict):
+        return {key: _short(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_short(x) for x in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _order(record: dict) -> tuple:
+    """Where a record stands in its file."""
+    return (*(str(record.get(name)) for name in ("model", "experiment", "dataset")),
+            record.get("n", 0), record.get("seed", 0), str(record.get("method")),
+            record["question"])
+
+
+def verification() -> tuple[float, str]:
+    """How much a build earns again, and the commit that decides what.
+
+    Returns
+    -------
+    seconds : float
+        ``$ZU_VERIFY``, a number or "all"; 0 where it is not set, as in a notebook of one's own.
+    commit : str
+        Of the source tree; outside of git a hash of the code.
+
+    Raises
+    ------
+    ValueError
+        For a value that is neither.
+    """
+    value = os.environ.get("ZU_VERIFY", "0")
+    try:
+        seconds = math.inf if value == "all" else float(value)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"VERIFY is '{value}': give seconds, 0 for none, or all")
+    commit = current_commit()
+    return seconds, code_hash() if commit == "unknown" else commit
+
+
+def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[dict]:
+    """Which kept records a build earns again: others at each commit, and at least one.
+
+    Those of one draw go together, as they share targets; the draw, and the order within it, go by
+    a hash of the commit, so that in the course of commits all have their turn.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Those that the build shows.
+    commit : str
+        What decides.
+    seconds : float
+        How long it may take, by what the records took; the first one is taken in any case where
+        this is positive. `math.inf`: all.
+
+    Yields
+    ------
+    dict
+        The record.
+    """
+    def turn(*about: object) -> str:
+        return hashlib.sha256(" ".join(map(str, [commit, *about])).encode()).hexdigest()
+
+    def place(record: dict) -> tuple[str, str]:
+        draw = turn(*(record.get(name) for name in ("model", "dataset", "n", "seed")))
+        return draw, turn(record["question"])
+
+    left = seconds
+    edits = [record for record in records if record.get("method") != "base"]
+    for record in sorted(edits or records, key=place):
+        if left <= 0:
+            return
+        left -= sum(record.get("seconds", {}).values())
+        yield record
