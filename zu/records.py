@@ -217,18 +217,29 @@ def write_record(path: str | Path, record: dict) -> dict:
     OSError
         Where it cannot be written.
     """
-    record = _finite(record)
+    record = without_nan(record)
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_whole(user_path(path), lambda part: part.write_text(text, encoding="utf-8"))
     return record
 
 
-def _finite(value: Any) -> Any:
-    """A value with None for each number in it that is NaN or infinite."""
+def without_nan(value: Any) -> Any:
+    """A value as a record holds it.
+
+    Parameters
+    ----------
+    value : dict, list, tuple, or a plain value
+        Of any depth.
+
+    Returns
+    -------
+    dict, list, or a plain value
+        The same with None for each number in it that is NaN or infinite, and lists for tuples.
+    """
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [without_nan(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

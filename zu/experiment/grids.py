@@ -29,6 +29,7 @@ from ..records import (
     provenance,
     read_record,
     version_of,
+    without_nan,
     write_record,
 )
 from ..scores import evaluate, perplexity
@@ -346,7 +347,7 @@ class Grid:
         found = []
         for record in sampled([runs[question] for question in taken], commit, seconds):
             draw, spec = taken[record["question"]]
-            again = self._run(draw, spec)
+            again = without_nan(self._run(draw, spec))
             if said := differences(record["metrics"], again["metrics"]):
                 raise EvidenceError(
                     f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "

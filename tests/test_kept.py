@@ -1,0 +1,170 @@
+"""Kept records are taken for what they answer; the present code finds them again, or says so."""
+import copy
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+import zu
+from zu.experiment import EvidenceError, Grid, Kept, Texts, differences, grids, kept, verification
+from zu.experiment.grids import RunSpec
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import evidence  # noqa: E402
+
+METHODS = ["base", "memit", "zerounlearn:steps=3"]
+
+
+@pytest.fixture
+def ask(tiny, facts, cache, texts, tmp_path, monkeypatch):
+    """A function that runs the same small grid, with records in folders of its own."""
+    monkeypatch.setattr("zu.data.world.prose", lambda part: texts)
+
+    def run(folder, file=None, **more):
+        grid = Grid(zu.Reader(*tiny), tmp_path / folder / "few_shot", (1, 2),
+                    Texts("", 512, "", 400), evidence=file)
+        return grid, grid.run(facts, METHODS, **{"seeds": [1, 2], "n": 2} | more)
+
+    return run
+
+
+@pytest.fixture
+def packed(ask, tmp_path):
+    """A file of kept records of that grid."""
+    ask("first")
+    assert evidence.pack("few_shot", tmp_path / "first", tmp_path / "results") == 6
+    return tmp_path / "results" / "few_shot.json"
+
+
+def record(**more):
+    return {"question": "q", "method": "memit", "n": 2, "seed": 1, "dataset": "d", "model": "m",
+            "experiment": "e", "seconds": {"edit": 10.0}} | more
+
+
+def test_a_question_is_what_is_asked_and_not_who_answers_it():
+    hidden = {"code": "a", "versions": {"torch": "1"}, "rule": ""}
+    spec = RunSpec({"method": "memit", "n": 2}, hidden)
+    other = RunSpec(spec.about, spec.hidden | {"code": "b", "versions": {"torch": "2"}})
+    assert spec.question == other.question and spec.fingerprint != other.fingerprint
+    for about, hidden in (({"n": 3}, {}), ({}, {"rule": "top"}), ({}, {"weights": "w"})):
+        asked = RunSpec(spec.about | about, spec.hidden | hidden)
+        assert asked.question != spec.question and asked.fingerprint != spec.fingerprint
+
+
+def test_a_kept_record_is_taken_in_place_of_a_run_whatever_code_made_it(
+        ask, packed, tmp_path, monkeypatch):
+    _, first = ask("first")
+    monkeypatch.setattr(grids, "code_hash", lambda: "another")
+    with monkeypatch.context() as patch:
+        patch.setattr(grids.Grid, "_run", lambda *a: pytest.fail("computed"))
+        grid, found = ask("second", packed)
+    assert [r["metrics"]["eff"] for r in found] == [r["metrics"]["eff"] for r in first]
+    assert [r["question"] for r in found] == [r["question"] for r in first]
+    assert all(r["commit"] == f["commit"] and r["versions"] == f["versions"]
+               and r["code"] == f["code"] for r, f in zip(found, first, strict=True))
+    assert len(list((tmp_path / "second").rglob("*.json"))) == 6  # for who reads records later
+    grid, more = ask("third", packed, seeds=[3])
+    assert not grid.kept.get("taken") and more[0]["code"] == "another"
+
+
+def test_a_sample_of_kept_records_is_found_again(ask, packed):
+    grid, found = ask("second", packed)
+    assert grid.earn(0) == []
+    (one,) = grid.earn(1e-9, "a")
+    assert one in found and one["method"] != "base"
+    assert {r["method"] for r in grid.earn(math.inf, "a")} == set(METHODS[1:])
+    assert len(grid.earn(math.inf, "b")) == 4
+    plain, _ = ask("plain")
+    assert plain.earn(math.inf) == []
+
+
+def test_a_kept_record_that_was_altered_is_named(ask, packed):
+    about = json.loads(packed.read_text())
+    (run,) = (r for r in about["runs"] if r["method"] == "memit" and r["seed"] == 2)
+    run["metrics"]["ppl"] *= 1.2
+    packed.write_text(json.dumps(about))
+    grid, _ = ask("second", packed)
+    with pytest.raises(EvidenceError, match=r"few_shot.json: the record of memit on 2 facts of .*, "
+                       r"seed 2, is not found again: ppl was .* and is .*make evidence"):
+        grid.earn(math.inf)
+
+
+def test_numbers_may_differ_by_as_much_as_rounding_moves_them_and_no_more():
+    was = {"eff": 10.0, "n_eff": 50, "gen": 20.0, "n_gen": 100, "spe": 30.0, "n_spe": 500,
+           "hop": None, "n_hop": 0, "ppl": 20.0, "prob_eff": 0.1, "interval_eff": [4.0, 22.0],
+           "layers": {"15": [1.0, None]}, "name": "x"}
+    assert differences(was, copy.deepcopy(was)) == []
+    assert differences(was, was | {"eff": 14.0, "spe": 33.0, "ppl": 20.9, "prob_eff": 0.119,
+                                   "interval_eff": [1.0, 2.0]}) == []
+    for name, x, said in (
+            ("eff", 16.0, "eff was 10.0 and is 16.0: 3 of 50 prompts, at most 2"),
+            ("gen", 24.0, "gen was 20.0 and is 24.0: 4 of 100 prompts, at most 3"),
+            ("spe", 33.2, "spe was 30.0 and is 33.2: 16 of 500 prompts, at most 15"),
+            ("ppl", 21.1, "ppl was 20 and is 21.1, which may differ by 1"),
+            ("prob_eff", 0.13, "prob_eff was 0.1 and is 0.13, which may differ by 0.02"),
+            ("n_spe", 400, "spe was of 500 prompts and is of 400"),
+            ("eff", None, "eff was of 50 prompts and is of 50"),
+            ("hop", 3.0, "hop was None and is 3.0"), ("name", "y", "name was 'x' and is 'y'"),
+            ("layers", {"15": [1.2, None]}, "layers.15[0] was 1 and is 1.2"),
+            ("layers", {"15": [1.0]}, "layers.15 was"), ("layers", {}, "layers.15 was"),
+            ("more", 1, "more is found alone")):
+        found = differences(was, was | {name: x})
+        assert any(s.startswith(said) for s in found), name
+    less = {name: x for name, x in was.items() if name != "ppl"}
+    assert differences(was, less) == ["ppl is kept alone"]
+
+
+def test_a_file_of_kept_records_is_whole_and_says_who_made_each(tmp_path):
+    held = Kept(tmp_path / "a.json")
+    makers = [{"versions": {"torch": v}, "commit": "c", "code": "k", "device": "cpu", "threads": 1}
+              for v in ("1", "2")]
+    records = [record(question=str(i), seed=seed, metrics={"ppl": 1 / 3}) | makers[i % 2]
+               for i, seed in enumerate((3, 1, 2))]
+    assert held.add([*records, {"method": "base"}, records[0] | {"seed": 9}]) == 3
+    held.write()
+    text = held.path.read_text()
+    assert len(json.loads(text)["makers"]) == 2 and text.count('"question"') == 3
+    assert text.index('"seed":1') < text.index('"seed":2') < text.index('"seed":3')
+    again = Kept.read(held.path)
+    assert again.runs["0"] == records[0] | {"metrics": {"ppl": 0.333333}}
+    again.write()
+    assert held.path.read_text() == text
+    assert Kept.read(tmp_path / "none.json").runs == {}
+    for wrong in (text[:50], "[]", '{"format": "zu-record-1"}'):
+        held.path.write_text(wrong)
+        with pytest.raises(EvidenceError, match="a.json holds no kept records.*make evidence"):
+            Kept.read(held.path)
+
+
+def test_in_the_course_of_commits_every_record_has_its_turn_and_draws_go_together():
+    records = [record(question=f"{m}{s}", method=m, seed=s) for s in (1, 2, 3)
+               for m in ("base", "memit", "exact")]
+    seen = set()
+    for commit in range(60):
+        found = list(kept.sampled(records, str(commit), 15.0))
+        assert len(found) == 2 and len({r["seed"] for r in found}) == 1
+        assert found == list(kept.sampled(records, str(commit), 15.0))
+        seen |= {r["question"] for r in found}
+        assert len(list(kept.sampled(records, str(commit), 1e-9))) == 1
+    assert seen == {r["question"] for r in records if r["method"] != "base"}
+    assert len(list(kept.sampled(records, "", math.inf))) == 6
+    assert list(kept.sampled(records[:1], "", 1.0)) == records[:1]
+    assert list(kept.sampled(records, "", 0.0)) == list(kept.sampled([], "", 9.0)) == []
+
+
+def test_how_much_is_earned_again_is_said_by_who_builds(monkeypatch):
+    monkeypatch.delenv("ZU_VERIFY", raising=False)
+    assert verification()[0] == 0
+    for value, seconds in (("0", 0), ("34.5", 34.5), ("all", math.inf)):
+        monkeypatch.setenv("ZU_VERIFY", value)
+        assert verification()[0] == seconds
+    monkeypatch.setattr(kept, "current_commit", lambda: "unknown")
+    assert verification()[1] == zu.records.code_hash()
+    monkeypatch.setattr(kept, "current_commit", lambda: "c")
+    assert verification()[1] == "c"
+    for value in ("-1", "some", "nan"):
+        monkeypatch.setenv("ZU_VERIFY", value)
+        with pytest.raises(ValueError, match=f"VERIFY is '{value}': give seconds, 0 for none, or"):
+            verification()
