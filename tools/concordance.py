@@ -1,0 +1,64 @@
+"""Write book/concordance.md: where this book has each equation, lemma, table and figure.
+
+`python tools/concordance.py` makes the page from book/paper/concordance.csv; a test holds the page
+against it, and what it names against the code, the tests and the kept records.
+"""
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+SOURCE, PAGE = Path("book/paper/concordance.csv"), Path("book/concordance.md")
+HEAD = """\
+% Made by tools/concordance.py from book/paper/concordance.csv: change that, and run it.
+(ch-concordance)=
+# Concordance
+
+Each numbered equation, lemma, table and figure of the paper has a row: what it says, where this
+book treats it, the function of `zu` that computes it, a test of that function, and the kept records
+that rest on it. A dash stands where there is nothing to run. What the paper claims in words is
+listed in {doc}`ledger`, claim by claim. Paths of tests are below `tests/`, names of records below
+`results/`.
+
+"""
+
+
+def rows(path: Path = SOURCE) -> list[dict[str, str]]:
+    """The rows of the concordance, by the names of its columns."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page(found: list[dict[str, str]]) -> str:
+    """The page's source: a list-table of MyST, one row an item."""
+    names = list(found[0])
+    text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 8 26 18 22 26\n\n"
+    text += _row(["the paper's", *names[1:4], "test, records"])
+    for row in found:
+        test, record = row["test"].replace("::", " "), row["record"]
+        proof = "–" if test == "–" else "`" + test.replace(" ", "` `") + "`"
+        proof += "" if record == "–" else f"; `{record}`"
+        code = row["code"] if row["code"] == "–" else f"`{row['code']}`"
+        text += _row([row["item"], row[names[1]], row["where"], code, proof])
+    return text + "```\n"
+
+
+def _row(cells: list[str]) -> str:
+    first, *rest = cells
+    return f"* - {first}\n" + "".join(f"  - {cell}\n" for cell in rest)
+
+
+def numbered(found: list[dict[str, str]], kind: str) -> set[int]:
+    """Which numbers of a kind, such as "Eq.", have a row."""
+    pattern = re.compile(re.escape(kind) + r" (\d+)$")
+    return {int(match[1]) for row in found if (match := pattern.match(row["item"]))}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(rows()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
