@@ -69,6 +69,19 @@ def test_a_kept_record_is_taken_in_place_of_a_run_whatever_code_made_it(
     assert not grid.kept.get("taken") and more[0]["code"] == "another"
 
 
+def test_where_a_methods_default_changes_something_else_is_asked(ask, packed, monkeypatch):
+    fields = zu.methods.Memit.model_fields
+    monkeypatch.setattr(fields["alpha"], "default", 3.0)
+    zu.methods.Memit.model_rebuild(force=True)
+    try:
+        grid, found = ask("second", packed, seeds=[1])
+    finally:
+        monkeypatch.undo()
+        zu.methods.Memit.model_rebuild(force=True)
+    taken = {draw.about["method"] for draw, _ in grid.kept["taken"].values()}
+    assert taken == {"base", "zerounlearn:steps=3"} and len(found) == 3
+
+
 def test_a_sample_of_kept_records_is_found_again(ask, packed):
     grid, found = ask("second", packed)
     assert grid.earn(0) == []

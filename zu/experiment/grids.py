@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data.cache import user_path
 from ..data.facts import Fact, Facts
 from ..edit import Edit
-from ..methods import DamageWarning, Settings, find, source_of, unlearn
+from ..methods import DamageWarning, Settings, find, settings_for, source_of, unlearn
 from ..models import fingerprint, resolve_layers, tokenizer_hash
 from ..reader import Reader
 from ..records import (
@@ -386,8 +386,11 @@ class Grid:
             pass  # what it puts before a prompt is its own affair
         elif given is not None:
             about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
-        if not theirs and row.method != "base" and (source := source_of(find(row.method))):
-            hidden["own"] = source
+        if not theirs and row.method != "base":
+            # with the defaults: where these change, something else is asked
+            hidden["resolved"] = settings_for(row.method, **row.settings).model_dump(mode="json")
+            if source := source_of(find(row.method)):
+                hidden["own"] = source
         if (wording := self.reader.wording).chat is not False:
             about["chat"], hidden["turn"] = wording.chat, wording.template
         if draw.spare:
