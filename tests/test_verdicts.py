@@ -103,3 +103,14 @@ def test_perplexity_of_one_draw_borrows_the_spread_of_several():
     assert one.log_ppl("mine", spread) == pytest.approx(
         (math.log(1.2), math.log(1.2) - spread, math.log(1.2) + spread))
     assert Measured(draws).log_ppl("mine", 9.0) == pytest.approx(verdicts.over_draws(logs))
+
+
+def test_how_a_verdict_moves_with_its_bound_is_said_in_runs():
+    def at(bound):
+        return verdicts.at_most(verdicts.Estimate(8.0, 6.0, 12.0), bound)
+
+    assert verdicts.moves(at, [1, 5, 10, 20, 30], "%") == (
+        "no up to 5%, undecided at 10%, yes from 20% on")
+    assert verdicts.moves(at, [5, 7, 10, 20]) == "no up to 5, undecided from 7 to 10, yes from 20 on"
+    assert verdicts.moves(at, [7, 10.5]) == "undecided from 7 to 10.5"
+    assert verdicts.moves(at, [20]) == "yes from 20 to 20"

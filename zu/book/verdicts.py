@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -444,3 +445,37 @@ def ppl_spread(records: Sequence[dict[str, Any]]) -> float:
             half = t.ppf(0.975, k - 1) * deviation * math.sqrt(1 + 1 / k)
             widest = max(widest, half)
     return widest
+
+
+def moves(verdict_at: Callable[[float], str], bounds: Sequence[float], unit: str = "") -> str:
+    """How a verdict changes with the bound that it is taken at.
+
+    Parameters
+    ----------
+    verdict_at : callable
+        The verdict at a bound.
+    bounds : Sequence[float]
+        Some, ascending.
+    unit : str
+        Behind each bound, such as "%".
+
+    Returns
+    -------
+    str
+        Such as "no up to 5%, undecided at 10%, yes from 20% on".
+    """
+    runs = [(verdict, [bound for bound, _ in some]) for verdict, some in groupby(
+        ((bound, verdict_at(bound)) for bound in bounds), key=lambda pair: pair[1])]
+    if len(runs) == 1:
+        return f"{runs[0][0]} from {bounds[0]:g}{unit} to {bounds[-1]:g}{unit}"
+    said = []
+    for place, (verdict, some) in enumerate(runs):
+        if place == 0:
+            said.append(f"{verdict} up to {some[-1]:g}{unit}")
+        elif place == len(runs) - 1:
+            said.append(f"{verdict} from {some[0]:g}{unit} on")
+        elif len(some) == 1:
+            said.append(f"{verdict} at {some[0]:g}{unit}")
+        else:
+            said.append(f"{verdict} from {some[0]:g}{unit} to {some[-1]:g}{unit}")
+    return ", ".join(said)

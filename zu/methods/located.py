@@ -339,7 +339,9 @@ class Exact(Truthful, AlphaEdit):
 
     V_f is orthonormalised. The weights 1, 100 and 0.1 are hard-coded in the released code; the
     β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f for that method
-    too, see `ZeroUnlearn`.
+    too, see `ZeroUnlearn`. At these weights the zero term is idle, and the rest is AlphaEdit with a
+    λ ten thousand times smaller, which ruins a model with hundreds of facts; with lam=1000 it is
+    AlphaEdit.
 
     Attributes
     ----------

@@ -1,0 +1,55 @@
+"""What the weight of the size of the change does in Lemma 5.1, for the chapter on many facts."""
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+#: Scores in the order of the table.
+SCORES = ("eff", "gen", "spe")
+
+
+def by_weight(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Means over draws of what a run by `tools/exact_lambda.py` found.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Its rows; draws that lack a method at some size count where they have it.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each number of facts and method, in the order in which they ran: "eff", "gen" and
+        "spe" in percent, "ppl" as a multiple of the unedited model's in the same draw, "draws".
+    """
+    frame = pd.DataFrame([row for row in rows if "refused" not in row])
+    base = frame[frame.method == "base"].set_index(["seed", "n"]).ppl
+    alone = pd.MultiIndex.from_frame(frame[["seed", "n"]])
+    frame = frame.assign(ppl=frame.ppl.to_numpy() / base.reindex(alone).to_numpy())
+    groups = frame.groupby(["n", "method"], sort=False)
+    return groups[[*SCORES, "ppl"]].mean().join(groups.seed.nunique().rename("draws"))
+
+
+def chosen(rows: list[dict[str, Any]], most: float) -> float | None:
+    """The weight that the stated rule chooses.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As in `by_weight`.
+    most : float
+        Of perplexity, as a multiple of the unedited model's.
+
+    Returns
+    -------
+    float or None
+        The smallest weight with which perplexity is at most so large at every number of facts, in
+        the mean over draws; None where there is none. A run that was refused counts as larger.
+    """
+    means = by_weight(rows).ppl.unstack("n")
+    refused = {row["method"] for row in rows if "refused" in row}
+    held = [float(method.partition("=")[2]) for method, ppl in means.iterrows()
+            if str(method).startswith("exact:lam=") and method not in refused
+            and (ppl <= most).all()]
+    return min(held, default=None)
