@@ -28,11 +28,19 @@ def test_perplexity_is_held_against_the_unedited_model_of_the_same_draw():
     assert means.eff[10, "base"] == 1.5 and (means.draws == 2).all()
 
 
+def test_a_draw_that_was_interrupted_is_left_out_where_it_is_not_whole():
+    found = rows(_1=(1.1, 3.0))
+    cut = [row for row in found if (row["seed"], row["n"], row["method"]) != (2, 10, "base")]
+    means = by_weight(cut)
+    assert means.draws.to_list() == [1, 1, 2, 2] and means.eff[10, "exact:lam=1"] == 1.0
+
+
 def test_the_smallest_weight_that_holds_at_every_size_is_chosen():
     found = rows(_1=(1.1, 3.0), _10=(1.2, 1.25), _100=(1.0, 1.1))
     assert chosen(found, 1.25) == 10 and chosen(found, 1.2) == 100 and chosen(found, 1.05) is None
-    refused = {"seed": 1, "n": 500, "method": "exact:lam=10", "refused": "no"}
-    assert chosen([*found, refused], 1.25) == 100
+    refused = [{name: row[name] for name in ("seed", "n", "method")} | {"refused": "no"}
+               if (row["n"], row["method"]) == (500, "exact:lam=10") else row for row in found]
+    assert chosen(refused, 1.25) == 100
 
 
 def test_the_kept_run_is_one_of_whole_draws_at_each_size():

@@ -111,6 +111,7 @@ def test_how_a_verdict_moves_with_its_bound_is_said_in_runs():
 
     assert verdicts.moves(at, [1, 5, 10, 20, 30], "%") == (
         "no up to 5%, undecided at 10%, yes from 20% on")
-    assert verdicts.moves(at, [5, 7, 10, 20]) == "no up to 5, undecided from 7 to 10, yes from 20 on"
+    assert verdicts.moves(at, [5, 7, 10, 20]) == (
+        "no up to 5, undecided from 7 to 10, yes from 20 on")
     assert verdicts.moves(at, [7, 10.5]) == "undecided from 7 to 10.5"
     assert verdicts.moves(at, [20]) == "yes from 20 to 20"

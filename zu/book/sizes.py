@@ -15,7 +15,8 @@ def by_weight(rows: list[dict[str, Any]]) -> pd.DataFrame:
     Parameters
     ----------
     rows : list of dict
-        Its rows; draws that lack a method at some size count where they have it.
+        Its rows; a draw that lacks a method at some size, as one that was interrupted, is left out
+        there.
 
     Returns
     -------
@@ -23,7 +24,12 @@ def by_weight(rows: list[dict[str, Any]]) -> pd.DataFrame:
         A row for each number of facts and method, in the order in which they ran: "eff", "gen" and
         "spe" in percent, "ppl" as a multiple of the unedited model's in the same draw, "draws".
     """
-    frame = pd.DataFrame([row for row in rows if "refused" not in row])
+    methods = {row["method"] for row in rows}
+    there: dict[tuple[int, int], set[str]] = {}
+    for row in rows:
+        there.setdefault((row["seed"], row["n"]), set()).add(row["method"])
+    frame = pd.DataFrame([row for row in rows if "refused" not in row
+                          and there[row["seed"], row["n"]] == methods])
     base = frame[frame.method == "base"].set_index(["seed", "n"]).ppl
     alone = pd.MultiIndex.from_frame(frame[["seed", "n"]])
     frame = frame.assign(ppl=frame.ppl.to_numpy() / base.reindex(alone).to_numpy())
