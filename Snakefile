@@ -173,7 +173,7 @@ rule embedded_model:
 # One file stands for many: Snakemake looks at every input of every chapter that waits, again and
 # again while others run.
 rule module:
-    input: sorted(str(path) for part in ("*.py", "*.json") for path in Path("zu").rglob(part))
+    input: sorted(str(path) for part in ("*.py", "*.json", "*.safetensors") for path in Path("zu").rglob(part))
     output: touch("build/module")
 
 

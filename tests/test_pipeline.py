@@ -1,4 +1,5 @@
 """What `make book` promises, on a copy of the project whose book is two stand-in chapters."""
+import json
 import os
 import re
 import shutil
@@ -478,3 +479,52 @@ def test_a_grid_in_pieces_is_planned_run_and_put_together(project):
     assert kept == {f"{d}-{s}": f"1 2 {int(d == 'a' and s < 3)}"
                     for d in "ab" for s in (1, 2, 3, 4)}
     assert "done" not in make(project, "book", f"SHARD_HOURS={hours}", "RATE=1").stdout
+
+
+KEPT = HEAD + """
+# Kept
+
+```{code-cell} ipython3
+:tags: [parameters]
+n: int = 3  # a number
+records: str = "build/records"  # where results go
+```
+
+```{code-cell} ipython3
+import json
+import os
+from pathlib import Path
+from zu.experiment import code_hash
+grid = dict(evidence="results/other.json")
+record = Path(records, "other", f"n{n}.json")
+record.parent.mkdir(parents=True, exist_ok=True)
+record.write_text(json.dumps({
+    "format": "zu-record-1", "question": f"q{n}", "n": n, "seed": 1, "method": "memit",
+    "code": code_hash()}))
+Path("verified").write_text(os.environ["ZU_VERIFY"])
+print("kept")
+```
+"""
+
+
+def test_kept_records_are_made_apart_packed_and_a_build_is_told_how_many_to_make_again(project):
+    (project / "book/other.md").write_text(KEPT)
+    (project / "profiles/test.yaml").write_text("other: {n: 5}\n")
+    run = make(project, "evidence")
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.splitlines()[-1] == "results/other.json: 1 new, 1 in all"
+    assert (project / "verified").read_text() == "0"
+    file = project / "results/other.json"
+    (only,) = json.loads(file.read_text())["runs"]
+    assert (only["question"], only["n"]) == ("q5", 5)
+    assert not (project / "build/records/other/n5.json").exists()
+    again = make(project, "evidence", "ONLY=other")
+    assert again.returncode == 0 and "other done" not in again.stdout, again.stdout
+    assert "results/other.json: 0 new, 1 in all" in again.stdout
+    file.unlink()
+    assert "1 new, 1 in all" in make(project, "evidence").stdout and file.exists()
+    for given, told in (([], "240"), (["VERIFY=30"], "30"), (["VERIFY=all"], "all")):
+        (project / "build/executed/other.ipynb").unlink(missing_ok=True)
+        run = make(project, "book", *given)
+        assert run.returncode == 0, run.stdout
+        assert (project / "verified").read_text() == told

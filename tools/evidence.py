@@ -1,37 +1,52 @@
 """Pack what `make evidence` found into results/, one file a chapter.
 
 `python tools/evidence.py few_shot` adds the records below build/evidence/records/few_shot to
-results/few_shot.json that answer a question which none there answers. What is there stays: delete a
-file to have it made anew.
+results/few_shot.json that answer a question which none there answers, where the present code made
+them. `--drop 1a2b3c` takes records out whose question begins so, for `make evidence` to make anew.
 """
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from zu.experiment import Kept, read_records
+from zu.experiment import Kept, code_hash, read_records
 
-FOUND, RESULTS = Path("build/evidence/records"), Path("results")
+FOUND, RESULTS, RUN = Path("build/evidence/records"), Path("results"), Path("build/evidence")
 
 
 def pack(name: str, found: Path = FOUND, results: Path = RESULTS) -> int:
     """Add a chapter's new records to its file; returns how many there were."""
-    kept = Kept.read(results / f"{name}.json")
+    kept, code = Kept.read(results / f"{name}.json"), code_hash()
     new = kept.add(record for folder in sorted(found.glob(f"{name}*"))
-                   for record in read_records(folder))
+                   for record in read_records(folder) if record.get("code") == code)
     if new:
         kept.write()
     return new
+
+
+def drop(name: str, question: str, results: Path = RESULTS, run: Path = RUN) -> int:
+    """Take out the records whose question begins so; returns how many there were."""
+    kept = Kept.read(results / f"{name}.json")
+    out = [found for found in kept.runs if found.startswith(question)]
+    for found in out:
+        del kept.runs[found]
+    if out:
+        kept.write()
+        (run / f"{name}.ipynb").unlink(missing_ok=True)  # so that it runs again
+    return len(out)
 
 
 def main() -> None:
     """Pack each chapter that is named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="such as few_shot")
-    for name in parser.parse_args().chapters:
+    parser.add_argument("--drop", metavar="QUESTION", help="take records out instead")
+    options = parser.parse_args()
+    for name in options.chapters:
         path = RESULTS / f"{name}.json"
-        new = pack(name)
-        print(f"{path}: {new} new, {len(Kept.read(path).runs)} in all")
+        changed = drop(name, options.drop) if options.drop else pack(name)
+        what = "out" if options.drop else "new"
+        print(f"{path}: {changed} {what}, {len(Kept.read(path).runs)} in all")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 import zu
 from zu.edit import EditError
 from zu.experiment import fewer
-from zu.records import provenance, write_record
+from zu.records import current_commit, provenance, write_record
 
 FACTS, SIZES, NEIGHBOURS, PERPLEXITY = "world-cloze", (10, 50, 200, 500), 1, 2048
 #: Beside a weight of 100 for the targets; AlphaEdit's 10 against 1 is 1,000 against 100.
@@ -52,7 +52,7 @@ def of_draw(reader: zu.Reader, seed: int, n: int, done: set[str]) -> Iterator[di
     layers = zu.models.resolve_layers(model)
     targets = zu.find_targets(model, tokenizer, facts, layers[-1], reader=reader)
     for label in lacking:
-        about = {"seed": seed, "n": n, "method": label}
+        about = {"seed": seed, "n": n, "method": label, "commit": current_commit()}
         if rows[label] is None:
             yield about | scores()
             continue

@@ -28,6 +28,7 @@ FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
 #: Where the code lies that a record depends on; of its rooms, `book` only shows what there is.
 PACKAGE = Path(__file__).parent
+KINDS = ("*.py", "*.json", "*.safetensors")
 
 
 def provenance(model: PreTrainedModel) -> dict:
@@ -190,7 +191,7 @@ def code_hash() -> str:
         16 hexadecimal digits.
     """
     content = []
-    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.json")]):
+    for path in sorted(path for kind in KINDS for path in PACKAGE.rglob(kind)):
         name = path.relative_to(PACKAGE)
         if name.parts[0] != "book":
             content.append(name.as_posix().encode() + path.read_bytes())

@@ -31,8 +31,8 @@ def packed(moment: torch.Tensor) -> dict[str, torch.Tensor]:
     scale = moment.double().diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex(moment.double() / scale[:, None] / scale)  # (m, m)
     if int(info) or not bool(factor.isfinite().all()):
-        raise ValueError("the moment is not positive definite, and has no factor to keep: read "
-                         "more tokens")
+        raise ValueError("the moment is not positive definite, and has no factor to keep: of fewer "
+                         "tokens than m it cannot be, nor where an entry of every key is 0")
     rows, columns = torch.tril_indices(*factor.shape)
     return {"factor": factor[rows, columns].half(), "scale": scale.float()}
 

@@ -301,11 +301,11 @@ class Grid:
 
     def _record(self, draw: _Draw, spec: RunSpec, path: Path) -> dict:
         """The record of a run: the one that is there, where it still holds, or a new one."""
-        record = read_record(path)
+        kept, record = self._of_evidence(draw, spec), read_record(path)
         if record is not None and record.get("fingerprint") == spec.fingerprint:
             if record.get("damage") is not None or not draw.measured:
                 return record
-        if kept := self._of_evidence(draw, spec):
+        if kept is not None:
             return write_record(path, kept)
         _warn_of_versions(record, path)
         return write_record(path, self._run(draw, spec))
@@ -317,9 +317,22 @@ class Grid:
         if "evidence" not in self.kept:
             self.kept["evidence"] = Kept.read(self.evidence)
         found = self.kept["evidence"].runs.get(spec.question)
-        if found is not None:
-            self.kept.setdefault("taken", {})[spec.question] = draw, spec
+        if found is None:
+            return None
+        said = spec.about | {"forget_hash": draw.forget.hash}
+        wrong = [name for name in ("dataset", "method", "n", "seed", "settings", "layers",
+                                   "forget_hash") if found.get(name) != said[name]]
+        if wrong:
+            raise EvidenceError(f"{self.evidence}: a record of {found.get('method')} stands under "
+                                f"the question of {said['method']}, and differs in {wrong[0]}: "
+                                "take the file from the repository again (git checkout)")
+        self.kept.setdefault("taken", {})[spec.question] = draw, spec
         return found
+
+    @property
+    def taken(self) -> int:
+        """How many kept records this grid has taken in place of runs."""
+        return len(self.kept.get("taken", {}))
 
     def earn(self, seconds: float, commit: str = "") -> list[dict]:
         """Run a sample of the kept records again that this grid has taken, and compare.
@@ -344,16 +357,22 @@ class Grid:
         """
         taken = self.kept.get("taken", {})
         runs = self.kept["evidence"].runs if taken else {}
-        found = []
+        found: list[dict] = []
+        start = time.monotonic()
         for record in sampled([runs[question] for question in taken], commit, seconds):
+            if found and time.monotonic() - start > seconds:
+                break
             draw, spec = taken[record["question"]]
             again = without_nan(self._run(draw, spec))
-            if said := differences(record["metrics"], again["metrics"]):
+            was, now = (x["metrics"] | {"damage": x["damage"]} for x in (record, again))
+            if said := differences(was, now):
                 raise EvidenceError(
                     f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "
                     f"{record['dataset']}, seed {record['seed']}, is not found again: "
-                    f"{'; '.join(said)}. If the code should find something else now, make the "
-                    "records anew: delete the file, and make evidence")
+                    f"{'; '.join(said)}. If the code should find something else now: python "
+                    f"tools/evidence.py --drop {record['question'][:12]} "
+                    f"{record['experiment']}, then make evidence with the profile that it was made "
+                    "with")
             found.append(record)
         return found
 
