@@ -35,6 +35,12 @@ def test_a_draw_that_was_interrupted_is_left_out_where_it_is_not_whole():
     assert means.draws.to_list() == [1, 1, 2, 2] and means.eff[10, "exact:lam=1"] == 1.0
 
 
+def test_without_a_run_there_is_nothing_to_show():
+    means = by_weight([])
+    assert means.empty and means.index.names == ["n", "method"] and chosen([], 1.25) is None
+    assert means.drop(columns="draws").unstack("n").swaplevel(axis=1).empty
+
+
 def test_the_smallest_weight_that_holds_at_every_size_is_chosen():
     found = rows(_1=(1.1, 3.0), _10=(1.2, 1.25), _100=(1.0, 1.1))
     assert chosen(found, 1.25) == 10 and chosen(found, 1.2) == 100 and chosen(found, 1.05) is None

@@ -23,7 +23,11 @@ def by_weight(rows: list[dict[str, Any]]) -> pd.DataFrame:
     pd.DataFrame
         A row for each number of facts and method, in the order in which they ran: "eff", "gen" and
         "spe" in percent, "ppl" as a multiple of the unedited model's in the same draw, "draws".
+        Without rows it has none.
     """
+    if not rows:
+        nothing = pd.MultiIndex.from_arrays([[], []], names=["n", "method"])
+        return pd.DataFrame(columns=[*SCORES, "ppl", "draws"], index=nothing, dtype=float)
     methods = {row["method"] for row in rows}
     there: dict[tuple[int, int], set[str]] = {}
     for row in rows:
