@@ -18,8 +18,8 @@ HEAD = """\
 Each numbered equation, lemma, table and figure of the paper has a row: what it says, where this
 book treats it, the function of `zu` that computes it, a test of that function, and the kept records
 that rest on it. A dash stands where there is nothing to run. What the paper claims in words is
-listed in {doc}`ledger`, claim by claim. Paths of tests are below `tests/`, names of records below
-`results/`.
+listed in {doc}`ledger`, claim by claim. A test is given by its file below `tests/` and by its name,
+in words; records lie in `results/`.
 
 """
 
@@ -33,15 +33,20 @@ def rows(path: Path = SOURCE) -> list[dict[str, str]]:
 def page(found: list[dict[str, str]]) -> str:
     """The page's source: a list-table of MyST, one row an item."""
     names = list(found[0])
-    text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 8 26 18 22 26\n\n"
+    text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 10 24 16 24 26\n\n"
     text += _row(["the paper's", *names[1:4], "test, records"])
     for row in found:
-        test, record = row["test"].replace("::", " "), row["record"]
-        proof = "–" if test == "–" else "`" + test.replace(" ", "` `") + "`"
-        proof += "" if record == "–" else f"; `{record}`"
+        proof = _in_words(row["test"])
+        proof += "" if row["record"] == "–" else f"; records `{row['record']}`"
         code = row["code"] if row["code"] == "–" else f"`{row['code']}`"
         text += _row([row["item"], row[names[1]], row["where"], code, proof])
     return text + "```\n"
+
+
+def _in_words(test: str) -> str:
+    """A test as its file, and its name in words: so a narrow column can break it."""
+    file, _, name = test.partition("::")
+    return f"`{file}`: {name.removeprefix('test_').replace('_', ' ')}" if name else test
 
 
 def _row(cells: list[str]) -> str:
