@@ -33,13 +33,14 @@ def rows(path: Path = SOURCE) -> list[dict[str, str]]:
 def page(found: list[dict[str, str]]) -> str:
     """The page's source: a list-table of MyST, one row an item."""
     names = list(found[0])
-    text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 10 24 16 24 26\n\n"
-    text += _row(["the paper's", *names[1:4], "test, records"])
+    text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 12 28 18 42\n\n"
+    text += _row(["the paper's", *names[1:3], "code, test, records"])
     for row in found:
         proof = _in_words(row["test"])
         proof += "" if row["record"] == "–" else f"; records `{row['record']}`"
-        code = row["code"] if row["code"] == "–" else f"`{row['code']}`"
-        text += _row([row["item"], row[names[1]], row["where"], code, proof])
+        short = ".".join(row["code"].split(".")[-2:])  # a longer one would not fit its column
+        code = "" if row["code"] == "–" else f"`{short}`; "
+        text += _row([row["item"], row[names[1]], row["where"], code + proof])
     return text + "```\n"
 
 
