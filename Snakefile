@@ -235,6 +235,8 @@ use rule execute as execute_long with:
 # for so many seconds in all (or "all").
 KEPT = [page for page in CHAPTERS if f"results/{page}.json" in SOURCE[page].read_text()]
 VERIFY = str(config.get("verify", 0))
+if VERIFY != "all" and not VERIFY.replace(".", "", 1).isdigit():
+    raise WorkflowError(f"VERIFY is '{VERIFY}': give seconds, 0 for none, or all")
 SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(KEPT), 1):.0f}"
 
 

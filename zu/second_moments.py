@@ -375,11 +375,8 @@ def moments(
         How much at once, at most the model's context (a warning says so).
     cache : bool
         Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
-        interrupted call goes on where it stopped and ends with the same bits. A method that needs
-        the eigenvectors of C_0 keeps these too. No text is stored, nor a model's with hooks on it.
-        What the package brings along (the default text and tokens, the embedded model in float32,
-        the default layers) is taken in place of reading, rounded as `zu.data.compact.packed` says.
-        False: read now, and keep nothing.
+        interrupted call goes on where it stopped and ends with the same bits. No text is stored,
+        nor a model's with hooks on it. Defaults of the embedded model come with the package.
 
     Returns
     -------
