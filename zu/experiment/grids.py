@@ -35,7 +35,7 @@ from ..records import (
 from ..scores import evaluate, perplexity
 from ..second_moments import Moments, corpus, moments
 from ..wording import Wording
-from .kept import EvidenceError, Kept, differences, sampled
+from .kept import EvidenceError, Kept, Tolerance, differences, sampled, verification
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -83,11 +83,14 @@ class Measure:
         Whatever else it depends on, as plain values, which decide too.
     beside : bool
         Whether the scores are recorded as well.
+    tolerance : Tolerance
+        How far its numbers may be from a kept record's when they are found again.
     """
 
     find: Callable[..., dict]
     about: dict = field(default_factory=dict)
     beside: bool = False
+    tolerance: Tolerance = Tolerance()
 
 
 @dataclass(frozen=True)
@@ -355,26 +358,38 @@ class Grid:
         EvidenceError
             For the first one that was not, with the numbers that differ.
         """
-        taken = self.kept.get("taken", {})
-        runs = self.kept["evidence"].runs if taken else {}
-        found: list[dict] = []
-        start = time.monotonic()
-        for record in sampled([runs[question] for question in taken], commit, seconds):
-            if found and time.monotonic() - start > seconds:
-                break
-            draw, spec = taken[record["question"]]
-            again = without_nan(self._run(draw, spec))
-            was, now = (x["metrics"] | {"damage": x["damage"]} for x in (record, again))
-            if said := differences(was, now):
-                raise EvidenceError(
-                    f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "
-                    f"{record['dataset']}, seed {record['seed']}, is not found again: "
-                    f"{'; '.join(said)}. If the code should find something else now: python "
-                    f"tools/evidence.py --drop {record['question'][:12]} "
-                    f"{record['experiment']}, then make evidence with the profile that it was made "
-                    "with")
-            found.append(record)
-        return found
+        return earn([self], seconds, commit)
+
+    def earn_again(self, question: str) -> dict:
+        """Make one of the kept records again that this grid has taken.
+
+        Parameters
+        ----------
+        question : str
+            The record's.
+
+        Returns
+        -------
+        dict
+            The kept record.
+
+        Raises
+        ------
+        EvidenceError
+            Where other numbers are found.
+        """
+        record = self.kept["evidence"].runs[question]
+        again = without_nan(self._run(*self.kept["taken"][question]))
+        was, now = (x["metrics"] | {"damage": x["damage"]} for x in (record, again))
+        tolerance = self.measure.tolerance if self.measure else Tolerance()
+        if said := differences(was, now, tolerance):
+            raise EvidenceError(
+                f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "
+                f"{record['dataset']}, seed {record['seed']}, is not found again: "
+                f"{'; '.join(said)}. If the code should find something else now: python "
+                f"tools/evidence.py --drop {question[:12]} {Path(self.evidence or '').stem}, then "
+                "make evidence with the profile that it was made with")
+        return record
 
     def _common(self, rule: str) -> dict:
         """What decides on every run and stands in no record."""
@@ -495,6 +510,67 @@ class Grid:
         ppl = self.kept[key]
         scores = evaluate(reader.model, reader.tokenizer, forget, reader=reader)
         return scores.as_dict() | {"ppl": ppl}
+
+
+def earn(grids: Sequence[Grid], seconds: float, commit: str = "") -> list[dict]:
+    """Run a sample of the kept records again that some grids have taken, and compare.
+
+    Parameters
+    ----------
+    grids : sequence of Grid
+        Of one chapter: each record is made again by the grid that took it.
+    seconds : float
+        How long it may take, by what the records took when they were made; none are run for 0,
+        one at least for more, all for `math.inf`.
+    commit : str
+        Decides which, see `zu.experiment.kept.sampled`.
+
+    Returns
+    -------
+    list of dict
+        The records that were found again.
+
+    Raises
+    ------
+    EvidenceError
+        For the first one that was not, with the numbers that differ.
+    """
+    taken = {question: grid for grid in grids for question in grid.kept.get("taken", {})}
+    records = [grid.kept["evidence"].runs[question] for question, grid in taken.items()]
+    found: list[dict] = []
+    start = time.monotonic()
+    for record in sampled(records, commit, seconds):
+        if found and time.monotonic() - start > seconds:
+            break
+        found.append(taken[record["question"]].earn_again(record["question"]))
+    return found
+
+
+def re_earned(*grids: Grid) -> str:
+    """`earn` with what the build says (`zu.experiment.verification`), in a sentence for a page.
+
+    Parameters
+    ----------
+    *grids : Grid
+        Of a chapter.
+
+    Returns
+    -------
+    str
+        How many of the records are kept ones, and which of them were made again.
+
+    Raises
+    ------
+    EvidenceError
+        As `earn` does.
+    """
+    again = earn(grids, *verification())
+    count = sum(grid.taken for grid in grids)
+    said = f"{count} of this chapter's records are kept ones"
+    if not again:
+        return said
+    which = [f"{r['method']} on {r['n']} of {r['dataset']}, seed {r['seed']}" for r in again]
+    return f"{said}; made again in this build, and found: {'; '.join(which)}"
 
 
 def _text_hash(source: str) -> str:

@@ -57,7 +57,9 @@ class Tolerance:
 
 
 #: Which numbers are shares in percent, and of how many prompts.
-_SHARES = {"eff": "n_eff", "gen": "n_gen", "spe": "n_spe", "hop": "n_hop"}
+_SHARES = {"eff": "n_eff", "gen": "n_gen", "spe": "n_spe", "hop": "n_hop", "acc": "n", "said": "n"}
+#: What follows from the answers that stand beside it: intervals, and the harness's own metrics.
+_FOLLOWS = ("interval", "harness")
 
 
 def differences(kept: dict, again: dict, tolerance: Tolerance = Tolerance()) -> list[str]:
@@ -73,40 +75,66 @@ def differences(kept: dict, again: dict, tolerance: Tolerance = Tolerance()) -> 
     Returns
     -------
     list of str
-        A sentence for each; none where the record holds. Intervals follow from the numbers that
-        they surround, and are not looked at.
+        A sentence for each; none where the record holds. Intervals and the harness's own metrics
+        follow from the numbers that they stand beside, and are not looked at.
     """
+    return _dicts("", kept, again, tolerance)
+
+
+def _dicts(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
+    """`differences` of what stands at a place, "" for all, or "grammar." with its point."""
     said = []
     for name in sorted(kept.keys() | again.keys()):
-        if name.startswith("interval_"):
+        if name.startswith(_FOLLOWS):
             continue
         if name not in kept or name not in again:
-            said.append(f"{name} is {'kept' if name in kept else 'found'} alone")
-        elif name in _SHARES and isinstance(kept[name], int | float):
-            said += _share(name, kept, again, tolerance)
+            said.append(f"{place}{name} is {'kept' if name in kept else 'found'} alone")
+        elif _SHARES.get(name) in kept and isinstance(kept[name], int | float):
+            said += _share(place + name, kept, again, tolerance)
         else:
-            said += _leaves(name, kept[name], again[name], tolerance)
+            said += _leaves(place + name, kept[name], again[name], tolerance)
     return said
 
 
-def _share(name: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
-    """What to say of a share of prompts."""
+def _share(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
+    """What to say of a share of prompts; its name ends the place."""
+    name = place.rpartition(".")[2]
     asked, now = kept[_SHARES[name]], again[name]
     if now is None or again[_SHARES[name]] != asked:
-        return [f"{name} was of {asked} prompts and is of {again[_SHARES[name]]}"]
+        return [f"{place} was of {asked} prompts and is of {again[_SHARES[name]]}"]
     turned = abs(kept[name] - now) / 100 * asked
     most = max(tolerance.prompts, tolerance.share * asked)
     if turned <= most + 1e-6:
         return []
-    return [f"{name} was {kept[name]:.1f} and is {now:.1f}: {turned:.0f} of {asked} prompts, at "
+    return [f"{place} was {kept[name]:.1f} and is {now:.1f}: {turned:.0f} of {asked} prompts, at "
             f"most {most:.0f} may differ"]
+
+
+def _answers(value: Any) -> list | None:
+    """Answers one by one, 1 for a right one, as a list or as a text of digits; None for others."""
+    if isinstance(value, str) and len(value) > 1 and not set(value) - {"0", "1"}:
+        return [int(digit) for digit in value]
+    if isinstance(value, list) and len(value) > 1 and all(x in (0, 1, None) for x in value):
+        return value
+    return None
+
+
+def _one_by_one(place: str, kept: list, again: list, tolerance: Tolerance) -> list[str]:
+    """What to say of answers, of which both have as many."""
+    turned = sum(x != y for x, y in zip(kept, again, strict=True))
+    most = max(tolerance.prompts, tolerance.share * len(kept))
+    if turned <= most + 1e-6:
+        return []
+    return [f"{place}: {turned} of {len(kept)} answers, at most {most:.0f} may differ"]
 
 
 def _leaves(name: str, kept: Any, again: Any, tolerance: Tolerance) -> list[str]:
     """What to say of a number, or of those in lists and dictionaries, by their places."""
     if isinstance(kept, dict) and isinstance(again, dict):
-        return [said for key in sorted(kept.keys() | again.keys())
-                for said in _leaves(f"{name}.{key}", kept.get(key), again.get(key), tolerance)]
+        return _dicts(f"{name}.", kept, again, tolerance)
+    was, now = _answers(kept), _answers(again)
+    if was is not None and now is not None and len(was) == len(now):
+        return _one_by_one(name, was, now, tolerance)
     if isinstance(kept, list) and isinstance(again, list) and len(kept) == len(again):
         return [said for i, (x, y) in enumerate(zip(kept, again, strict=True))
                 for said in _leaves(f"{name}[{i}]", x, y, tolerance)]
