@@ -34,6 +34,7 @@ endif
 # Of 19,000 modules that are installed less than a third is imported by a book: the first import compiles them, and keeps that.
 unexport PYTHONDONTWRITEBYTECODE
 SNAKEMAKE = $(PY) tools/one_at_a_time.py --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) verify=$(VERIFY) \
+	where=$(WHERE) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
 	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy
 

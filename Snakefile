@@ -107,6 +107,32 @@ def check_profile():
     return profile
 
 
+# Where the work is done: the folder of Snakemake's settings that `WHERE=` names. GPUs, CPUs and
+# memory of a job are its affair; a rule asks for a GPU only where it offers any.
+WHERE = config.get("where", "")
+SETTINGS = yaml.safe_load(Path("profiles", WHERE, "config.yaml").read_text()) if WHERE else {}
+CLUSTER = SETTINGS.get("executor", "local") != "local"
+ASKED = SETTINGS.get("default-resources", {}) if CLUSTER else {}
+GPUS = ASKED.get("gpu", int("gpu" in SETTINGS.get("resources", {})))
+# Chapters without a model take seconds, and a cluster is asked how its jobs do now and then alone:
+# so many of them share a job, and what it asks for.
+SHARING = 4
+SHORT = [page for page in CHAPTERS if CLUSTER and page not in AFTER
+         and "load_model" not in SOURCE[page].read_text()]
+
+
+def share(name, page):
+    """What a chapter asks for of a resource: what the profile says, or its part of that."""
+    return max(ASKED[name] // SHARING, 1) if page in SHORT else ASKED[name]
+
+
+def threads(page):
+    """As many as its job has CPUs; on one machine all for who times things, half for the others."""
+    if "cpus_per_task" in ASKED:
+        return share("cpus_per_task", page)
+    return workflow.cores if page in ALONE else max(workflow.cores // 2, 1)
+
+
 PARAMETERS = check_profile()
 for page in {"exhibits"} & set(CHAPTERS):  # which says where everything comes from
     PARAMETERS[page] = {"profile": PROFILE, **PARAMETERS.get(page, {})}
@@ -208,8 +234,12 @@ rule execute:
         values=lambda wc: inline(PARAMETERS.get(wc.page, {})),
         often=config.get("often", 300),  # seconds between two words about a chapter that takes long
         verify=lambda wc: SHARE if wc.page in KEPT else "0"
-    threads: lambda wc: workflow.cores if wc.page in ALONE else max(workflow.cores // 2, 1)
-    resources: gpu=lambda wc: int("load_model" in SOURCE[wc.page].read_text())
+    threads: lambda wc: threads(wc.page)
+    resources:
+        gpu=lambda wc: GPUS * ("load_model" in SOURCE[wc.page].read_text()),
+        **{name: (lambda wc, name=name: share(name, wc.page))
+           for name in ("cpus_per_task", "mem_mb") if isinstance(ASKED.get(name), int)}
+    group: lambda wc: "short" if wc.page in SHORT else None
     shell:
         "OMP_NUM_THREADS={threads} ZU_VERIFY={params.verify} exec python tools/run_chapter.py {input.notebook} {output} "
         "--log {log} --page {wildcards.page} --count {COUNT} --often {params.often} "
@@ -269,7 +299,7 @@ use rule execute as shard with:
         values=lambda wc: inline(PARAMETERS.get(wc.page, {}) | SHARDS[wc.page][int(wc.number)]),
         often=config.get("often", 300),
         verify="0"
-    threads: max(workflow.cores // 2, 1)
+    threads: lambda wc: threads("")
 
 
 ruleorder: execute_alone > execute_first > execute_long > execute

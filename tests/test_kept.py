@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 import zu
-from zu.experiment import EvidenceError, Grid, Kept, Texts, differences, grids, kept, verification
+from zu.experiment import (
+    EvidenceError,
+    Grid,
+    Kept,
+    Texts,
+    differences,
+    grids,
+    kept,
+    re_earned,
+    verification,
+)
 from zu.experiment.grids import RunSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -162,6 +172,37 @@ def test_numbers_may_differ_by_as_much_as_rounding_moves_them_and_no_more():
         assert any(s.startswith(said) for s in found), name
     less = {name: x for name, x in was.items() if name != "ppl"}
     assert differences(was, less) == ["ppl is kept alone"]
+
+
+def test_answers_one_by_one_may_differ_in_as_many_as_rounding_turns():
+    right = "01" * 60
+    was = {"grammar": {"acc": 50.0, "n": 120, "right": right, "harness": {"mcc": 0.1},
+                       "interval": [40, 60]}, "lens": [1.0] * 150 + [None]}
+    assert differences(was, copy.deepcopy(was)) == []
+    turned = {"acc": 50 + 100 / 120, "n": 120, "right": "1" + right[1:], "harness": {"mcc": 0.2},
+              "interval": [41, 61]}
+    assert differences(was, was | {"grammar": turned}) == []
+    assert differences(was, was | {"lens": [0.0] + [1.0] * 149 + [None]}) == []
+    more = turned | {"right": "11" + "1" * 4 + right[6:]}
+    assert differences(was, was | {"grammar": more}) == [
+        "grammar.right: 3 of 120 answers, at most 1 may differ"]
+    assert differences(was, was | {"grammar": turned | {"acc": 55.0}}) == [
+        "grammar.acc was 50.0 and is 55.0: 6 of 120 prompts, at most 1 may differ"]
+    lost = [0.0] * 3 + [1.0] * 147 + [None]
+    assert differences(was, was | {"lens": lost}) == [
+        "lens: 3 of 151 answers, at most 2 may differ"]
+
+
+def test_a_page_says_which_records_a_build_made_again(ask, packed, monkeypatch):
+    grid, _ = ask("second", packed)
+    plain, _ = ask("plain")
+    monkeypatch.setenv("ZU_VERIFY", "0")
+    assert re_earned(grid, plain) == "6 of this chapter's records are kept ones"
+    monkeypatch.setenv("ZU_VERIFY", "all")
+    said = re_earned(plain, grid)
+    assert said.startswith("6 of this chapter's records are kept ones; made again in this build, "
+                           "and found: ")
+    assert said.count(", seed ") == 6 and "memit on 2 of" in said
 
 
 def test_a_file_of_kept_records_is_whole_and_says_who_made_each(tmp_path):

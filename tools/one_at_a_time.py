@@ -12,7 +12,11 @@ import threading
 import time
 from pathlib import Path
 
+import cluster
+
 LOCK, LOG = Path("build/lock"), Path("build/logs/snakemake.log")
+#: What chapters say that run elsewhere, on a disk that this machine sees too.
+WORDS = Path("build/logs/words.log")
 
 
 def end_with(parent):
@@ -73,21 +77,45 @@ def reason():
     """Why Snakemake failed, without the places in its files; "" where a rule did, which says it."""
     text = LOG.read_text(encoding="utf-8", errors="replace")
     if "a job execution failed" in text:
-        return ""
+        words = WORDS.read_text(encoding="utf-8", errors="replace") if WORDS.exists() else ""
+        return cluster.causes(text, words)
     return "".join(line for line in text.splitlines(keepends=True)
                    if not line.startswith(("WorkflowError in file", "  File ")))
+
+
+def follow():
+    """Pass on what chapters say on other machines, as it comes."""
+    WORDS.write_text("", encoding="utf-8")
+    os.environ["ZU_WORDS"] = str(WORDS.resolve())
+
+    def read():
+        with WORDS.open(encoding="utf-8", errors="replace") as words:
+            while True:
+                if line := words.readline():
+                    print(line, end="", flush=True)
+                else:
+                    time.sleep(0.5)
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 def main(arguments):
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
+        file, profile = cluster.profile_of(arguments)
+        elsewhere = profile.get("executor", "local") == "slurm"
+        if elsewhere:
+            arguments += cluster.arguments_for(file, profile)
+            arguments.remove("rules")  # of what is quiet: what became of a job stands in the log
         lock = take()
+        if elsewhere:
+            follow()
         status = run(lock, arguments)
         print(reason() if status == 1 else "", end="", flush=True)
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
+    except (OSError, cluster.ClusterError) as error:
         sys.exit(f"  {error}")
 
 

@@ -392,6 +392,9 @@ def report(profile: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             total += hours
     others = sorted(set(profile) - set(found["chapters"]))
     left_out = f"{', '.join(others)}, which this profile sets too, and " if others else ""
+    if not found["chapters"]:
+        return "\n".join([*lines, "", f"Not counted: {left_out}the chapters that run with their "
+                          "defaults."])
     lines += [
         "",
         f"{' and '.join(found['chapters'])}: about {total:.2g} hours on one device. "

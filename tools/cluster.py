@@ -1,0 +1,151 @@
+"""A Slurm cluster: whether it takes what a profile asks for, how it is asked, why a job ended.
+
+Who names a profile with `executor: slurm` (`make book WHERE=slurm`) learns before anything is sent
+what the cluster refuses, and afterwards what became of a job that failed.
+"""
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+PLUGIN = "snakemake_executor_plugin_slurm"
+#: How sbatch calls what Snakemake's plugin asks for.
+OPTIONS = {"slurm_account": "--account", "slurm_partition": "--partition", "runtime": "--time",
+           "constraint": "--constraint", "qos": "--qos", "mem_mb": "--mem",
+           "mem_mb_per_cpu": "--mem-per-cpu", "cpus_per_task": "--cpus-per-task",
+           "gres": "--gres", "gpu": "--gpus"}
+#: Lines of a job's log that say why it ended.
+ENDS = re.compile(r"slurmstepd: error|srun: error|srun: fatal|oom-kill|Killed|No space left")
+
+
+class ClusterError(ValueError):
+    """What a profile asks for and the cluster refuses; the message says what to change."""
+
+
+def profile_of(arguments):
+    """The file and the contents of the profile that Snakemake is given; (None, {}) without one."""
+    import yaml  # here, since no other start of make needs it
+
+    if "--workflow-profile" not in arguments:
+        return None, {}
+    folder = Path(arguments[arguments.index("--workflow-profile") + 1])
+    file = folder / "config.yaml"
+    if not file.exists():
+        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/config.yaml")))
+        raise ClusterError(f"there is no {file}: WHERE is one of {there or 'none'}")
+    return file, yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def arguments_for(file, profile):
+    """What Snakemake should be told beside a profile that sends work to Slurm.
+
+    Parameters
+    ----------
+    file : Path
+        The profile's, for messages.
+    profile : dict
+        What stands in it.
+
+    Returns
+    -------
+    list of str
+        More arguments: how it asks for the state of jobs, as this cluster can answer.
+
+    Raises
+    ------
+    ClusterError
+        Without Slurm or the plugin, and for what Slurm refuses to a job of this profile.
+    """
+    lacking = [tool for tool in ("sbatch", "squeue", "sinfo", "scontrol") if not shutil.which(tool)]
+    if lacking:
+        raise ClusterError(f"{file} sends work to Slurm, and there is no {lacking[0]} here: start "
+                           "make on a login node of the cluster")
+    if importlib.util.find_spec(PLUGIN) is None:
+        raise ClusterError(f'{file} sends work to Slurm: pip install -e ".[slurm]"')
+    _try(file, profile.get("default-resources") or {})
+    return _how_to_ask(profile)
+
+
+def _say(*command):
+    """What a command of Slurm's says, with its status."""
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    return run.returncode, (run.stdout if not run.returncode else run.stderr).strip()
+
+
+def _try(file, asked):
+    """Ask Slurm whether it would take a job of this profile, without sending one."""
+    given = [f"{OPTIONS[name]}={value}" for name, value in asked.items()
+             if name in OPTIONS and not (name == "runtime" and isinstance(value, str))]
+    extra = shlex.split(asked.get("slurm_extra", ""))
+    refused, why = _say("sbatch", "--test-only", "--wrap=true", *given, *extra)
+    if not refused:
+        return
+    form = "%R: %D nodes, CPUs %c, memory %m MB, GPUs and the like %G, at most %l"
+    _, nodes = _say("sinfo", "--noheader", "--exact", f"--format={form}")
+    raise ClusterError(
+        f"Slurm refuses a job with what {file} asks for ({' '.join([*given, *extra])}):\n  "
+        + why.replace("\n", "\n  ") + "\n  The partitions:\n    " + nodes.replace("\n", "\n    ")
+        + f"\n  Change default-resources in {file}; profiles/slurm-cpu (WHERE=slurm-cpu) asks for "
+        "no GPU.")
+
+
+def _how_to_ask(profile):
+    """How Snakemake asks for the state of jobs: without accounting sacct never answers."""
+    failed, config = _say("scontrol", "show", "config")
+    if failed:
+        raise ClusterError(f"Slurm's controller does not answer: {config}")
+    said = dict(re.findall(r"^(\w+)\s*= (.*)$", config, re.M))
+    if not said.get("AccountingStorageType", "").endswith("none"):
+        return []
+    extra = []
+    if "slurm-status-command" not in profile:
+        extra += ["--slurm-status-command", "squeue"]
+    # a job that has ended is forgotten after so long: by then it is asked for three times
+    age = int(re.match(r"\d*", said.get("MinJobAge", ""))[0] or 0)
+    every = int(profile.get("slurm-init-seconds-before-status-checks", 40))
+    if 0 < age < 3 * every:
+        extra += ["--slurm-init-seconds-before-status-checks", str(max(age // 3, 1))]
+    return extra
+
+
+def causes(log, words=""):
+    """Why jobs failed, by Snakemake's log: what Slurm says of each.
+
+    Parameters
+    ----------
+    log : str
+        Snakemake's.
+    words : str
+        What the chapters have said: of one that failed by its own code that is enough.
+
+    Returns
+    -------
+    str
+        A few lines for each job.
+    """
+    said = {}
+    for block in re.split(r"\n(?=\[)", log):
+        state = re.search(r"SLURM-job '(\w+)' failed, SLURM status is: '(\w+)'", block)
+        refused = re.search(r"sbatch failed\. The error message was '([^']*)'", block)
+        file = re.search(r"(\S*slurm_logs\S+\.log)", block)
+        outputs = re.findall(r"^ *output: (?:\S*/)?(\S+)\.ipynb", block, re.M)
+        if "rror in " not in block or any(f"{name} FAILED" in words for name in outputs):
+            continue
+        lines = [f"Slurm's state of job {state[1]} is {state[2]}"] if state else []
+        lines += [f"Slurm refused it: {refused[1]}"] if refused else []
+        lines += _tail(Path(file[1])) if file else []
+        if lines:
+            names = ", ".join(dict.fromkeys(outputs)) or "a job"
+            said[names] = [f"  {names} did not end well:", *(f"    {x}" for x in lines)]
+    return "".join(f"{line}\n" for lines in said.values() for line in lines)
+
+
+def _tail(file):
+    """The lines of a job's log that say why it ended."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if ENDS.search(line)][-3:]
