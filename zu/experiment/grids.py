@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
@@ -35,7 +35,7 @@ from ..records import (
 from ..scores import evaluate, perplexity
 from ..second_moments import Moments, corpus, moments
 from ..wording import Wording
-from .kept import EvidenceError, Kept, Tolerance, differences, sampled, verification
+from .kept import EvidenceError, Kept, Tolerance, check_again, sampled, verification
 from .rows import Row, check_row
 
 if TYPE_CHECKING:
@@ -109,13 +109,13 @@ class RunSpec:
     @property
     def fingerprint(self) -> str:
         """A hash of both."""
-        return _hash(self.about | self.hidden)
+        return hash_of_plain(self.about | self.hidden)
 
     @property
     def question(self) -> str:
         """A hash of what is asked: the same, without the code and the versions that answer it."""
         asked = {name: x for name, x in self.hidden.items() if name not in ("code", "versions")}
-        return _hash(self.about | asked)
+        return hash_of_plain(self.about | asked)
 
     @property
     def file(self) -> str:
@@ -127,7 +127,7 @@ class RunSpec:
         return f"{label}-n{self.about['n']}-seed{self.about['seed']}.json"
 
 
-def _hash(about: dict) -> str:
+def hash_of_plain(about: dict) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -380,15 +380,8 @@ class Grid:
         """
         record = self.kept["evidence"].runs[question]
         again = without_nan(self._run(*self.kept["taken"][question]))
-        was, now = (x["metrics"] | {"damage": x["damage"]} for x in (record, again))
         tolerance = self.measure.tolerance if self.measure else Tolerance()
-        if said := differences(was, now, tolerance):
-            raise EvidenceError(
-                f"{self.evidence}: the record of {record['method']} on {record['n']} facts of "
-                f"{record['dataset']}, seed {record['seed']}, is not found again: "
-                f"{'; '.join(said)}. If the code should find something else now: python "
-                f"tools/evidence.py --drop {question[:12]} {Path(self.evidence or '').stem}, then "
-                "make evidence with the profile that it was made with")
+        check_again(self.evidence or "", record, again, tolerance)
         return record
 
     def _common(self, rule: str) -> dict:
@@ -512,12 +505,27 @@ class Grid:
         return scores.as_dict() | {"ppl": ppl}
 
 
-def earn(grids: Sequence[Grid], seconds: float, commit: str = "") -> list[dict]:
+class Taker(Protocol):
+    """What takes kept records in place of runs, and can make one of them again."""
+
+    @property
+    def kept(self) -> dict[Any, Any]:
+        """With "evidence", a `Kept`, and "taken", by question, once something was taken."""
+
+    @property
+    def taken(self) -> int:
+        """How many records it has taken."""
+
+    def earn_again(self, question: str) -> dict:
+        """Make a record again and compare."""
+
+
+def earn(grids: Sequence[Taker], seconds: float, commit: str = "") -> list[dict]:
     """Run a sample of the kept records again that some grids have taken, and compare.
 
     Parameters
     ----------
-    grids : sequence of Grid
+    grids : sequence of Grid or Tracing
         Of one chapter: each record is made again by the grid that took it.
     seconds : float
         How long it may take, by what the records took when they were made; none are run for 0,
@@ -546,12 +554,12 @@ def earn(grids: Sequence[Grid], seconds: float, commit: str = "") -> list[dict]:
     return found
 
 
-def re_earned(*grids: Grid) -> str:
+def re_earned(*grids: Taker) -> str:
     """`earn` with what the build says (`zu.experiment.verification`), in a sentence for a page.
 
     Parameters
     ----------
-    *grids : Grid
+    *grids : Grid or Tracing
         Of a chapter.
 
     Returns

@@ -147,6 +147,35 @@ def _leaves(name: str, kept: Any, again: Any, tolerance: Tolerance) -> list[str]
     return [f"{name} was {kept:.4g} and is {again:.4g}, which may differ by {most:.2g}"]
 
 
+def check_again(
+    path: str | Path, record: dict, again: dict, tolerance: Tolerance = Tolerance()
+) -> None:
+    """Hold what a run has found against the record that was kept of it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file of the record, for the message.
+    record, again : dict
+        The kept record, and the new one.
+    tolerance : Tolerance
+        How far their numbers may be apart.
+
+    Raises
+    ------
+    EvidenceError
+        Where they are further, with what differs and the way out.
+    """
+    was, now = (x["metrics"] | {"damage": x.get("damage")} for x in (record, again))
+    if said := differences(was, now, tolerance):
+        raise EvidenceError(
+            f"{path}: the record of {record['method']} on {record['n']} facts of "
+            f"{record['dataset']}, seed {record['seed']}, is not found again: {'; '.join(said)}. "
+            "If the code should find something else now: python tools/evidence.py --drop "
+            f"{record['question'][:12]} {Path(path).stem}, then make evidence with the profile "
+            "that it was made with")
+
+
 @dataclass
 class Kept:
     """The records of a file, by their questions.

@@ -404,20 +404,71 @@ def indirect_effects(
     ----------
     Meng et al. 2022.
     """
-    noise, draws, seed = corruption
-    if draws < 1 or not set(kinds) <= set(KINDS):
-        raise ValueError(f"draws is {draws} and kinds {tuple(kinds)}: give 1 or more, of {KINDS}")
+    check_asked(kinds, corruption)
     prompts = [prompt(tokenizer, fact) for fact in facts]
-    depth, sigma = len(known(model).layers), noise * _spread(model, prompts)
-    width = max(1, round(window * depth))
+    how = How(tuple(kinds), corruption, window, tokens)
+    sigma = spread(model, prompts)
     rows = []
     for n, p in enumerate(tqdm(prompts, desc="causal tracing", leave=False)):
-        clean = _clean(model, p.ids)
-        states = _corrupted(clean.run["hidden"][0], p, sigma, draws, [seed, n])
-        for part in _batches(_jobs(p, kinds, depth, width), len(p.ids), draws, tokens):
-            rows += [(n, *row) for row in _effects(model, p, clean, states, part)]
-    frame = pd.DataFrame(rows, columns=_COLUMNS)
-    return frame.sort_values(_COLUMNS[:4], ignore_index=True)
+        rows += [(n, *row) for row in effects_of(model, p, n, sigma, how)]
+    return as_frame(rows)
+
+
+class How(NamedTuple):
+    """How facts are traced: the arguments of `indirect_effects`."""
+
+    kinds: tuple[str, ...] = KINDS
+    corruption: Corruption = CORRUPTION
+    window: float = 0.2
+    tokens: int = 1024
+
+
+def check_asked(kinds: Sequence[str], corruption: Corruption) -> None:
+    """Raise `ValueError` for kinds that cannot be restored, and for no draws."""
+    if corruption.draws < 1 or not set(kinds) <= set(KINDS):
+        raise ValueError(f"draws is {corruption.draws} and kinds {tuple(kinds)}: give 1 or more, "
+                         f"of {KINDS}")
+
+
+def as_frame(rows: Sequence[tuple]) -> pd.DataFrame:
+    """The table that `indirect_effects` returns, in its order."""
+    return pd.DataFrame(rows, columns=_COLUMNS).sort_values(_COLUMNS[:4], ignore_index=True)
+
+
+@settles
+@torch.no_grad()
+def effects_of(
+    model: PreTrainedModel, p: Prompt, number: int, sigma: torch.Tensor, how: How
+) -> list[tuple]:
+    """One fact's rows of the table that `indirect_effects` returns, without its number.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Who is traced; it is not changed.
+    p : Prompt
+        The fact's.
+    number : int
+        The fact's among those that are traced: its noise goes by it.
+    sigma : Tensor
+        What the noise is in units of, see `spread`.
+    how : How
+        What is restored, and the noise.
+
+    Returns
+    -------
+    list of tuple
+        Kind, layer, position, role, effect, clean and corrupted probability.
+    """
+    noise, draws, seed = how.corruption
+    depth = len(known(model).layers)
+    width = max(1, round(how.window * depth))
+    clean = _clean(model, p.ids)
+    states = _corrupted(clean.run["hidden"][0], p, noise * sigma, draws, [seed, number])
+    rows = []
+    for part in _batches(_jobs(p, how.kinds, depth, width), len(p.ids), draws, how.tokens):
+        rows += _effects(model, p, clean, states, part)
+    return rows
 
 
 def _effects(
@@ -438,7 +489,8 @@ def _effects(
     return rows
 
 
-def _spread(model: PreTrainedModel, prompts: Sequence[Prompt]) -> torch.Tensor:
+@torch.no_grad()
+def spread(model: PreTrainedModel, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Standard deviation, float32, over all numbers of all prompts' subject embeddings."""
     embedded = []
     for p in prompts:
