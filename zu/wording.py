@@ -126,8 +126,8 @@ class Wording:
     when it is asked to write. Special tokens that the tokenizer puts behind a text are left away.
 
     Where the last token of a subject would be a sequence's very first one, the end-of-text token
-    that parts documents is put in front, in reading, aiming, training and scoring alike: a first
-    token is an attention sink, whose key says nothing about the subject. Such are subjects of one
+    is put in front (`sink`), in reading, aiming, training and scoring alike: a first token is an
+    attention sink, whose key says nothing about the subject. Such are subjects of one
     token that begin a prompt, with tokenizers that put nothing in front. The released code puts
     nothing in front; where it adds none, generation from the prompt sees none either.
 
@@ -493,7 +493,7 @@ def beside(wording: Wording, fact: Fact, prompt: str) -> tuple[list[int], int]:
     """What should stay as it is while a fact's key changes: a prompt about its subject.
 
     A fact without a subject has no such prompt. Of it the next document should stay: its own prompt
-    and the token that parts documents.
+    and the end-of-text token.
 
     Parameters
     ----------

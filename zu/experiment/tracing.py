@@ -89,8 +89,8 @@ class Prompt(NamedTuple):
 def prompt(tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact) -> Prompt:
     """Find the subject in a fact's prompt, as `zu.wording.encode` does.
 
-    Where the subject's first token is the sequence's very first, an attention sink, the token that
-    parts documents is put in front: noise there would disturb more than the subject.
+    Where the subject's first token is the sequence's very first, an attention sink, a token is put
+    in front (`zu.wording.sink`): noise there would disturb more than the subject.
 
     Parameters
     ----------
