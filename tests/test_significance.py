@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from zu.book.significance import Order, decided, holm, order, paired
+from zu.book.significance import Order, decided, holm, mcnemar, order
 
 
 def test_an_order_comes_with_the_chance_of_one_as_good_by_lot():
@@ -33,9 +33,9 @@ def test_what_cannot_be_ranked_has_no_order():
 
 
 def test_paired_answers_are_tested_by_those_that_turned():
-    assert paired(0, 0) == 1 and paired(3, 3) == 1
-    assert paired(8, 1) == paired(1, 8)
-    assert paired(8, 1) == pytest.approx(2 * (comb(9, 0) + comb(9, 1)) / 2**9)
+    assert mcnemar(0, 0) == 1 and mcnemar(3, 3) == 1
+    assert mcnemar(8, 1) == mcnemar(1, 8)
+    assert mcnemar(8, 1) == pytest.approx(2 * (comb(9, 0) + comb(9, 1)) / 2**9)
 
 
 def test_many_tests_are_corrected_for_step_by_step():

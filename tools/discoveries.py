@@ -1,7 +1,8 @@
 """Measure three things that the formulas imply and the paper does not say.
 
 `python tools/discoveries.py` writes results/discoveries.json after each draw and goes on where it
-stopped; an hour or so on one core. `--part` names one of the parts:
+stopped; two hours or so on one core. `--part` names one of the parts, `--model` a folder with
+another model, of which the directions alone are measured:
 
 zero        The zero term of Lemma 5.1 at several weights on it, ten draws of fifty facts: what it
             leaves of the old values, how it changes the edit, and the scores.
@@ -126,7 +127,7 @@ def of_directions(reader: Reader) -> Iterator[dict]:
     relations = [fact.relation for fact in facts]
     for layer, found in values(reader, facts).items():
         mean = found.subjects.mean(0)
-        yield {"layer": layer, "kind": "whole", "rank": _dimensions(found.subjects),
+        yield {"layer": layer, "kind": "whole", "d": len(mean), "rank": _dimensions(found.subjects),
                "mean": float(mean.pow(2).sum() * len(facts) / found.subjects.pow(2).sum())}
         for count in SPANS:
             for draw in range(TIMES):
@@ -244,7 +245,11 @@ def _spent(p: Problem, terms: dict[str, Any], change: torch.Tensor) -> dict[str,
 
 def parts(reader: Reader) -> Iterator[tuple[str, Callable[[], Iterator[dict]]]]:
     """The parts and their draws, each by a name of its own."""
-    yield "directions", lambda: of_directions(reader)
+    own = getattr(reader.model, "name", "") == "smollm2"
+    name = "smollm2" if own else type(reader.model).__name__
+    yield f"directions, {name}", lambda: of_directions(reader)
+    if not own:
+        return
     for seed in DRAWS:
         yield f"zero, draw {seed}", lambda seed=seed: of_zero(reader, seed)
     for seed in (901, 902, 903):
@@ -256,10 +261,11 @@ def main() -> None:
     """Measure what lacks; write what is there after each draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="", help="only what begins so")
+    parser.add_argument("--model", default="smollm2", help="as zu.load_model takes it")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     rows = (read_record(options.out) or {"rows": {}})["rows"]
-    model, tokenizer = zu.load_model("smollm2", device="cpu")
+    model, tokenizer = zu.load_model(options.model, device="cpu")
     reader = Reader(model, tokenizer)
     for name, measure in parts(reader):
         if name in rows or not name.startswith(options.part):

@@ -33,6 +33,7 @@ __all__ = [
     "difference_interval",
     "evaluate",
     "known",
+    "mcnemar",
     "percent_interval",
     "perplexity",
     "score",
@@ -402,6 +403,25 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
     found = binomtest(hits, n).proportion_ci(method="wilson")
     return 100 * float(found.low), 100 * float(found.high)
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """McNemar's exact p of paired answers: whether as many turned from right to wrong as back.
+
+    Parameters
+    ----------
+    lost, won : int
+        Of things that were asked twice, how many were right before alone, and after alone. Those
+        that are the same both times say nothing.
+
+    Returns
+    -------
+    float
+        Two-sided; 1 where nothing turned.
+    """
+    from scipy.stats import binomtest  # here, as it takes a second to import
+
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def percent_interval(

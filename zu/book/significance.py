@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from ..scores import mcnemar
 from .verdicts import NO, UNDECIDED, YES
+
+__all__ = ["LEVEL", "Order", "decided", "holm", "mcnemar", "order"]
 
 Name = TypeVar("Name")
 #: Below it a p decides.
@@ -63,25 +66,6 @@ def order(ours: Sequence[float], theirs: Sequence[float]) -> Order | None:
 
     found = kendalltau(ours, theirs)
     return Order(float(found.statistic), float(found.pvalue), len(ours))
-
-
-def paired(lost: int, won: int) -> float:
-    """McNemar's exact p of paired answers: whether as many turned from right to wrong as back.
-
-    Parameters
-    ----------
-    lost, won : int
-        Of things that were asked twice, how many were right before alone, and after alone. Those
-        that are the same both times say nothing.
-
-    Returns
-    -------
-    float
-        Two-sided; 1 where nothing turned.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def holm(ps: Mapping[Name, float]) -> dict[Name, float]:

@@ -28,7 +28,7 @@ from ..models import decoder, finite, logits
 from ..modes import settles
 from ..passes import takes_cache
 from ..reader import Reader
-from ..scores import wilson
+from ..scores import mcnemar, wilson
 from ..wording import trailing
 
 if TYPE_CHECKING:
@@ -323,11 +323,8 @@ def _mcnemar(pair: Counter, tests: int) -> tuple[int, int, float]:
 
     tests: by how many to multiply p.
     """
-    from scipy.stats import binomtest
-
     lost, won = pair["1", "0"], pair["0", "1"]
-    p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
-    return lost, won, min(1.0, float(p) * tests)
+    return lost, won, min(1.0, mcnemar(lost, won) * tests)
 
 
 def _asker(reader: Reader, batch_size: int) -> HFLM:
