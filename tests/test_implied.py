@@ -78,7 +78,8 @@ def test_the_figures_are_drawn_from_the_tables():
     edges, rows = ruin_rows()
     zero = implied.draw_zero(implied.zero_term(zero_rows()), 100.0)
     assert [axis.get_xscale() for axis in zero.axes] == ["log", "log"]
-    spans = implied.draw_spans({"a": direction_rows(), "b": direction_rows()}, 1, [0])
+    spans = implied.draw_spans({"a": direction_rows(), "b": direction_rows()}, 1,
+                               {"a": [0], "b": [0]})
     assert [axis.get_title() for axis in spans.axes] == ["a", "b"]
     chance = next(x for x in spans.axes[0].get_lines() if x.get_label() == "chance")
     assert chance.get_ydata()[0] == 25.0

@@ -94,13 +94,14 @@ def draw_zero(table: pd.DataFrame, forget: float) -> Figure:
     left.plot(some.index, some.left, "o-", color=SERIES[0], label="old values left")
     left.plot(some.index, some.change, "s--", color=SERIES[1], label="change of the edit")
     left.set(ylabel="%", ylim=(0, 105))
-    left.legend(fontsize=8)
-    for name, colour in zip([*SCORES.values(), "PPL"], SERIES):
-        right.errorbar(some.index, some[name], some[f"{name} ±"], marker="o", ms=4, lw=1.2,
+    left.legend(fontsize=8, loc="center left")
+    for i, (name, colour) in enumerate(zip([*SCORES.values(), "PPL"], SERIES)):
+        beside = some.index * 1.12 ** (i - 1.5)  # so that bars do not hide each other
+        right.errorbar(beside, some[name], some[f"{name} ±"], marker="o", ms=4, lw=1.2,
                        color=colour, label=f"{name}, {'%' if name == 'PPL' else 'points'}")
     right.axhline(0, color=PALETTE["base"], lw=0.8)
     right.set(ylabel="against no zero term")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower left")
     for axis in (left, right):
         axis.set(xscale="log", xlabel="weight of the zero term")
         axis.axvline(forget, color=PALETTE["base"], ls=":", lw=1)
@@ -163,7 +164,9 @@ def by_relation(rows: Rows, layer: int) -> pd.DataFrame:
     return 100 * frame.rename(columns={"same": "the same relation", "other": "other relations"})
 
 
-def draw_spans(models: Mapping[str, Rows], count: int, used: Sequence[int]) -> Figure:
+def draw_spans(
+    models: Mapping[str, Rows], count: int, used: Mapping[str, Sequence[int]]
+) -> Figure:
     """What some facts' values span, by layer, a panel for each model.
 
     Parameters
@@ -172,8 +175,8 @@ def draw_spans(models: Mapping[str, Rows], count: int, used: Sequence[int]) -> F
         The rows of the part "directions", by what the model is called.
     count : int
         Of how many facts.
-    used : sequence of int
-        The layers that are edited in the first model, which are shaded.
+    used : mapping
+        The layers that are edited in each, which are shaded.
 
     Returns
     -------
@@ -190,8 +193,9 @@ def draw_spans(models: Mapping[str, Rows], count: int, used: Sequence[int]) -> F
             axis.plot(table.index, table[column], style, color=colour, label=column)
         axis.axhline(100 * count / dimensions(rows).d.iloc[0], color=PALETTE["base"], ls=":",
                      label="chance")
+        axis.axvspan(min(used[name]) - 0.5, max(used[name]) + 0.5, color=PALETTE["base"],
+                     alpha=0.15, lw=0)
         axis.set(title=name, xlabel="layer", ylim=(0, 100))
-    axes[0, 0].axvspan(min(used) - 0.5, max(used) + 0.5, color=PALETTE["base"], alpha=0.15, lw=0)
     axes[0, 0].set(ylabel=f"in the span of {count} facts, %")
     axes[0, -1].legend(fontsize=8)
     return figure
@@ -248,6 +252,8 @@ def draw_spent(table: pd.DataFrame, changes: Iterable[str]) -> Figure:
     for what, colour in zip(changes, SERIES):
         some = table[what][table[what] > 0]
         above.plot(some.index, some, "o-", ms=4, color=colour, label=what)
+    there = table.index[table.directions > 0]
+    above.set_xlim(there.min() / 2, 1)
     above.axhline(1, color=PALETTE["base"], ls=":")
     above.set(yscale="log", ylabel="cost to ordinary text")
     above.legend(fontsize=8)
