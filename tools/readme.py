@@ -18,7 +18,7 @@ KEPT, PICTURE, README = "results/few_shot.json", "book/_static/results.svg", "RE
 DATASET, N = "world-cloze", 50
 #: The rows, in the README's order.
 METHODS = ("base", "ga", "ft", "rome", "memit", "alphaedit", "exact:lam=0.1", "zerounlearn")
-NAMES = {"exact:lam=0.1": "exact Lemma 5.1"}
+NAMES = {"exact:lam=0.1": "exact Lemma 5.1", "rome": "ROME, bound 0.75"}
 #: Whose name stands below its dot in the picture, where others would lie over it.
 BELOW = ("ft", "zerounlearn")
 MARKS = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.S)
