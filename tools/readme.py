@@ -12,6 +12,7 @@ import pandas as pd
 from zu.book import figures
 from zu.book.verdicts import over_draws
 from zu.experiment import Kept
+from zu.scores import wilson
 
 ROOT = Path(__file__).parents[1]
 KEPT, PICTURE, README = "results/few_shot.json", "book/_static/results.svg", "README.md"
@@ -33,16 +34,21 @@ def records(path: Path) -> list[dict]:
     return [r for r in found if seeds[r["seed"]] == set(METHODS)]
 
 
+def cell(found: list[dict], metric: str) -> str:
+    """The mean over draws, half of its 95% interval; Wilson's bound where all draws say none."""
+    values = [metrics[metric] for metrics in found]
+    if not any(values):
+        return f"0 (to {wilson(0, sum(metrics[f'n_{metric}'] for metrics in found))[1]:.1f})"
+    mean, low, high = over_draws(values)
+    return f"{mean:.1f} ± {(high - low) / 2:.1f}"
+
+
 def table(rows: list[dict]) -> str:
     """The means over draws with half of their 95% intervals, as Markdown."""
-    frame = figures.metrics_frame(rows)
     lines = ["| | Eff ↓ | Gen ↓ | Spe ↑ | PPL |", "|---|---|---|---|---|"]
     for method in METHODS:
-        cells = []
-        for metric in ("Eff", "Gen", "Spe", "PPL"):
-            values = frame[(frame.method == method) & (frame.metric == metric)].value
-            mean, low, high = over_draws(values.to_numpy())
-            cells.append(f"{mean:.1f} ± {(high - low) / 2:.1f}")
+        own = [row["metrics"] for row in rows if row["method"] == method]
+        cells = [cell(own, metric) for metric in ("eff", "gen", "spe", "ppl")]
         name = NAMES.get(method, figures.LABELS[method.partition(":")[0]])
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
