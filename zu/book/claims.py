@@ -1,0 +1,98 @@
+"""Sentences that claim something, each held against the run beside it.
+
+A chapter's prose is written by hand for the kept evidence. A cell says `claim("idle", change < 2,
+f"{change:.1f}%")`, and the sentence ends with ``{glue:}`claim-idle` ``. Where the run agrees, the
+page shows nothing there; where it does not, a flag.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .figures import said
+
+#: What stands behind a sentence that the run contradicts, or does not decide.
+CONTRADICTED, UNDECIDED = "⚑ contradicted by this run", "⚐ not decided by this run"
+
+
+class Flag(NamedTuple):
+    """A sentence that a run does not bear out.
+
+    Attributes
+    ----------
+    page, name : str
+        The chapter, and what the claim is called.
+    said : str
+        What the page shows.
+    """
+
+    page: str
+    name: str
+    said: str
+
+
+def claim(name: str, holds: bool | None, measured: str = "") -> None:
+    """Hold a sentence of the page against the run.
+
+    Parameters
+    ----------
+    name : str
+        What the sentence's mark is called, without "claim-".
+    holds : bool or None
+        Whether the run bears it out; None where it does not decide.
+    measured : str
+        What the run says instead, for the flag.
+    """
+    from myst_nb import glue
+
+    flag = "" if holds else UNDECIDED if holds is None else CONTRADICTED
+    beside = f" ({measured})" if flag and measured else ""
+    glue(f"claim-{name}", said(f"**[{flag}{beside}]**" if flag else ""), display=False)
+
+
+def flags(notebook: Path) -> Iterator[Flag]:
+    """The flags of an executed chapter.
+
+    Parameters
+    ----------
+    notebook : Path
+        Its file.
+
+    Yields
+    ------
+    Flag
+        Of each sentence that is not borne out.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for output in (x for cell in cells for x in cell.get("outputs", [])):
+        name = output.get("metadata", {}).get("scrapbook", {}).get("name", "")
+        if not name.startswith("claim-"):
+            continue
+        texts = [text if isinstance(text, str) else "".join(text)
+                 for kind, text in output["data"].items() if kind.endswith("text/markdown")]
+        for text in texts:
+            if CONTRADICTED in text or UNDECIDED in text:
+                yield Flag(notebook.stem, name.removeprefix("claim-"), text.strip("*[]"))
+
+
+def summary(notebooks: list[Path]) -> str:
+    """How many sentences a build contradicts, in a line or more.
+
+    Parameters
+    ----------
+    notebooks : list of Path
+        The executed chapters.
+
+    Returns
+    -------
+    str
+        One line for all, and one for each flag.
+    """
+    found = [flag for path in sorted(notebooks) for flag in flags(path)]
+    against = sum(CONTRADICTED in flag.said for flag in found)
+    count = {0: "no sentence is", 1: "1 sentence is"}.get(against, f"{against} sentences are")
+    lines = [f"  {count} contradicted by this run"]
+    lines += [f"    {flag.page}, {flag.name}: {flag.said}" for flag in found]
+    return "\n".join(lines)
