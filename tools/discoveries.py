@@ -219,7 +219,8 @@ def _spent(p: Problem, terms: dict[str, Any], change: torch.Tensor) -> dict[str,
     """Of a change: its energy and its cost to ordinary text by γ² of the keys, and what it fulfils.
 
     A direction counts by γ², its share of the keys' energy inside the null space, against the
-    largest; ``energy`` is ‖X a‖², ``cost`` is ‖X a‖² aᵀ C_0 a against tr(W C_0 Wᵀ), summed by bin.
+    largest, which is kept as the smallest is; ``energy`` is ‖X a‖², ``cost`` is ‖X a‖² aᵀ C_0 a
+    against tr(W C_0 Wᵀ), summed by bin.
     """
     inside = terms["basis"] @ (terms["basis"].T @ p.K_f)  # P_0 K_f, (m, n)
     a, gamma, _ = torch.linalg.svd(inside, full_matrices=False)  # (m, r), (r,)
@@ -235,7 +236,8 @@ def _spent(p: Problem, terms: dict[str, Any], change: torch.Tensor) -> dict[str,
     def sums(x: torch.Tensor) -> list[float]:
         return np.bincount(bins, x.numpy(), len(EDGES) - 1).tolist()
 
-    return {"energy": sums(along), "cost": sums(price / total), "damage": whole,
+    return {"largest": float(gamma[0] ** 2), "smallest": float(gamma[-1] ** 2),
+            "energy": sums(along), "cost": sums(price / total), "damage": whole,
             "directions": np.bincount(bins, minlength=len(EDGES) - 1).tolist(),
             "fulfilled": 1 - float(lacking.pow(2).sum() / wish.pow(2).sum())}
 
