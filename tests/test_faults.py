@@ -326,7 +326,7 @@ def test_a_chapter_whose_shell_was_killed_ends_within_seconds(tmp_path):
 
 def test_a_make_that_is_ended_takes_its_chapters_along(tmp_path):
     tools = ("tools/one_at_a_time.py", "tools/quick.py", "tools/run_chapter.py",
-             "tools/parameters.py")
+             "tools/parameters.py", "tools/cluster.py")
     for name in ("Makefile", "Snakefile", *tools):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
