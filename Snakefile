@@ -345,7 +345,7 @@ rule html:
         python tools/links.py $new/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
         kill -0 $PPID 2> /dev/null || exit 1
         python tools/put_pages.py $new {output}
-        python tools/claims.py build/executed || true
+        python tools/claims.py build/executed || echo "  which sentences this run contradicts could not be counted"
         echo "  html done in $((SECONDS - start)) s"
         """
 

@@ -148,6 +148,15 @@ def test_only_records_of_the_present_code_are_packed(ask, tmp_path, monkeypatch)
     assert not (tmp_path / "results").exists()
 
 
+def test_records_in_folders_of_another_name_are_packed_with_their_chapter(ask, tmp_path):
+    ask("held-out")
+    (tmp_path / "held-out/few_shot").rename(tmp_path / "held-out/held-out")
+    assert evidence.pack("anchors", tmp_path / "held-out", tmp_path / "results") == 6
+    assert evidence.pack("few_shot", tmp_path / "held-out", tmp_path / "results") == 0
+    page = (Path(__file__).parents[1] / "book/anchors.md").read_text()
+    assert all(f'grid("{folder}"' in page for folder in evidence.ALSO["anchors"])
+
+
 def test_numbers_may_differ_by_as_much_as_rounding_moves_them_and_no_more():
     was = {"eff": 10.0, "n_eff": 50, "gen": 20.0, "n_gen": 100, "spe": 30.0, "n_spe": 500,
            "hop": None, "n_hop": 0, "ppl": 20.0, "prob_eff": 0.1, "interval_eff": [4.0, 22.0],

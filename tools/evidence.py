@@ -11,13 +11,16 @@ from pathlib import Path
 
 from zu.experiment import Kept, code_hash, read_records
 
+#: Folders of a chapter's records that do not begin with its name.
+ALSO = {"anchors": ("front", "held-out")}
 FOUND, RESULTS, RUN = Path("build/evidence/records"), Path("results"), Path("build/evidence")
 
 
 def pack(name: str, found: Path = FOUND, results: Path = RESULTS) -> int:
     """Add a chapter's new records to its file; returns how many there were."""
     kept, code = Kept.read(results / f"{name}.json"), code_hash()
-    new = kept.add(record for folder in sorted(found.glob(f"{name}*"))
+    folders = [*sorted(found.glob(f"{name}*")), *(found / also for also in ALSO.get(name, ()))]
+    new = kept.add(record for folder in folders
                    for record in read_records(folder) if record.get("code") == code)
     if new:
         kept.write()

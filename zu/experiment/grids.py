@@ -128,6 +128,18 @@ class RunSpec:
 
 
 def hash_of_plain(about: dict) -> str:
+    """A hash of plain values by name, whatever their order.
+
+    Parameters
+    ----------
+    about : dict
+        What JSON can say.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
