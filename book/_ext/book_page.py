@@ -1,5 +1,6 @@
 """What a page has beside its text: a line under its title, words that explain themselves, figures that open."""
 import math
+from base64 import b64encode
 from datetime import datetime
 
 import nbformat
@@ -60,6 +61,7 @@ def under_title(app, doctree):
         for cell in list(doctree.findall(nodes.container)):  # what papermill put in for parameters that nobody sees
             if "tag_injected-parameters" in cell["classes"]:
                 cell.parent.remove(cell)
+    data_links(notebook, doctree)
     line = nodes.paragraph(classes=["zu-page"])
     minutes = reading_minutes(notebook)
     line += nodes.Text(f"{minutes} minute{'s' * (minutes > 1)} to read")
@@ -73,6 +75,22 @@ def under_title(app, doctree):
         line += nodes.Text(f" · {run}")
     line += [nodes.Text(" · "), nodes.reference("", "notebook", refuri=f"_sources/{page}.ipynb", internal=True)]
     title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def data_links(notebook, doctree):
+    """Below a table or figure the data that its cell's output carries (`zu.book.shown`), under its name."""
+    figures = {name: node for node in doctree.findall(nodes.figure) for name in node["names"] + node["ids"]}
+    for cell in notebook.cells:
+        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name", "")
+        held = [output.data["text/csv"] for output in cell.get("outputs", []) if "text/csv" in output.get("data", {})]
+        if name not in figures or not held:
+            continue
+        data = held[-1] if isinstance(held[-1], str) else "".join(held[-1])
+        rows, code = len(data.splitlines()) - 1, b64encode(data.encode()).decode()
+        link = (f'<p class="zu-data"><a download="{name}.csv" href="data:text/csv;base64,{code}">'
+                f"The data of {name} (CSV, {rows} rows)</a></p>")
+        figure = figures[name]
+        figure.parent.insert(figure.parent.index(figure) + 1, nodes.raw("", link, format="html"))
 
 
 def definitions(env) -> dict[str, str]:

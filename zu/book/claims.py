@@ -1,4 +1,4 @@
-"""Sentences that claim something, each held against the run beside it.
+"""Sentences that claim something, each held against the run beside it, and numbers in them.
 
 A chapter's prose is written by hand for the kept evidence. A cell says `claim("idle", change < 2,
 f"{change:.1f}%")`, and the sentence ends with ``{glue:}`claim-idle` ``. Where the run agrees, the
@@ -7,6 +7,7 @@ page shows nothing there; where it does not, a flag.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,32 @@ class Flag(NamedTuple):
     page: str
     name: str
     said: str
+
+
+def numbers(prefix: str, **values: float | int | str) -> None:
+    """Glue numbers: `numbers("few", base=39.4)` is shown by ``{glue:text}`few-base:.1f` ``.
+
+    Parameters
+    ----------
+    prefix : str
+        What the names on this page begin with.
+    **values : float, int or str
+        By name, of numpy or torch too; an underscore in a name becomes a hyphen. A text is shown
+        as Markdown.
+
+    Raises
+    ------
+    ValueError
+        For a number that is not finite: a page should say so in words.
+    """
+    from myst_nb import glue
+
+    for name, value in values.items():
+        plain = getattr(value, "item", lambda value=value: value)()
+        if isinstance(plain, float) and not math.isfinite(plain):
+            raise ValueError(f"{prefix}-{name} is {plain}: no number for a page")
+        shown = said(plain) if isinstance(plain, str) else plain
+        glue(f"{prefix}-{name.replace('_', '-')}", shown, display=False)
 
 
 def claim(name: str, holds: bool | None, measured: str = "") -> None:

@@ -1,0 +1,70 @@
+"""A table or figure with the tidy data behind it, which its page offers for download."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+#: Under this type the data stands in a cell's output; `book/_ext/book_page.py` makes the link.
+DATA = "text/csv"
+
+
+class Shown:
+    """What a cell shows, and its data beside it in the same output.
+
+    Attributes
+    ----------
+    what : Figure or pd.DataFrame
+        What is drawn.
+    data : pd.DataFrame
+        One row per point, bar or cell.
+    """
+
+    def __init__(self, what: Figure | pd.DataFrame, data: pd.DataFrame) -> None:
+        self.what = what
+        self.data = data
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What Jupyter shows: all that `what` would show alone, and the data as CSV."""
+        from IPython.core.interactiveshell import InteractiveShell
+
+        formatter = InteractiveShell.instance().display_formatter
+        assert formatter is not None  # every shell has one
+        bundle, about = formatter.format(self.what)
+        return bundle | {DATA: self.data.to_csv(index=False)}, about
+
+
+def with_data(what: Figure | pd.DataFrame, data: pd.DataFrame | None = None) -> Shown:
+    """A table or figure with its data: the last line of a cell that has a caption.
+
+    The page's extension puts a link to the data below it, under the name of the table or figure.
+
+    Parameters
+    ----------
+    what : Figure or pd.DataFrame
+        What to show. A figure is closed, so that the cell does not show it twice.
+    data : pd.DataFrame, optional
+        The tidy data; of a table, where none is given, the table with its index as columns.
+
+    Returns
+    -------
+    Shown
+        To be the cell's last expression.
+
+    Raises
+    ------
+    ValueError
+        For a figure without data.
+    """
+    import pandas as pd
+
+    if isinstance(what, pd.DataFrame):
+        return Shown(what, what.reset_index() if data is None else data)
+    if data is None:
+        raise ValueError("a figure needs its data: with_data(figure, frame)")
+    import matplotlib.pyplot as plt
+
+    plt.close(what)
+    return Shown(what, data)
