@@ -50,7 +50,7 @@ def test_a_figure_needs_its_data_and_is_shown_once(figure):
     assert bundle(shown)[DATA] == "x,y\n1,3\n"
 
 
-def test_numbers_become_plain_ones_and_one_that_is_not_finite_is_refused(monkeypatch):
+def test_numbers_of_any_library_become_plain_ones(monkeypatch):
     import numpy as np
     import torch
 
@@ -61,8 +61,6 @@ def test_numbers_become_plain_ones_and_one_that_is_not_finite_is_refused(monkeyp
     assert found["few-base"] == 1.5 and type(found["few-base"]) is float
     assert found["few-all-of"] == 3 and type(found["few-all-of"]) is int
     assert found["few-which"].data == "*two*"
-    with pytest.raises(ValueError, match="few-gone is nan"):
-        numbers("few", gone=float("nan"))
 
 
 def test_the_page_offers_the_data_below_the_figure_that_its_cell_names(tmp_path, monkeypatch):

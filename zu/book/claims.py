@@ -7,7 +7,6 @@ page shows nothing there; where it does not, a flag.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -44,18 +43,11 @@ def numbers(prefix: str, **values: float | int | str) -> None:
     **values : float, int or str
         By name, of numpy or torch too; an underscore in a name becomes a hyphen. A text is shown
         as Markdown.
-
-    Raises
-    ------
-    ValueError
-        For a number that is not finite: a page should say so in words.
     """
     from myst_nb import glue
 
     for name, value in values.items():
         plain = getattr(value, "item", lambda value=value: value)()
-        if isinstance(plain, float) and not math.isfinite(plain):
-            raise ValueError(f"{prefix}-{name} is {plain}: no number for a page")
         shown = said(plain) if isinstance(plain, str) else plain
         glue(f"{prefix}-{name.replace('_', '-')}", shown, display=False)
 
