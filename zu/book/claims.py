@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .figures import said
+from .verdicts import NO, YES
+from .verdicts import UNDECIDED as UNDECIDED_VERDICT
 
 #: What stands behind a sentence that the run contradicts, or does not decide.
 CONTRADICTED, UNDECIDED = "⚑ contradicted by this run", "⚐ not decided by this run"
@@ -52,22 +54,24 @@ def numbers(prefix: str, **values: float | int | str) -> None:
         glue(f"{prefix}-{name.replace('_', '-')}", shown, display=False)
 
 
-def claim(name: str, holds: bool | None, measured: str = "") -> None:
+def claim(name: str, holds: bool | str | None, measured: object = "") -> None:
     """Hold a sentence of the page against the run.
 
     Parameters
     ----------
     name : str
         What the sentence's mark is called, without "claim-".
-    holds : bool or None
-        Whether the run bears it out; None where it does not decide.
-    measured : str
-        What the run says instead, for the flag.
+    holds : bool, str or None
+        Whether the run bears it out; None where it does not decide; or a verdict of
+        `zu.book.verdicts`.
+    measured : object
+        What the run says instead, for the flag; such as an `Estimate`.
     """
     from myst_nb import glue
 
+    holds = {YES: True, NO: False, UNDECIDED_VERDICT: None}.get(str(holds), holds)
     flag = "" if holds else UNDECIDED if holds is None else CONTRADICTED
-    beside = f" ({measured})" if flag and measured else ""
+    beside = f" ({measured})" if flag and measured != "" else ""
     glue(f"claim-{name}", said(f"**[{flag}{beside}]**" if flag else ""), display=False)
 
 
