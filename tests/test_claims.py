@@ -24,7 +24,7 @@ def test_a_claim_that_holds_shows_nothing_and_others_say_what_was_measured(glued
     claim("fine", True, "12%")
     claim("wrong", False, "12%")
     claim("open", None)
-    assert glued["claim-fine"] == "\u200b"
+    assert glued["claim-fine"] == "\u2060"
     assert glued["claim-wrong"] == f"**[{CONTRADICTED} (12%)]**"
     assert glued["claim-open"] == f"**[{UNDECIDED}]**"
 
@@ -40,7 +40,7 @@ def notebook(path, **claims):
 
 
 def test_the_summary_names_page_and_claim(tmp_path):
-    fine = notebook(tmp_path / "a.ipynb", **{"claim-x": "\u200b", "other": CONTRADICTED})
+    fine = notebook(tmp_path / "a.ipynb", **{"claim-x": "\u2060", "other": CONTRADICTED})
     assert list(flags(fine)) == []
     assert summary([fine]) == "  no sentence is contradicted by this run"
     wrong = notebook(tmp_path / "b.ipynb", **{"claim-y": f"**[{CONTRADICTED} (3%)]**",

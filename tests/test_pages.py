@@ -106,8 +106,8 @@ def test_a_text_that_says_nothing_leaves_no_objects_name_on_the_page(tmp_path):
     rooms = (tmp_path, tmp_path, tmp_path / "out", tmp_path / "trees")
     app.Sphinx(*rooms, "html", status=None, warning=None).build()
     page = re.sub("<[^>]+>", "", (tmp_path / "out/page.html").read_text())
-    assert "object" not in page and "nothing[\u200b] blank[\u200b] plain[Some text.]" in page
-    assert "A caption.\u200b" in page
+    assert "object" not in page and "nothing[\u2060] blank[\u2060] plain[Some text.]" in page
+    assert "A caption.\u2060" in page
 
 
 def never_empty(node):
@@ -157,6 +157,16 @@ PAGE = """<!doctype html><html lang="en">
 <head><title>A page</title><link rel="stylesheet" href="book.css"></head>
 <body><main><h1>A page</h1>
 <p>An <a class="zu-term" href="#x" title="A change.">edit</a>. {}</p></main></body></html>"""
+
+
+def test_a_mark_that_says_nothing_takes_no_space_from_the_next_line(chrome, tmp_path):
+    from zu.book.figures import said
+
+    text = f'<meta charset="utf-8"><p>One.{said("").data}\nTwo.</p>'
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    page = chrome.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("document.body.innerText") == "One.\u2060 Two."
 
 
 def test_a_word_of_the_glossary_tells_its_meaning_to_the_keyboard(chrome, tmp_path):

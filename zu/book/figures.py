@@ -294,7 +294,8 @@ def data_link(frame: pd.DataFrame, name: str) -> HTML:
 def said(text: str) -> Markdown:
     """Computed text for a page or a caption.
 
-    For an empty one a page shows the object's name: it becomes a character that takes no room.
+    For an empty one a page shows the object's name: it becomes a character that takes no room. (Not
+    the zero-width space: a browser drops the line break behind it, and with it the space.)
 
     Parameters
     ----------
@@ -308,7 +309,7 @@ def said(text: str) -> Markdown:
     """
     from IPython.display import Markdown
 
-    return Markdown(text if text.strip() else "\u200b")
+    return Markdown(text if text.strip() else "\u2060")
 
 
 def listed(words: Iterable[str]) -> str:
