@@ -127,3 +127,35 @@ def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 label=METHODS[method].label if how == "read" else None)
     ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel="perplexity, ratio")
     return drawn
+
+
+def changes(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What fewer tokens change, as numbers: what `against_most` puts into words.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of the record that tools/tokens.py writes.
+
+    Returns
+    -------
+    pd.DataFrame
+        By method, number of tokens and "read" or "shrunk": the mean over draws of the paired
+        difference from the most tokens, in points for eff, gen and spe and in percent for ppl, and
+        the ends of its 95% interval as "eff low", "eff high" and so on. NaN where a draw was
+        refused.
+    """
+    frame = _whole(rows)
+    frame = frame[frame["method"] != "base"].assign(ppl=lambda x: np.log(x["ppl"].astype(float)))
+    most = frame[frame["tokens"] == frame["tokens"].max()].set_index(["method", "seed"])
+    found = {}
+    for group, some in frame.groupby(["method", "tokens", "how"], sort=False):
+        own = some.set_index(["method", "seed"])
+        row: dict[str, float] = {}
+        for key in [*SCORES, "ppl"]:
+            apart = over_draws((own[key] - most[key].reindex(own.index)).to_numpy(dtype=float))
+            row |= {key: apart.value, f"{key} low": apart.low, f"{key} high": apart.high}
+        for key in ("ppl", "ppl low", "ppl high"):
+            row[key] = 100 * float(np.expm1(row[key]))
+        found[group] = row
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["method", "tokens", "how"])
