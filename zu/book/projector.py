@@ -96,21 +96,21 @@ def draw_cloud(frame: pd.DataFrame) -> Figure:
 
     figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.6), sharex=True, sharey=True)
     before = frame[frame.edit == EDITS[0]]
-    reach = 1.12 * float(frame[["across", "along"]].abs().to_numpy().max())
+    reach = 1.12 * frame[["across", "along"]].abs().max()
     titles = ("the values $W k$", "$P W$: all values lose that part", "the smallest change")
     for axis, edit, title in zip(axes, EDITS, titles):
         after = frame[frame.edit == edit]
         _panel(axis, before, after, reach)
         axis.set_title(title)
-    axes[0].annotate("orthogonal to $v_f$", (reach, 0), (0, -4), textcoords="offset points",
+    axes[0].annotate("orthogonal to $v_f$", (reach.across, 0), (0, -4), textcoords="offset points",
                      fontsize=9, ha="right", va="top", color=PALETTE["base"], bbox=WHITE)
     return figure
 
 
-def _panel(axis: Axes, before: pd.DataFrame, after: pd.DataFrame, reach: float) -> None:
-    """One panel of `draw_cloud`; `reach` is where it ends on each side."""
+def _panel(axis: Axes, before: pd.DataFrame, after: pd.DataFrame, reach: pd.Series) -> None:
+    """One panel of `draw_cloud`; `reach` says where it ends, across and along."""
     orange = PALETTE["zerounlearn"]
-    axis.plot([-reach, reach], [0, 0], color=PALETTE["base"], lw=1, alpha=0.6)
+    axis.plot([-reach.across, reach.across], [0, 0], color=PALETTE["base"], lw=1, alpha=0.6)
     old, new = (rows[rows.what == "general"] for rows in (before, after))
     axis.plot([old.across, new.across], [old.along, new.along], color=PALETTE["base"], lw=0.5,
               alpha=0.35)
@@ -126,7 +126,8 @@ def _panel(axis: Axes, before: pd.DataFrame, after: pd.DataFrame, reach: float) 
                       color=orange, bbox=WHITE)
     else:
         axis.plot(*now, "o", ms=8, mfc="white", mew=2, color=orange)
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    axis.set(xlim=(-reach.across, reach.across), ylim=(-reach.along, reach.along),
+             aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     axis.grid(False)
 
