@@ -117,7 +117,8 @@ def _draw_prices(
     beside = ends.mean(0) - along * 0.8 * reach
     axis.annotate("xᵀk = 1", (beside[0], beside[1]), ha="center",
                   fontsize=9, color=PALETTE["base"], rotation=np.degrees(
-                      np.arctan(along[1] / along[0])), rotation_mode="anchor", va="top")
+                      np.arctan(along[1] / along[0])), rotation_mode="anchor", va="top",
+                  bbox={"fc": "white", "ec": "none", "pad": 0.5})
     axis.set_title("rows $x$ of an edit, and their damage")
     return [*rows.items(), *(("xᵀ k = 1", end) for end in ends)]
 
