@@ -1,4 +1,5 @@
 """What a page has beside its text: a line under its title, words that explain themselves, figures that open."""
+import json
 import math
 from base64 import b64encode
 from datetime import datetime
@@ -62,6 +63,7 @@ def under_title(app, doctree):
             if "tag_injected-parameters" in cell["classes"]:
                 cell.parent.remove(cell)
     data_links(notebook, doctree)
+    figures_to_play(notebook, doctree)
     line = nodes.paragraph(classes=["zu-page"])
     minutes = reading_minutes(notebook)
     line += nodes.Text(f"{minutes} minute{'s' * (minutes > 1)} to read")
@@ -77,20 +79,36 @@ def under_title(app, doctree):
     title.parent.insert(title.parent.index(title) + 1, line)
 
 
-def data_links(notebook, doctree):
-    """Below a table or figure the data that its cell's output carries (`zu.book.shown`), under its name."""
+def carried(notebook, doctree, kind):
+    """The tables and figures whose cell's output carries something of a type: name, node, what it carries."""
     figures = {name: node for node in doctree.findall(nodes.figure) for name in node["names"] + node["ids"]}
     for cell in notebook.cells:
         name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name", "")
-        held = [output.data["text/csv"] for output in cell.get("outputs", []) if "text/csv" in output.get("data", {})]
-        if name not in figures or not held:
-            continue
-        data = held[-1] if isinstance(held[-1], str) else "".join(held[-1])
+        held = [output.data[kind] for output in cell.get("outputs", []) if kind in output.get("data", {})]
+        if name in figures and held:
+            yield name, figures[name], held[-1]
+
+
+def behind(figure, text):
+    """Put HTML behind a figure."""
+    figure.parent.insert(figure.parent.index(figure) + 1, nodes.raw("", text, format="html"))
+
+
+def data_links(notebook, doctree):
+    """Below a table or figure the data that its cell's output carries (`zu.book.shown`), under its name."""
+    for name, figure, held in carried(notebook, doctree, "text/csv"):
+        data = held if isinstance(held, str) else "".join(held)
         rows, code = len(data.splitlines()) - 1, b64encode(data.encode()).decode()
-        link = (f'<p class="zu-data"><a download="{name}.csv" href="data:text/csv;base64,{code}">'
-                f"The data of {name} (CSV, {rows} rows)</a></p>")
-        figure = figures[name]
-        figure.parent.insert(figure.parent.index(figure) + 1, nodes.raw("", link, format="html"))
+        behind(figure, f'<p class="zu-data"><a download="{name}.csv" href="data:text/csv;base64,{code}">'
+                       f"The data of {name} (CSV, {rows} rows)</a></p>")
+
+
+def figures_to_play(notebook, doctree):
+    """Behind a figure to play with what `_static/play.js` draws it from; nothing is seen of it without scripts."""
+    for name, figure, held in carried(notebook, doctree, "application/vnd.zu.play+json"):
+        data = json.dumps(held, separators=(",", ":")).replace("<", "\\u003c")  # no tag may end the script
+        behind(figure, f'<div class="zu-play" data-figure="{name}" hidden><script type="application/json">{data}'
+                       "</script></div>")
 
 
 def definitions(env) -> dict[str, str]:

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Under this type the data stands in a cell's output; `book/_ext/book_page.py` makes the link.
-DATA = "text/csv"
+#: Under these types the data stands in a cell's output, and what the reader can move in a figure;
+#: `book/_ext/book_page.py` makes a link of the one and a place for `play.js` of the other.
+DATA, CONTROLS = "text/csv", "application/vnd.zu.play+json"
 
 
 class Shown:
@@ -20,11 +21,16 @@ class Shown:
         What is drawn.
     data : pd.DataFrame
         One row per point, bar or cell.
+    controls : dict, optional
+        For a figure to play with: what `book/_static/play.js` draws from.
     """
 
-    def __init__(self, what: Figure | pd.DataFrame, data: pd.DataFrame) -> None:
+    def __init__(
+        self, what: Figure | pd.DataFrame, data: pd.DataFrame, controls: dict | None = None
+    ) -> None:
         self.what = what
         self.data = data
+        self.controls = controls
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What Jupyter shows: all that `what` would show alone, and the data as CSV."""
@@ -33,10 +39,17 @@ class Shown:
         formatter = InteractiveShell.instance().display_formatter
         assert formatter is not None  # every shell has one
         bundle, about = formatter.format(self.what)
-        return bundle | {DATA: self.data.to_csv(index=False)}, about
+        more: dict[str, Any] = {DATA: self.data.to_csv(index=False)}
+        if self.controls is not None:
+            more[CONTROLS] = self.controls
+        return bundle | more, about
 
 
-def with_data(what: Figure | pd.DataFrame, data: pd.DataFrame | None = None) -> Shown:
+def with_data(
+    what: Figure | pd.DataFrame,
+    data: pd.DataFrame | None = None,
+    controls: dict | None = None,
+) -> Shown:
     """A table or figure with its data: the last line of a cell that has a caption.
 
     The page's extension puts a link to the data below it, under the name of the table or figure.
@@ -47,6 +60,8 @@ def with_data(what: Figure | pd.DataFrame, data: pd.DataFrame | None = None) -> 
         What to show. A figure is closed, so that the cell does not show it twice.
     data : pd.DataFrame, optional
         The tidy data; of a table, where none is given, the table with its index as columns.
+    controls : dict, optional
+        For a figure that a reader can play with, see `zu.book.play`.
 
     Returns
     -------
@@ -67,4 +82,4 @@ def with_data(what: Figure | pd.DataFrame, data: pd.DataFrame | None = None) -> 
     import matplotlib.pyplot as plt
 
     plt.close(what)
-    return Shown(what, data)
+    return Shown(what, data, controls)
