@@ -264,10 +264,11 @@ use rule execute as execute_long with:
 # The chapters whose records are kept in results/CHAPTER.json; a build earns a sample of them again,
 # for so many seconds in all (or "all").
 KEPT = [page for page in CHAPTERS if f"results/{page}.json" in SOURCE[page].read_text()]
+HELD = [page for page in KEPT if Path(f"results/{page}.json").exists()]
 VERIFY = str(config.get("verify", 0))
 if VERIFY != "all" and not VERIFY.replace(".", "", 1).isdigit():
     raise WorkflowError(f"VERIFY is '{VERIFY}': give seconds, 0 for none, or all")
-SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(KEPT), 1):.0f}"
+SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(HELD), 1):.0f}"
 
 
 # `make evidence`: a chapter whose records are to be kept. Its notebook is nobody's to read.

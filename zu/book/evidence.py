@@ -1,0 +1,60 @@
+"""The kept records that pages rest on."""
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..experiment import Kept, read_records
+
+RESULTS = "results"
+
+
+def whole_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each data set the draws that have all of its usual rows, and of those only these rows.
+
+    Evidence grows record by record: a draw that is half made would stand in some rows' means and
+    not in others', and a row that ran on a few draws would have a mean of other facts.
+
+    Parameters
+    ----------
+    records : list of dict
+        Records of grids, of one number of facts.
+
+    Returns
+    -------
+    list of dict
+        In the same order. A row is usual where more than half of the data set's draws have it.
+    """
+    kept = []
+    for model, dataset in dict.fromkeys((r["model"], r["dataset"]) for r in records):
+        own = [r for r in records if (r["model"], r["dataset"]) == (model, dataset)]
+        draws = {r["seed"] for r in own}
+        counts = Counter(method for method, _ in {(r["method"], r["seed"]) for r in own})
+        usual = {method for method, count in counts.items() if 2 * count > len(draws)}
+        has = {seed: {r["method"] for r in own if r["seed"] == seed} for seed in draws}
+        kept += [r for r in own if r["method"] in usual and usual <= has[r["seed"]]]
+    return kept
+
+
+def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]]:
+    """An experiment's kept records, with the most facts that it was run on.
+
+    Parameters
+    ----------
+    name : str
+        Of the chapter.
+    folder : str or Path
+        Where they are kept: NAME.json, or in a folder NAME those of older code.
+
+    Returns
+    -------
+    list of dict
+        Of NAME.json whole draws only (`whole_draws`); empty where nothing is kept.
+    """
+    file = Path(folder, f"{name}.json")
+    if not file.exists():
+        return read_records(Path(folder, name))
+    records = [*Kept.read(file).runs.values()]
+    most = max((r["n"] for r in records), default=0)
+    return whole_draws([r for r in records if r["n"] == most])

@@ -1,0 +1,209 @@
+"""The front page's figure, and the records that it rests on."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..experiment import read_records
+from ..methods import Anchored
+from ..scores import wilson
+from .evidence import kept_records, whole_draws
+from .figures import METRICS, PALETTE, colour_of, row_name
+from .verdicts import Estimate, Measured, combine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]
+#: What *anchored* meant by its name alone when the kept run of held-out relations was made, and the
+#: label by which that run is known.
+THEN = {"weight": 0.1, "rounds": 3, "bare": 3}
+THEN_RAN = "anchored+anchors:weight=1,rounds=0,bare=3"
+NEVER_KNOWN = "never known"
+
+
+def enough(
+    name: str, records: str | Path, *, draws: int, n: int, folder: str = ""
+) -> Rows:
+    """An experiment's records: this build's where it has enough of them, else the kept ones.
+
+    Parameters
+    ----------
+    name : str
+        Of the kept records.
+    records : str or Path
+        Where the chapters of this build have put theirs.
+    draws, n : int
+        How many draws of so many facts at least.
+    folder : str
+        Of this build's records, where it has another name.
+
+    Returns
+    -------
+    list of dict
+        Whole draws only.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where neither has enough.
+    """
+    for rows in (read_records(Path(records, folder or name)), kept_records(name)):
+        large = whole_draws([r for r in rows if r["n"] >= n])
+        if len({r["seed"] for r in large}) >= draws:
+            return large
+    raise FileNotFoundError(f"results/ has no run of {name} with {draws} draws of {n} facts")
+
+
+def anchored_label(rows: Rows) -> str:
+    """The label under which *anchored* ran with anchors and today's defaults.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Records of held-out relations.
+
+    Returns
+    -------
+    str
+        The label.
+
+    Raises
+    ------
+    LookupError
+        Where it did not run so.
+    """
+    now, ran = Anchored(), {row["method"] for row in rows}
+    meant = THEN if THEN_RAN in ran else {}
+    for row in rows:
+        if row["method"].startswith("anchored+anchors"):
+            settings = meant | row["settings"]
+            if all(getattr(now, name) == value for name, value in settings.items()):
+                return row["method"]
+    raise LookupError("anchored did not run with today's defaults on the held-out relations")
+
+
+def relearnt(rows: Rows) -> dict[str, Estimate]:
+    """Answers given again after the last step of training on the forgotten facts, in percent.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Records of the chapter `gone`.
+
+    Returns
+    -------
+    dict
+        By method, with Wilson's interval; "never known" are facts with swapped answers.
+    """
+    found = {}
+    for row in rows:
+        swapped = row["dataset"].endswith("-swapped")
+        share = row["metrics"]["relearn by step"][-1]
+        ends = wilson(round(row["n"] * share), row["n"])
+        found[NEVER_KNOWN if swapped else row["method"]] = Estimate(100 * share, *ends)
+    return found
+
+
+def returns_faster(found: Mapping[str, Estimate], method: str) -> Estimate:
+    """How many more answers come back after a method than are learnt of facts never known.
+
+    Parameters
+    ----------
+    found : mapping
+        From `relearnt`.
+    method : str
+        Which one.
+
+    Returns
+    -------
+    Estimate
+        In points.
+    """
+    return combine((1, found[method]), (-1, found[NEVER_KNOWN]))
+
+
+def score(measured: Measured, method: str, metric: str) -> Estimate:
+    """A score of a method, over draws.
+
+    Parameters
+    ----------
+    measured : Measured
+        Its records.
+    method, metric : str
+        "eff", "gen", "spe" or "ppl" of a row.
+
+    Returns
+    -------
+    Estimate
+        With its 95% interval.
+    """
+    if metric == "ppl":
+        return measured.ppl(method)
+    return measured.contrast({method: 1}, metric)
+
+
+def scores(parts: Mapping[str, tuple[Measured, Sequence[str]]]) -> pd.DataFrame:
+    """The scores that the front page draws.
+
+    Parameters
+    ----------
+    parts : mapping
+        By what the facts are called: their records, and the rows in order.
+
+    Returns
+    -------
+    pd.DataFrame
+        "facts", "method", "metric", "mean", "from" and "to"; "base" is among the methods.
+    """
+    rows = []
+    for facts, (measured, methods) in parts.items():
+        for method in ("base", *methods):
+            for metric in ("eff", "gen", "spe", "ppl"):
+                estimate = score(measured, method, metric)
+                rows.append((facts, method, METRICS[metric], *estimate))
+    return pd.DataFrame(rows, columns=["facts", "method", "metric", "mean", "from", "to"])
+
+
+def draw_front(table: pd.DataFrame) -> Figure:
+    """What each method forgets and what else goes.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        From `scores`.
+
+    Returns
+    -------
+    Figure
+        A row of panels for each kind of facts; the unedited model is dashed.
+    """
+    import matplotlib.pyplot as plt
+
+    kinds = [*dict.fromkeys(table.facts)]
+    rows = {facts: [m for m in dict.fromkeys(table[table.facts == facts].method) if m != "base"]
+            for facts in kinds}
+    heights = [len(methods) + 0.6 for methods in rows.values()]
+    figure, axes = plt.subplots(len(kinds), 4, figsize=(7.2, 0.7 + 0.28 * sum(heights)),
+                                sharey="row", sharex="col", height_ratios=heights, squeeze=False)
+    for facts, line in zip(kinds, axes, strict=True):
+        for axis, metric in zip(line, ("Eff", "Gen", "Spe", "PPL"), strict=True):
+            own = table[(table.facts == facts) & (table.metric == metric)].set_index("method")
+            axis.axvline(own["mean"]["base"], color=PALETTE["base"], ls="--", lw=1.2)
+            for at, method in enumerate(rows[facts]):
+                mean, low, high = own.loc[method, ["mean", "from", "to"]]
+                colour = colour_of(method)
+                axis.plot([low, high], [at, at], color=colour, lw=2, alpha=0.7)
+                axis.plot(mean, at, "o", color=colour, ms=5)
+            axis.margins(0.12)
+        line[0].set_yticks(range(len(rows[facts])), [row_name(m) for m in rows[facts]])
+        line[0].set_ylim(len(rows[facts]) - 0.5, -0.5)
+        line[0].set_ylabel(facts, fontsize=9)
+    for axis, metric in zip(axes[0], ("Eff ↓", "Gen ↓", "Spe ↑", "PPL"), strict=True):
+        axis.set_title(metric)
+    for axis in axes[-1]:
+        axis.set_xlabel("perplexity" if axis is axes[-1][-1] else "%")
+    return figure
