@@ -422,6 +422,7 @@ def draw_change(changes: pd.DataFrame, layer: int, position: int) -> Figure:
     shown = axis.imshow(seen, origin="lower", aspect="auto", cmap=HEAT, vmin=0,
                         alpha=(seen > 0).astype(float))
     axis.set(xlabel="token", ylabel="layer")
+    axis.locator_params(integer=True)
     axis.axhline(layer - 0.5, color=PALETTE["base"], lw=0.8, ls=":")
     axis.axvline(position - 0.5, color=PALETTE["base"], lw=0.8, ls=":")
     axis.grid(False)
