@@ -182,7 +182,7 @@ def draw_terms(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         heights = frame[frame.term == term].set_index("method").percent
         bars = axis.bar([*names.values()], [heights[name] for name in names],
                         color=[PALETTE[name] for name in names])
-        axis.bar_label(bars, fmt="%.3g", fontsize=8)
+        axis.bar_label(bars, fmt="%.1f", fontsize=8)
         axis.set_title(term)
         axis.margins(y=0.12)
         axis.tick_params(axis="x", rotation=60)
