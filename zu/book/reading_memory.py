@@ -249,5 +249,5 @@ def draw_cosines(table: pd.DataFrame, chance: float, layer: int) -> Figure:
     axis.axhline(chance, color=PALETTE["base"], ls=":", lw=1.2)
     axis.axvline(layer, color=PALETTE["base"], lw=0.8)
     axis.set(ylabel="cosine of two keys", ylim=(-0.05, 1.02))
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
