@@ -43,7 +43,7 @@ EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	--config-settings editable_mode=compat -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
 
-.PHONY: help book pdf notebooks evidence plan test test-all coverage fuzz mutants check bench lab clean
+.PHONY: help book pdf sphinx notebooks evidence plan test test-all coverage fuzz mutants check bench lab clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -55,6 +55,10 @@ book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2 WH
 pdf: $(READY)  ## the whole book as build/book.pdf (needs Chrome or Chromium)
 	@$(SNAKEMAKE) pdf
 	@echo build/book.pdf
+
+# Of what `make book` has executed and put together; plain Sphinx and MyST-NB, without jupyter-book.
+sphinx: $(READY)  ## the book that was made, by plain Sphinx without jupyter-book, to build/sphinx/html/index.html
+	@$(PY) tools/plain_sphinx.py build/site build/sphinx
 
 notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 	@$(SNAKEMAKE) notebooks
