@@ -55,6 +55,15 @@ def test_the_table_stands_beside_the_papers_and_shows_only_what_was_measured(fra
     assert table.iloc[1, 3] == "17.0"
 
 
+def test_none_of_all_draws_has_wilsons_bound_and_a_cap_is_printed_as_one(paper):
+    rows = [record("ga", seed, eff=0.0) for seed in (1, 2, 3)]
+    means = few_shot.averages(figures.metrics_frame(rows))
+    assert means.loc["smollm2", "world-cloze", "ga", "Eff"].half == pytest.approx(39.0, abs=0.1)
+    capped = paper.assign(**{"mean": 1000.0})
+    table = few_shot.score_table(means, {"ga": "GA"}, capped)
+    assert table.iloc[0].tolist() == ["0 (≤\u00a039.0)", "20.0 ±\u00a00.0", ">1000"]
+
+
 def test_orders_leave_base_out_and_correct_for_many(paper):
     effs = {"base": 40.0, "memit": 20.0, "ga": 1.0, "ft": 0.5}
     rows = [record(method, seed, eff=eff + seed) for method, eff in effs.items()

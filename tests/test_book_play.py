@@ -387,3 +387,13 @@ def test_nothing_keeps_a_reader_out_light_or_dark(page):
     run = subprocess.run([sys.executable, ROOT / "tools/check_pages.py", page.parent],
                          capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_sums_are_taken_draw_by_draw_and_leave_out_base_and_who_is_told():
+    rows = [*few_shot(), *({**row, "method": "memit+anchors"} for row in few_shot()
+                           if row["method"] == "memit")]
+    found = play.sums(play.per_draw(rows), SETS[0])
+    assert {*found} == {"memit", "memit:alpha=1", "ga"}
+    assert found["memit"] == pytest.approx((100, 100, 100))  # half forgotten, half kept
+    assert found["ga"] == pytest.approx((100, 100, 100))  # all forgotten, nothing kept
+    assert play.sums(play.per_draw(rows), "no such set") == {}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..scores import wilson
 from .figures import LABELS, METRICS, PALETTE, colour_of, like, printed
 from .significance import Order, holm, order
 from .verdicts import UNDECIDED, Estimate, Measured, at_most, over_draws
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 #: Likeliest tokens and their probabilities.
 Choices = tuple[list[str], list[float]]
+#: The paper prints no perplexity beyond it (`book/paper/tables.csv` notes which).
+CAP = 1000
 STEPS = ("before", "ridge", "projection")
 
 
@@ -184,7 +187,9 @@ def _around(values: pd.Series) -> tuple[float, float]:
 
 
 def averages(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over draws, with Student's 95% interval, by data set: never over two scoring rules.
+    """Means over draws, with 95% intervals, by data set: never over two scoring rules.
+
+    The interval is Student's; where all draws answer none, or all, it is Wilson's of their facts.
 
     Parameters
     ----------
@@ -194,17 +199,28 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        By model, data set, method and metric: "value", "half", half the interval (NaN for one
-        draw), and "draws". What was not measured has no row.
+        By model, data set, method and metric: "value", "half", half the interval (of none, or all,
+        the whole of it; NaN for one draw), and "draws". What was not measured has no row.
     """
     rows = {}
     keys = ["model", "dataset", "method", "metric"]
     for key, some in frame.dropna(subset="value").groupby(keys, sort=False):
-        values = some.value.to_numpy()
-        estimate = over_draws(values) if len(values) > 1 else Estimate(values[0], *[np.nan] * 2)
-        rows[key] = (estimate.value, (estimate.high - estimate.low) / 2, len(values))
+        values, asked = some.value.to_numpy(), int(some.n.sum())
+        if (values == 0).all() or (values == 100).all():
+            estimate = Estimate(values[0], *wilson(round(asked * values[0] / 100), asked))
+        elif len(values) > 1:
+            estimate = over_draws(values)
+        else:
+            estimate = Estimate(values[0], np.nan, np.nan)
+        rows[key] = (estimate.value, _half(estimate), len(values))
     index = pd.MultiIndex.from_tuples([*rows], names=keys)
     return pd.DataFrame([*rows.values()], index, ["value", "half", "draws"])
+
+
+def _half(estimate: Estimate) -> float:
+    """Half an interval's length; all of it where the number stands at its end."""
+    length = estimate.high - estimate.low
+    return length if estimate.value in (estimate.low, estimate.high) else length / 2
 
 
 def score_table(
@@ -238,7 +254,9 @@ def score_table(
             row = {("here", metric): _number(own, method, metric) for metric in METRICS.values()}
             for metric in ("Eff", "Gen", "Spe", "PPL"):
                 value = theirs.get((LABELS.get(method.partition(":")[0], ""), metric))
-                row["the paper", metric] = "–" if value is None else f"{value:.1f}"
+                capped = value is not None and value >= CAP
+                row["the paper", metric] = ("–" if value is None else f">{CAP}" if capped
+                                            else f"{value:.1f}")
             rows[name] = row
         title = dataset if len(models) == 1 else f"{model}, {dataset}"
         title += f" (paper: {like(dataset)})" if like(dataset) else ""
@@ -253,6 +271,8 @@ def _number(own: pd.DataFrame, method: str, metric: str) -> str:
     if (method, metric) not in own.index:
         return "–"
     value, half, _ = own.loc[method, metric]
+    if value == 0:
+        return f"0 (≤\u00a0{half:.1f})"
     return f"{value:.1f}" if half != half else f"{value:.1f} ±\u00a0{half:.1f}"  # NaN is not itself
 
 
@@ -302,8 +322,9 @@ def _dots(axis: Axes, some: pd.DataFrame, own: pd.DataFrame, order_: Sequence[st
         colour, values = colour_of(method), some[some.method == method].value
         axis.plot(values, [at] * len(values), "o", ms=3, color=colour, alpha=0.35)
         mean, half, _ = own.loc[method]
-        axis.errorbar(mean, at, xerr=None if half != half else half, fmt="o", ms=6, color=colour,
-                      mfc=colour if ":" not in method else "white", capsize=2)
+        ends = None if half != half else [[half if mean > 0 else 0], [half]]
+        axis.errorbar(mean, at, xerr=ends, fmt="o", ms=6, color=colour, capsize=2,
+                      mfc=colour if ":" not in method else "white")
     axis.margins(x=0.12)
 
 

@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 #: label by which that run is known.
 THEN = {"weight": 0.1, "rounds": 3, "bare": 3}
 THEN_RAN = "anchored+anchors:weight=1,rounds=0,bare=3"
-NEVER_KNOWN = "never known"
+SWAPPED = "answers swapped"
 
 
 def enough(
@@ -97,19 +97,20 @@ def relearnt(rows: Rows) -> dict[str, Estimate]:
     Returns
     -------
     dict
-        By method, with Wilson's interval; "never known" are facts with swapped answers.
+        By method, with Wilson's interval; "answers swapped" is the unedited model that learns wrong
+        answers to the same questions.
     """
     found = {}
     for row in rows:
         swapped = row["dataset"].endswith("-swapped")
         share = row["metrics"]["relearn by step"][-1]
         ends = wilson(round(row["n"] * share), row["n"])
-        found[NEVER_KNOWN if swapped else row["method"]] = Estimate(100 * share, *ends)
+        found[SWAPPED if swapped else row["method"]] = Estimate(100 * share, *ends)
     return found
 
 
 def returns_faster(found: Mapping[str, Estimate], method: str) -> Estimate:
-    """How many more answers come back after a method than are learnt of facts never known.
+    """How many more answers come back after a method than wrong ones are learnt without it.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def returns_faster(found: Mapping[str, Estimate], method: str) -> Estimate:
     Estimate
         In points.
     """
-    return combine((1, found[method]), (-1, found[NEVER_KNOWN]))
+    return combine((1, found[method]), (-1, found[SWAPPED]))
 
 
 def score(measured: Measured, method: str, metric: str) -> Estimate:
@@ -144,6 +145,25 @@ def score(measured: Measured, method: str, metric: str) -> Estimate:
     if metric == "ppl":
         return measured.ppl(method)
     return measured.contrast({method: 1}, metric)
+
+
+def kept(measured: Measured, method: str) -> float:
+    """What a method leaves of Base's Spe, in percent: the ratio of the means over draws.
+
+    Parameters
+    ----------
+    measured : Measured
+        Its records.
+    method : str
+        A row's label.
+
+    Returns
+    -------
+    float
+        100 where nothing is lost.
+    """
+    mine, base = (score(measured, row, "spe").value for row in (method, "base"))
+    return 100 * mine / base
 
 
 def scores(parts: Mapping[str, tuple[Measured, Sequence[str]]]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..scores import wilson
 from .figures import PALETTE, SERIES, colour_of, row_name, row_names
-from .verdicts import over_draws
+from .verdicts import Estimate, over_draws
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,6 +140,32 @@ def _nothing_left(quantity: str, some: pd.DataFrame) -> tuple[bool, float]:
         return True, answered
     share = 100 * answered / some.base.mean()
     return True, none - share if none else share
+
+
+def sums(draws: pd.DataFrame, form: str) -> dict[str, Estimate]:
+    """What a method makes the model forget in other words, plus what it keeps of neighbours.
+
+    On the falling diagonal the two sum to 100.
+
+    Parameters
+    ----------
+    draws : pd.DataFrame
+        From `per_draw`.
+    form : str
+        Which set of facts.
+
+    Returns
+    -------
+    dict
+        The sum by method, in points, with its interval over draws; without Base, and without
+        methods that are told whom to spare.
+    """
+    some = draws[(draws.set == form) & draws.quantity.isin(["forgotten elsewhere", "kept"])]
+    wide = some.pivot_table("value", ["method", "seed"], "quantity").dropna()
+    both = wide.sum(axis=1)  # of the two, by method and draw
+    rows = {str(method): own.to_numpy() for method, own in both.groupby("method")}
+    return {method: over_draws(own) for method, own in rows.items()
+            if method != "base" and "anchors" not in method and len(own) > 1}
 
 
 def trade_controls(
