@@ -96,3 +96,9 @@ def test_each_table_and_figure_offers_its_data(chapter):
         if name:
             last = cell.source.rstrip().rstrip(";").rpartition("\n\n")[2]
             assert "with_data(" in last, f"{name}: its cell should end with with_data(...)"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+def test_prose_refers_to_pages_by_their_names_which_the_build_checks(page):
+    prose = [cell.source for cell in jupytext.read(page).cells if cell.cell_type == "markdown"]
+    assert not re.findall(r"\]\(\w+\.html[#)]", "\n".join(prose))
