@@ -113,6 +113,10 @@ def test_figures_draw_each_method_and_data_set(frame):
     titles = [axis.get_title("left") for axis in figure.axes if axis.get_visible()]
     assert titles == ["Eff, world-cloze", "PPL", "Eff, world-hops", "Hop", "PPL"]
     assert [x.get_text() for x in figure.axes[0].get_yticklabels()] == ["Base", "MEMIT"]
+    two = few_shot.draw_scores(pd.concat([frame, frame.assign(model="other")]), {"base": "Base"})
+    titles = [axis.get_title("left") for axis in two.axes if "Eff" in axis.get_title("left")]
+    assert titles == ["Eff, world-cloze, smollm2", "Eff, world-hops, smollm2",
+                      "Eff, world-cloze, other", "Eff, world-hops, other"]
     before = torch.eye(3, dtype=torch.float64)[:, :2]
     steps = few_shot.plane([before, before + 1, before + 2])
     says = [(["a", "$"], [0.6, 0.2]), (["b", "c"], [0.9, 0.1])]

@@ -277,7 +277,7 @@ def _number(own: pd.DataFrame, method: str, metric: str) -> str:
 
 
 def draw_scores(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """A row of panels per data set, a dot per draw, and the mean with its interval.
+    """A row of panels per model and data set, a dot per draw, and the mean with its interval.
 
     Parameters
     ----------
@@ -293,21 +293,23 @@ def draw_scores(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    means, sets = averages(frame), [*frame.dataset.unique()]
+    means = averages(frame)
+    sets = [*dict.fromkeys(zip(frame.model, frame.dataset, strict=True))]
     order_ = [method for method in names if method in {*frame.method}]
     height = 0.5 + (0.6 + 0.24 * len(order_)) * len(sets)
     figure, axes = plt.subplots(len(sets), 4, figsize=(7.4, height), squeeze=False, sharey=True)
-    for dataset, row in zip(sets, axes, strict=True):
-        own = means.xs(dataset, level="dataset").droplevel("model")
+    for (model, dataset), row in zip(sets, axes, strict=True):
+        own, rows = means.loc[model, dataset], frame[frame.model == model]
         measured = own.index.unique("metric")
+        title = dataset if frame.model.nunique() == 1 else f"{dataset}, {model}"
         for axis, metric in zip(row, ("Eff", "Gen", "Spe", "PPL"), strict=True):
             metric = "Hop" if metric == "Gen" and "Hop" in measured else metric
             if metric not in measured:
                 axis.set_visible(False)
                 continue
-            some = frame[(frame.dataset == dataset) & (frame.metric == metric)]
+            some = rows[(rows.dataset == dataset) & (rows.metric == metric)]
             _dots(axis, some, own.xs(metric, level="metric"), order_)
-            axis.set_title(f"{metric}, {dataset}" if metric == "Eff" else metric, loc="left")
+            axis.set_title(f"{metric}, {title}" if metric == "Eff" else metric, loc="left")
             axis.set_xlabel("%" if metric != "PPL" else "perplexity")
         row[0].set_yticks(range(len(order_)), [names[method] for method in order_])
     axes[0, 0].invert_yaxis()  # of all: they share it
