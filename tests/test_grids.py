@@ -174,8 +174,11 @@ def test_what_a_method_of_ones_own_gave_its_edits_stands_in_its_record(grid):
 
 def kept_records():
     """The records that the book shows from elsewhere, each with its file's name."""
-    return [(str(path), record) for path in sorted(Path("results").rglob("*.json"))
-            if (record := experiment.read_record(path)) and "method" in record]
+    alone = [(str(path), record) for path in sorted(Path("results").rglob("*.json"))
+             if (record := experiment.read_record(path)) and "method" in record]
+    packed = [(f"results/{name}.json", record) for name in ("few_shot",)
+              for record in experiment.Kept.read(f"results/{name}.json").runs.values()]
+    return alone + packed
 
 
 def test_the_label_of_every_kept_record_says_what_it_was_given():
