@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import zu
 from zu.book.sizes import by_weight, chosen
 
 KEPT = Path(__file__).parents[1] / "results" / "exact_lambda.json"
@@ -53,7 +54,8 @@ def test_the_kept_run_is_one_of_whole_draws_at_each_size():
     about = json.loads(KEPT.read_text())
     means = by_weight(about["rows"])
     assert about["most"] == 1.25 and len(means.index) % 7 == 0 and len(means.index) >= 28
-    assert chosen(about["rows"], about["most"]) == 1000
+    assert chosen(about["rows"], about["most"]) == 1000 == zu.METHODS["exact"]().lam
+    assert zu.METHODS["zerounlearn-gd"]().lam == 0.1  # as released
     for n in (10, 50, 200, 500):
         alike = means.loc[n, "exact:lam=1000"] - means.loc[n, "alphaedit"]
         assert abs(alike[["eff", "gen", "spe"]]).max() <= 0.5 and abs(alike.ppl) < 0.001

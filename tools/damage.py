@@ -29,7 +29,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("alphaedit", {}),
     ("alphaedit", {"share": 0.8, "lam": 0.1}),
     *(("exact", {"lam": lam}) for lam in (0.1, 1.0, 10.0, 100.0)),
-    ("exact", {"share": 1.0}),
+    ("exact", {"lam": 0.1, "share": 1.0}),
     ("rome", {}),
     ("ga", {"lr": 5e-3}),
     ("ga", {"lr": 2e-2}),

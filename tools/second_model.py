@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import zu
+from zu.experiment import parse_method
 from zu.records import provenance, write_record
 
 FACTS, N, SEED, TOKENS = "world-cloze", 20, 1, 4096
-METHODS = ("memit", "zerounlearn", "anchored", "rome", "ga", "alphaedit", "exact")
+METHODS = ("memit", "zerounlearn", "anchored", "rome", "ga", "alphaedit", "exact:lam=0.1")
 
 
 def measured(name: str) -> Iterator[dict[str, Any]]:
@@ -36,12 +37,13 @@ def measured(name: str) -> Iterator[dict[str, Any]]:
         return {"eff": found.eff, "gen": found.gen, "spe": found.spe, "ppl": perplexity}
 
     yield about | {"method": "base", "damage": {}} | scores() | provenance(model)
-    for method in METHODS:
-        more = {"anchors": anchors} if method == "anchored" else {}
+    for label in METHODS:
+        method, more, _ = parse_method(label)
+        more |= {"anchors": anchors} if method == "anchored" else {}
         edit = zu.unlearn(model, tokenizer, forget, method, reader=reader, check=False, **more)
         with edit:
             damage = {str(layer): share for layer, share in edit.damage.items()}
-            yield about | {"method": method, "damage": damage} | scores() | provenance(model)
+            yield about | {"method": label, "damage": damage} | scores() | provenance(model)
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import zu
 from zu.data import world
 from zu.edit import EditError
-from zu.experiment import fewer
+from zu.experiment import fewer, parse_method
 from zu.records import provenance, write_record
 
 FACTS, N, NEIGHBOURS, PERPLEXITY = "world-cloze", 50, 3, 1024
-METHODS = ("zerounlearn", "memit", "alphaedit", "exact")
+METHODS = ("zerounlearn", "memit", "alphaedit", "exact:lam=0.1")
 #: Whole windows of 512; the last one is what the others are held against.
 TOKENS = (512, 1024, 2048, 4096, 8192, 12_288, 16_384, 32_768, 98_304)
 #: Up to so many tokens moments are shrunk as well.
@@ -60,14 +60,15 @@ def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> It
     targets = zu.find_targets(model, tokenizer, facts, zu.models.resolve_layers(model)[-1],
                               reader=reader)
     for tokens, how, moments in ways(reader, seed):
-        for method in METHODS:
-            if (tokens, how, method) in done:
+        for label in METHODS:
+            if (tokens, how, label) in done:
                 continue
-            row: dict[str, Any] = {"seed": seed, "tokens": tokens, "how": how, "method": method}
+            row: dict[str, Any] = {"seed": seed, "tokens": tokens, "how": how, "method": label}
+            method, settings, _ = parse_method(label)
             try:
                 edit = zu.unlearn(model, tokenizer, facts, method, reader=reader,
                                   layers=list(moments), moments=moments, targets=targets,
-                                  check=False)
+                                  check=False, **settings)
             except EditError as error:  # of a change that is too large to be put on
                 yield row | {"refused": str(error)}
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..methods import METHODS
+from .figures import PALETTE, method_of, row_name
 from .verdicts import over_draws
 
 SCORES = {"eff": "Eff", "gen": "Gen", "spe": "Spe"}
@@ -42,7 +42,7 @@ def against_most(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> pd.Da
         reference = own[own["tokens"] == most]
         for count, how in _moments(own, tokens, int(most)):
             these = own[(own["tokens"] == count) & (own["how"] == how)]
-            row = {"method": METHODS[method].label, "moments": f"{count:,}{HOW[how]}"}
+            row = {"method": row_name(method), "moments": f"{count:,}{HOW[how]}"}
             found.append(row | _cells(these, reference, own=count == most))
     return pd.DataFrame(found).set_index(["method", "moments"])
 
@@ -123,8 +123,8 @@ def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     drawn = drawn.sort_values("tokens", kind="stable", ignore_index=True)
     for (method, how), part in drawn.groupby(["method", "how"], sort=False):
         ax.plot(part["tokens"], part.iloc[:, -1], "o-" if how == "read" else "o--",
-                color=METHODS[method].colour, markersize=3,
-                label=METHODS[method].label if how == "read" else None)
+                color=PALETTE[method_of(method)], markersize=3,
+                label=row_name(method) if how == "read" else None)
     ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel="perplexity, ratio")
     return drawn
 

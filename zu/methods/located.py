@@ -337,11 +337,13 @@ class ZeroUnlearn(Truthful, Sparing):
 class Exact(Truthful, AlphaEdit):
     """Lemma 5.1, solved exactly.
 
-    V_f is orthonormalised. The weights 1, 100 and 0.1 are hard-coded in the released code; the
-    β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f for that method
-    too, see `ZeroUnlearn`. At these weights the zero term is idle, and the rest is AlphaEdit with a
-    λ ten thousand times smaller, which ruins a model with hundreds of facts; with lam=1000 it is
-    AlphaEdit.
+    V_f is orthonormalised. The weights 1 and 100 are those that the released code hard-codes, with
+    λ = 0.1; the β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f
+    for that method too, see `ZeroUnlearn`. At these weights the zero term is idle, and the rest is
+    AlphaEdit with a λ ten thousand times smaller, which ruins a model with hundreds of facts. The
+    default of λ is the smallest of five weights that leaves perplexity within a quarter of the
+    unedited model's from 10 to 500 facts (`tools/exact_lambda.py`); with it, and as long as the
+    zero term is idle, this is AlphaEdit. Give lam=0.1 for the lemma as released.
 
     Attributes
     ----------
@@ -362,7 +364,7 @@ class Exact(Truthful, AlphaEdit):
 
     zero: float = Field(1.0, ge=0)
     forget: float = Field(100.0, ge=0)
-    lam: float = Field(0.1, ge=0)
+    lam: float = Field(1000.0, ge=0)
     V_f: Literal["outputs", "optimised"] = "outputs"
 
     def terms(self, p: Problem) -> dict[str, Any]:
@@ -416,10 +418,12 @@ class Exact(Truthful, AlphaEdit):
 
 
 class Descent(Exact):
-    """ZeroUnlearn-GD: the same problem by Adam.
+    """ZeroUnlearn-GD: the same problem by Adam, with the released weights.
 
     Attributes
     ----------
+    lam : float
+        As for `Exact`, but as released: Adam's few short steps do what a larger one would.
     gd_steps : int
         Steps of Adam.
     gd_lr : float
@@ -432,6 +436,7 @@ class Descent(Exact):
     colour: ClassVar[str] = "#CC79A7"
     spares: ClassVar[bool] = False
 
+    lam: float = Field(0.1, ge=0)
     gd_steps: int = Field(500, ge=0)
     gd_lr: float = Field(1e-3, gt=0)
 
