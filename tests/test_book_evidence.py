@@ -38,3 +38,15 @@ def test_what_is_kept_is_read_from_its_file_or_from_an_older_folder(tmp_path, ha
     kept.write()
     rows = kept_records("few", tmp_path)
     assert {r["n"] for r in rows} == {50} and len(rows) == 7
+
+
+def test_rows_of_the_same_name_in_another_experiment_are_left_out(tmp_path):
+    from zu.experiment import Kept
+
+    kept = Kept.read(tmp_path / "parts.json")
+    kept.add(record("memit", seed) | {"experiment": name, "question": f"{name}{seed}"}
+             for name in ("parts", "parts-layers-8") for seed in (1, 2))
+    kept.write()
+    assert {r["experiment"] for r in kept_records("parts", tmp_path)} == {"parts"}
+    (tmp_path / "parts.json").rename(tmp_path / "whole.json")  # named after none of them
+    assert len(kept_records("whole", tmp_path)) == 4

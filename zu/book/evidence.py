@@ -50,11 +50,14 @@ def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]
     Returns
     -------
     list of dict
-        Of NAME.json whole draws only (`whole_draws`); empty where nothing is kept.
+        Of NAME.json whole draws only (`whole_draws`), and where the file has several experiments,
+        such as other layers, those of this name; empty where nothing is kept.
     """
     file = Path(folder, f"{name}.json")
     if not file.exists():
         return read_records(Path(folder, name))
     records = [*Kept.read(file).runs.values()]
+    # rows of the same name in another experiment are other edits
+    records = [r for r in records if r.get("experiment") == name] or records
     most = max((r["n"] for r in records), default=0)
     return whole_draws([r for r in records if r["n"] == most])
