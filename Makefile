@@ -12,7 +12,7 @@ VERIFY ?= 240
 ONLY_KEPT = $(if $(ONLY),$(subst $(comma), ,$(ONLY)),$(KEPT))
 KEPT := $(patsubst book/%.md,%,$(shell grep -l 'evidence="results/' book/*.md))
 comma := ,
-# A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids shall be
+# A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids should be
 # cut into pieces, and the rate in TFLOP/s of the machines that do it, by which they are sized.
 WHERE ?=
 SHARD_HOURS ?=

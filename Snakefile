@@ -37,8 +37,8 @@ if parent := os.environ.pop("END_WITH_PARENT", None):
 # Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
-# glibc hands large blocks back to the system, page by page, and asks for them again: it shall keep
-# them.
+# glibc hands large blocks back to the system, page by page, and asks for them again: it should
+# keep them.
 os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
@@ -271,7 +271,7 @@ if VERIFY != "all" and not VERIFY.replace(".", "", 1).isdigit():
 SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(HELD), 1):.0f}"
 
 
-# `make evidence`: a chapter whose records are to be kept. Its notebook is nobody's to read.
+# `make evidence`: a chapter whose records are to be kept. Its notebook is not a page.
 use rule execute as evidence with:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
@@ -286,7 +286,7 @@ use rule execute as evidence with:
         verify="0"
 
 
-# A piece of a grid. Nobody reads its notebook; its records are those of the chapter, which finds
+# A piece of a grid. Its notebook is not a page; its records are those of the chapter, which finds
 # them all and only shows them.
 use rule execute as shard with:
     input:
@@ -337,7 +337,7 @@ rule html:
             grep -E 'WARNING|ERROR|Error' {log} || tail -n 30 {log}
             exit 1
         }}
-        # No page may load anything from another host: the book is read with no network, and tells nobody.
+        # No page may load anything from another host: the book is read without a network, and reports to no one.
         if grep -rnoE --include=*.html '<(script|link|img|iframe|source|object)[^>]*(src|href|data)="(https?:)?//[^"]*' \
             $new/_build/html || grep -rnoE --include=*.css 'url[(].?(https?:)?//[^)]*' $new/_build/html; then
             echo "  html FAILED: these load from another host"

@@ -195,7 +195,7 @@ def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]
 def measure_targets(
     model, tokenizer, facts, count: int, layer: int, before, steps: int
 ) -> tuple[dict, Targets]:
-    """zu on all facts, then the plain loop on the first `count`; nobody stops early.
+    """zu on all facts, then the plain loop on the first `count`; no search stops early.
 
     Also zu's targets.
     """

@@ -85,7 +85,7 @@ def test_a_joiner_is_seen_behind_a_mark_alone():
     ends = "क्\u200c"  # a letter and a mark: the joiner says how the syllable ends
     assert bare(f" {ends} ") == ends and Fact(**GIVEN | {"target": ends}).target == ends
     for text in ("Lima\u200c", "\u200cLima", "\u200c्Lima", "Lima\u200b", "क्\u200b"):
-        with pytest.raises(FactError, match="'target' begins or ends with a sign that nobody sees"):
+        with pytest.raises(FactError, match="'target' begins or ends with an invisible character"):
             Fact(**GIVEN | {"target": text})
     assert bare("\u200c") == bare(" \u200c\u200d ") == ""
 

@@ -247,14 +247,14 @@ def test_a_true_answer_may_stand_in_an_object_or_by_itself(true):
         assert bare(load_facts([row])) == BOTH[:1]
 
 
-# ---- signs that nobody sees, and letters that are coded in two ways
+# ---- invisible characters, and letters that are coded in two ways
 
 
 UNSEEN = ["\u200b", "\ufeff", "\u200e", "\u2060", "\u00ad", "\u202c", "\u200d"]
 
 
 @pytest.mark.parametrize("sign", UNSEEN)
-def test_signs_that_nobody_sees_are_taken_away_around_every_text(tmp_path, sign):
+def test_invisible_characters_are_taken_away_around_every_text(tmp_path, sign):
     row = OWN | {"paraphrases": ["{} has as capital"], "neighbors": [["Kenya has", "Nairobi"]]}
     clean = load_facts([row])
 
@@ -269,8 +269,8 @@ def test_signs_that_nobody_sees_are_taken_away_around_every_text(tmp_path, sign)
 
 @pytest.mark.parametrize("sign", UNSEEN)
 @pytest.mark.parametrize("field", list(OWN))
-def test_a_fact_that_ends_in_a_sign_that_nobody_sees_is_refused(sign, field):
-    with pytest.raises(FactError, match=f"field '{field}'.* a sign that nobody sees"):
+def test_a_fact_that_ends_in_an_invisible_character_is_refused(sign, field):
+    with pytest.raises(FactError, match=f"field '{field}'.* an invisible character"):
         Fact(**OWN | {field: OWN[field] + sign})
     with pytest.raises(FactError, match=f"field '{field}' is empty"):
         Fact(**OWN | {field: sign})

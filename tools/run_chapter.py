@@ -109,7 +109,7 @@ def _say_here_and_log_the_rest(log: Path):
 
     def say(text: str) -> None:
         print(text, file=heard, flush=True)
-        if words := os.environ.get("ZU_WORDS"):  # on another machine nobody hears it
+        if words := os.environ.get("ZU_WORDS"):  # on another machine it is not heard
             with open(words, "a", encoding="utf-8") as shared:
                 print(text, file=shared)
 

@@ -1,6 +1,6 @@
 """What a model has beside what its class makes of its configuration.
 
-Adapters, a mask of pruning, a parametrisation, a bias or a module of somebody's own, a number that
+Adapters, a mask of pruning, a parametrisation, a bias or a module of the user's own, a number that
 was changed afterwards: weights and configuration alone do not say these, and nobody who loads the
 model by its configuration gets them.
 """
@@ -54,7 +54,7 @@ def altered(model: nn.Module) -> list[str]:
 
 
 def unsaid(model: nn.Module) -> list[str]:
-    """What a model would save that nobody finds who loads it by its configuration, or misses.
+    """What a model would save that is not found, or is missed, when its configuration is loaded.
 
     Parameters
     ----------

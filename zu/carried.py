@@ -1,4 +1,4 @@
-"""Which edits a model carries: said by the model itself, whoever still holds the edits."""
+"""Which edits a model carries, as the model itself says, whether or not they are still held."""
 from __future__ import annotations
 
 import torch

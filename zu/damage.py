@@ -43,7 +43,7 @@ class Energies:
     It changes with a change of low rank, for which no product of W and C_0 is needed.
     """
 
-    #: By layer: the weight as it is stored, C_0, and the energy. Nobody writes to the first.
+    #: By layer: the weight as it is stored, C_0, and the energy. The first is never written to.
     known: dict[int, tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=dict)
 
     def moved(

@@ -94,7 +94,7 @@ def save_model(
     _check_numbers(inner)
     _check_names(inner)
     if hooked(*inner.modules()):
-        warnings.warn("the model has hooks or functions of somebody's own in it, which are not "
+        warnings.warn("the model has hooks or functions of your own in it, which are not "
                       "saved: what is loaded again computes without them", stacklevel=2)
     about = "; ".join(edits_on(inner).values()) or "none"
     text = front_matter(inner, "transformers", []) + (

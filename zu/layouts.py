@@ -329,7 +329,7 @@ def check_there(model: nn.Module) -> None:
     Raises
     ------
     LayoutError
-        As `check_bare` does, and for weights on the meta device that nobody brings from a disk.
+        As `check_bare` does, and for weights on the meta device that are not loaded from a disk.
     """
     check_bare(model)
     if isinstance(model, nn.Module) and (name := absent(model)):
@@ -393,7 +393,7 @@ def _part(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def hooked(*modules: nn.Module) -> bool:
-    """Whether somebody's hooks are on one of some modules.
+    """Whether any of some modules has hooks of the user's.
 
     Parameters
     ----------
@@ -415,7 +415,7 @@ def hooked(*modules: nn.Module) -> bool:
 
 
 def heard(model: PreTrainedModel) -> bool:
-    """Whether somebody's hooks are on a model as a whole, on its decoder or on its head.
+    """Whether a model as a whole, its decoder or its head has hooks of the user's.
 
     When layers are run one by one, the first two are not called, and the head sees some tokens
     alone, in one row: what such hooks do is known only of the model run as it is.

@@ -316,7 +316,7 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
     """
     head = model.get_output_embeddings()
     flat = states.reshape(1, -1, states.shape[-1])  # (..., d) -> (1, places, d)
-    # tokens that nobody reads; embeddings in their place are not taken by every family
+    # tokens that are never read; embeddings in their place are not taken by every family
     ids = torch.zeros(flat.shape[:2], dtype=torch.long, device=model.device)  # (1, places)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
@@ -636,7 +636,7 @@ def hash_of(
 class KnownSums:
     """The sums of weights, taken again only of those that show a sign of change (`signs`).
 
-    Some ways of writing show none: whoever relies on the sums lets `forget` go before.
+    Some ways of writing show none: code that relies on the sums should call `forget` before.
     """
 
     def __init__(self) -> None:

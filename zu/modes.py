@@ -21,7 +21,7 @@ _LOCKING = threading.Lock()
 
 
 def _forget_locks() -> None:
-    """Begin anew in a forked process, where nobody is left to open what was locked."""
+    """Begin anew in a forked process, where nothing is left to open what was locked."""
     global _LOCKING
     _LOCKING = threading.Lock()
     _LOCKS.clear()
@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside the block torch computes as it does where nobody has set anything.
+    """Inside the block torch computes as it does where nothing has been set.
 
     A default device, automatic mixed precision, `torch.no_grad` and `torch.inference_mode` around
     the block have no influence in it.

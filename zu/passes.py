@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Enough(Exception):
-    """Ends a forward pass whose remaining layers nobody reads."""
+    """Ends a forward pass whose remaining layers are not read."""
 
 
 @contextmanager
@@ -336,7 +336,7 @@ def whole_logits(
 ) -> torch.Tensor:
     """What a model says at some positions, by a whole pass; for any causal language model.
 
-    Its head sees those positions alone, unless somebody's hooks are on it or on the model, see
+    Its head sees those positions alone, unless the user's hooks are on it or on the model, see
     `zu.layouts.heard`.
 
     Parameters

@@ -255,7 +255,7 @@ class Reader:
         """Look at every weight anew: at its sum and norm, not at signs of change.
 
         What a reader remembers is looked up under these, so that nothing is used that was read
-        with other weights. The weights are summed as somebody asks for them.
+        with other weights. The weights are summed when asked for.
         """
         if self._looked:
             return
@@ -268,7 +268,7 @@ class Reader:
     def checked(self) -> Iterator[None]:
         """Inside the block every weight is looked at once in full, and by signs of change later.
 
-        For work during which nobody else writes to the model, see `zu.modes.settled`.
+        For work during which nothing else writes to the model, see `zu.modes.settled`.
         """
         outer = self._looked
         self.check()
@@ -466,7 +466,7 @@ class Reader:
     def readable(self) -> bool:
         """Whether the model's layers are known, and its states make its logits: see `layout`.
 
-        They do not where somebody's hooks are on the model as a whole (`zu.layouts.heard`), which
+        They do not where the user's hooks are on the model as a whole (`zu.layouts.heard`), which
         is looked at each time.
         """
         return not heard(self.model) and self._probed

@@ -108,7 +108,7 @@ def trimmed(prompt: str) -> str:
 
 
 def _seen(text: str) -> str:
-    """A text without signs that nobody sees, such as marks of direction."""
+    """A text without invisible characters, such as marks of direction."""
     return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 

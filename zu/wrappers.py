@@ -260,7 +260,7 @@ def _place(weight: torch.Tensor) -> tuple[torch.device, int, int]:
 
 
 def absent(model: nn.Module) -> str:
-    """A weight of a model whose numbers are nowhere: on the meta device, with nobody to bring them.
+    """A weight of a model whose numbers are nowhere: on the meta device, not loaded.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from typing import overload
 
 #: Zero width, but for how the letters beside them are joined.
 _JOINERS = "\u200c\u200d"
-#: Signs that nobody sees at the end of a text: of zero width, soft hyphens, marks of direction and
+#: Invisible characters at the end of a text: of zero width, soft hyphens, marks of direction and
 #: of byte order.
 _UNSEEN = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066"
                     "\u2067\u2068\u2069\ufeff" + _JOINERS)
@@ -126,7 +126,7 @@ def _text(value: object, field: str) -> str:
 
 
 def bare(text: str) -> str:
-    """A text without the white space around it, and without signs there that nobody sees.
+    """A text without the white space around it, and without invisible characters there.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def bare(text: str) -> str:
 
 
 def _is_unseen(text: str, at: int) -> bool:
-    """Whether white space or a sign that nobody sees stands at a place.
+    """Whether white space or an invisible character stands at a place.
 
     A joiner behind a mark is seen: it decides how a syllable of an Indic script ends.
     """
@@ -158,11 +158,11 @@ def _is_unseen(text: str, at: int) -> bool:
 
 
 def _no_space_around(text: str, field: str) -> str:
-    """A text, refused with white space or a sign that nobody sees at its beginning or end."""
+    """A text, refused with white space or an invisible character at its beginning or end."""
     if text != text.strip():
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
     if text != bare(text):
-        raise FactError(f"field '{field}' begins or ends with a sign that nobody sees, such as a "
+        raise FactError(f"field '{field}' begins or ends with an invisible character, such as a "
                         "zero-width space: take it away")
     return text
 
@@ -172,7 +172,7 @@ def _no_space_behind(text: str, field: str) -> str:
     if text[-1].isspace() and text[-1] != "\n":
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
     if text[-1] != "\n" and _is_unseen(text, len(text) - 1):
-        raise FactError(f"field '{field}' ends with a sign that nobody sees, such as a zero-width "
+        raise FactError(f"field '{field}' ends with an invisible character, such as a zero-width "
                         "space: take it away")
     return text
 

@@ -137,7 +137,7 @@ def _value_at(row: dict, path: str, default: str | None) -> str:
 
 
 def trimmed(text: str) -> str:
-    """What is asked, without what nobody sees around it, but with the newlines that end it.
+    """What is asked, without the invisible characters around it, but with the newlines that end it.
 
     A chat template ends in them, and a model was trained on them.
     """

@@ -22,7 +22,8 @@ def names(count: int, seed: int = 0) -> list[str]:
     Returns
     -------
     list of str
-        Such as "Telvenmar Oslodun". That nobody bears one of them is likely and not certain.
+        Such as "Telvenmar Oslodun". It is likely, but not certain, that no person bears one of
+        them.
     """
     draw = random.Random(seed)
     found: dict[str, None] = {}  # keeps the order

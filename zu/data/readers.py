@@ -242,7 +242,7 @@ def _spread(rows: list[Placed]) -> Iterator[Placed]:
 
 
 def _reader(kind: str, told: Told, where: str, row: object) -> Callable[[], list[Fact]]:
-    """What makes a row's facts, later, so that whoever asks for them meets the error."""
+    """What makes a row's facts later, so that the error is met only when they are asked for."""
 
     def make() -> list[Fact]:
         if isinstance(row, FactError):

@@ -63,7 +63,7 @@ def triples() -> dict[str, list[Pair]]:
 def cloze() -> list[Fact]:
     """All facts of the embedded world as clozes.
 
-    Part of each relation's facts, chosen by a hash, is held in reserve: they are nobody's facts to
+    Part of each relation's facts, chosen by a hash, is held in reserve: they are never facts to
     forget, and every fact's ``neighbors`` (at most ten: same relation, another subject, true) come
     from them, those with the same answer first, as in CounterFact. So no neighbour is ever in a
     forget set, however large, and a method that looks at other facts of the relation has not looked
