@@ -79,7 +79,7 @@ def chatting(folders, tmp_path):
 
 SMALL = {"ablation": {"n": 2, "neighbors": 1, "texts": 0, "alpha": [150.0], "beta": [5.0],
                       "lam": [], "eps": [], "n_prefixes": [0], "other_layers": [],
-                      "optimised": False},
+                      "seeds": [1], "table4_seeds": [1], "optimised": False},
          "one_by_one": {"methods": ["memit"], "counts": [1, 2], "n_prefixes": 0}}
 
 
