@@ -10,7 +10,7 @@ import pandas as pd
 from ..experiment import read_records
 from ..methods import Anchored
 from ..scores import wilson
-from .evidence import kept_records, whole_draws
+from .evidence import RESULTS, kept_records, whole_draws
 from .figures import METRICS, PALETTE, colour_of, row_name
 from .verdicts import Estimate, Measured, combine
 
@@ -29,6 +29,8 @@ def enough(
     name: str, records: str | Path, *, draws: int, n: int, folder: str = ""
 ) -> Rows:
     """An experiment's records: this build's where it has enough of them, else the kept ones.
+
+    Of those the ones in NAME.json come before those of older code in a folder NAME.
 
     Parameters
     ----------
@@ -51,7 +53,9 @@ def enough(
     FileNotFoundError
         Where neither has enough.
     """
-    for rows in (read_records(Path(records, folder or name)), kept_records(name)):
+    sources = (read_records(Path(records, folder or name)), kept_records(name),
+               read_records(Path(RESULTS, name)))
+    for rows in sources:
         large = whole_draws([r for r in rows if r["n"] >= n])
         if len({r["seed"] for r in large}) >= draws:
             return large
