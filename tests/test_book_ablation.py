@@ -165,3 +165,9 @@ def test_the_plane_says_where_each_switch_ends_and_how_far_that_is():
     assert moved["a neighbour"] == pytest.approx(0.8)
     figure = ablation.draw_plane(frame, torch.tensor([[0.3], [1.0]]))
     assert [axis.get_title() for axis in figure.axes] == ["all parts"]
+
+
+def test_two_draws_in_which_none_is_answered_share_one_bound():
+    rows = [record(label, seed, eff=0.0) for label in (FULL, OFF) for seed in (1, 2)]
+    value, low, high = ablation.Parts(rows).change(OFF, FULL, "eff")
+    assert value == 0 and -low == high == pytest.approx(3.7, abs=0.01)  # none of a hundred

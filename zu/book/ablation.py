@@ -170,7 +170,9 @@ class Parts:
         values = [r["metrics"][metric] for r in self.rows(label, metric).values()]
         return float(np.mean(values)) if values else math.nan
 
-    def estimate(self, label: str, metric: str) -> Estimate:
+    def estimate(
+        self, label: str, metric: str, draws: Sequence[int] | None = None
+    ) -> Estimate:
         """A percentage in the mean over draws, with its interval over all their facts.
 
         Parameters
@@ -179,13 +181,16 @@ class Parts:
             The row.
         metric : str
             "eff", "gen" or "spe".
+        draws : sequence of int, optional
+            Of these draws alone.
 
         Returns
         -------
         Estimate
             NaN where it was not measured; Wilson's interval where all facts, or none, are right.
         """
-        rows = [*self.rows(label, metric).values()]
+        rows = [row for seed, row in self.rows(label, metric).items()
+                if draws is None or seed in draws]
         if not rows:
             return Estimate(math.nan, math.nan, math.nan)
         values = {r["metrics"][metric] for r in rows}
@@ -241,12 +246,11 @@ class Parts:
             return Estimate(math.nan, math.nan, math.nan)
         if metric == "ppl":
             return Estimate(*(100 * float(np.expm1(x)) for x in self._log(draws)))
-        weights = {label: 1.0, of: -1.0}
-        pairs = [[self.by[label, seed], self.by[of, seed]] for seed in draws]
-        if len(pairs) >= ENOUGH:
-            return Measured([row for pair in pairs for row in pair]).contrast(weights, metric)
-        return combine(*((1 / len(pairs), Measured(pair).contrast(weights, metric))
-                         for pair in pairs))
+        if len(draws) >= ENOUGH:
+            pairs = [self.by[row, seed] for seed in draws for row in (label, of)]
+            return Measured(pairs).contrast({label: 1.0, of: -1.0}, metric)
+        return combine((1.0, self.estimate(label, metric, [*draws])),
+                       (-1.0, self.estimate(of, metric, [*draws])))
 
     def _log(self, draws: Mapping[int, float]) -> Estimate:
         """The mean of logarithms, by draw, with its interval."""
