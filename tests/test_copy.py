@@ -20,7 +20,7 @@ BLOCKS = {page.stem: BLOCK.findall(text.split("## Copy this")[1])
 
 def test_every_chapter_with_code_ends_with_a_block_to_copy():
     chapters = {p.stem for p in BOOK.glob("*.md") if "\nkernelspec:" in p.read_text()}
-    assert chapters - set(BLOCKS) == {"intro", "baselines", "ledger", "exhibits"}
+    assert chapters - set(BLOCKS) == {"intro", "ledger", "exhibits"}
     assert all(BLOCKS.values())
 
 
