@@ -56,7 +56,7 @@ def test_shares_are_means_of_their_group_and_differences_are_paired():
     assert parity.difference(table, "second", "spaced").value == -50
     assert table.loc[("none", "spaced"), "facts"] == 0
     assert math.isnan(parity.difference(table, "none", "spaced").low)
-    assert parity.difference(table, "all", "asked").value == 0
+    assert math.isnan(parity.difference(table, "all", "asked").value)
 
 
 def test_the_band_holds_nine_places_in_ten():

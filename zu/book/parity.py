@@ -165,7 +165,7 @@ def draw_ways(cells: pd.DataFrame) -> Figure:
                     alpha=0.45 if cell.kind != "question" else 1))
                 axis.text(x + width / 2, -cell.step, cell.text, ha="center", va="center", size=7)
                 x += width + 0.1
-        axis.set(title=way, xlim=(-0.1, 4.6), ylim=(-2.5, 0.6))
+        axis.set(title=way, xlim=(-0.1, 5.2), ylim=(-2.5, 0.6))
         axis.axis("off")
     shown = [plt.Rectangle((0, 0), 1, 1, fc=fill, ec=PALETTE["base"], lw=0.6, alpha=0.6)
              for fill in ROLES.values()]
@@ -190,7 +190,7 @@ def shares_table(
     pd.DataFrame
         A row per group and way: "facts", "share", and "low" and "high", its 95% interval, in
         percent; "against", "against low" and "against high", the paired difference, in points.
-        NaN where a group has no facts.
+        NaN where a group has no facts, and against itself.
     """
     first = next(iter(shares.values()))
     rows = {}
@@ -199,8 +199,10 @@ def shares_table(
             some, gap = values[chosen], (values - first)[chosen]
             mean = some.mean() if len(some) else np.nan
             apart = gap.mean() if len(some) else np.nan
-            rows[group, way] = (len(some), mean, *percent_interval(some), apart,
-                                *difference_interval(gap))
+            against = (apart, *difference_interval(gap))
+            if values is first:
+                against = (np.nan,) * 3
+            rows[group, way] = (len(some), mean, *percent_interval(some), *against)
     columns = ["facts", "share", "low", "high", "against", "against low", "against high"]
     table = pd.DataFrame.from_dict(rows, "index", columns=columns)
     table.index = pd.MultiIndex.from_tuples(table.index, names=["of", "asked"])
