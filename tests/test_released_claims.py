@@ -217,7 +217,7 @@ def test_the_defaults_are_those_that_the_sentences_name():
     search = s.search(("",))
     assert (search.rate, search.optimizer) == (0.3, "normalised")
     assert (s.tolerance, s.steps, s.clamp) == (0.1, 25, 0.75)
-    assert (exact.zero, exact.forget, exact.lam) == (1, 100, 0.1)
+    assert (exact.zero, exact.forget, methods.Descent().lam) == (1, 100, 0.1)
     assert "beta" not in methods.Descent.model_fields
     assert (methods.Descent().gd_steps, methods.Descent().gd_lr) == (500, 1e-3)
     assert (paper.eps, paper.V_f, paper.alpha, paper.beta) == (0, "outputs", 15_000, 50)
