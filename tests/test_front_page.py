@@ -1,4 +1,4 @@
-"""The front page and the ledger say what enough facts say, and no more."""
+"""The front page says what enough facts say, and no more."""
 import json
 import re
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from zu.book import verdicts
 from zu.experiment import FORMAT, read_records
-from zu.experiment.tasks import wilson
 
 
 def cells(page):
@@ -78,44 +76,3 @@ def test_no_claim_has_a_verdict_that_its_test_does_not_compute(page):
     constant = re.findall(r"lambda: \(\s*(?:True|False|YES|NO|UNDECIDED)\b",
                           Path("book", f"{page}.md").read_text())
     assert not constant
-
-
-def ledger_function(name, **namespace):
-    """A function of the ledger's, by itself."""
-    import ast
-
-    for source in cells("ledger"):
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and node.name == name:
-                exec(compile(ast.Module([node], []), "ledger", "exec"), namespace)
-                return namespace[name]
-    raise AssertionError(f"the ledger has no function {name}")
-
-
-def test_the_claim_about_tasks_follows_its_chapters_rule_single_tasks_decide():
-    from zu.experiment.tasks import compare
-
-    def run(right):
-        return {"right": right, "interval": wilson(right.count("1"), len(right)), "chance": 20.0}
-
-    base = {task: run("1" * 40) for task in ("a", "b", "c", "d")}
-    little = {task: run("0" * 3 + "1" * 37) for task in base}  # 12 items lost in all, 3 on a task
-    much = base | {"a": run("0" * 20 + "1" * 20)}
-    together = compare(base, little)["all"]
-    assert together[2] < 0.001
-    assert all(p > 0.05 for task, (*_, p) in compare(base, little).items() if task != "all")
-    for after, holds in ((little, True), (much, False), (base, True)):
-        losses = ledger_function("losses", compare=compare,
-                                 runs_of=lambda method, after=after: [(base, after)])
-        assert losses()[0] is holds
-
-
-def test_a_traced_layer_decides_only_where_redrawn_facts_agree():
-    def verdict(low, high, n=20):
-        tracing = {"first_interval": [low, high], "used": [15, 16, 17], "derived": [15, 16, 17],
-                   "n": n}
-        return ledger_function("overlap", tracing=tracing, YES=verdicts.YES, NO=verdicts.NO,
-                               UNDECIDED=verdicts.UNDECIDED)()[0]
-
-    assert [verdict(*ends) for ends in ((13, 17), (0, 5), (2, 16))] == ["yes", "no", "undecided"]
-    assert verdict(0, 5, n=4) == "undecided"  # fewer than five facts decide nothing

@@ -1,0 +1,429 @@
+"""Which records decide a claim of the paper: this build's, or kept ones of more facts."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..experiment import Kept, read_records
+from .evidence import RESULTS, kept_records
+from .figures import row_name
+from .verdicts import Estimate, Measured, ppl_spread
+
+Records = Sequence[dict[str, Any]]
+#: Of as many facts as the largest run that was given all of these.
+COMPARED = frozenset({
+    "base", "ga", "ft", "memit", "alphaedit", "exact:lam=0.1", "zerounlearn-gd"})
+
+
+class Printed(NamedTuple):
+    """What the paper's own tables give as the meaning of its words, in percent.
+
+    Attributes
+    ----------
+    rise : float
+        The largest rise of perplexity that it calls comparable, on few facts.
+    kept : float
+        The smallest share of Base's Spe that it calls high.
+    rise_many : float
+        The largest rise of perplexity with ZeroUnlearn-GD, on 1,000 facts.
+    """
+
+    rise: float
+    kept: float
+    rise_many: float
+
+
+def few_table(printed: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Tables 1 and F.1.
+
+    Parameters
+    ----------
+    printed : pd.DataFrame
+        All that the paper prints, `book/paper/tables.csv`.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per model, data set and method, a column per metric.
+    """
+    first = printed[printed.table.str.match("table1|F1")]
+    return first.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
+
+
+def many_table(printed: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Tables 2 and F.2 to F.4.
+
+    Parameters
+    ----------
+    printed : pd.DataFrame
+        All that the paper prints.
+
+    Returns
+    -------
+    pd.DataFrame
+        As `few_table`.
+    """
+    large = printed[printed.table.isin(["table2", "F2", "F3", "F4"])]
+    return large.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
+
+
+def bounds_of(printed: pd.DataFrame) -> Printed:
+    """The paper's own worst cases for ZeroUnlearn, as the meaning of "comparable" and "high".
+
+    Parameters
+    ----------
+    printed : pd.DataFrame
+        All that the paper prints.
+
+    Returns
+    -------
+    Printed
+        In percent.
+    """
+    few, many = few_table(printed), many_table(printed)
+    zero, base = (few.xs(x, level="method") for x in ("ZeroUnlearn", "Base"))
+    descent, plain = (many.xs(x, level="method").PPL for x in ("ZeroUnlearn-GD", "Base"))
+    return Printed(100 * (float((zero.PPL / base.PPL).max()) - 1),
+                   100 * float((zero.Spe / base.Spe).min()),
+                   100 * (float((descent / plain).max()) - 1))
+
+
+class Evidence(Measured):
+    """What methods did in the records that decide, and whose facts these are.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Records of one experiment and number of facts.
+    spread : float
+        Half the width of the interval of log perplexity that a single draw borrows
+        (`zu.book.verdicts.ppl_spread`).
+
+    Attributes
+    ----------
+    of : str
+        How many facts and draws, and whether they are kept ones; see `source`.
+    """
+
+    def __init__(self, records: Records, spread: float = 0.0) -> None:
+        super().__init__(records)
+        self.of = source(records)
+        self.spread = spread
+
+    def has(self, *methods: str) -> bool:
+        """Whether all of these methods, and the unedited model, were run."""
+        return {"base", *methods} <= self.methods
+
+    def lacks(self, metric: str) -> bool:
+        """Whether there are records, and none has the metric, as no Spe without neighbours."""
+        values = [record["metrics"].get(metric) for record in self.by.values()]
+        return bool(values) and all(value is None for value in values)
+
+    def beyond(self, method: str, metric: str, part: float) -> Estimate:
+        """A method's percentage less a part of Base's.
+
+        Parameters
+        ----------
+        method : str
+            A row's label.
+        metric : str
+            "eff", "gen" or "spe".
+        part : float
+            Of Base's percentage, in percent.
+
+        Returns
+        -------
+        Estimate
+            In points; at most 0 where the method has at most that part.
+        """
+        return self.contrast({method: 1, "base": -part / 100}, metric)
+
+    def less(self, method: str, other: str, metric: str) -> Estimate:
+        """A method's percentage less another's, in points."""
+        return self.contrast({method: 1, other: -1}, metric)
+
+    def mean(self, method: str, metric: str) -> float:
+        """A method's mean percentage."""
+        return self.contrast({method: 1}, metric).value
+
+    def rise(self, method: str) -> Estimate:
+        """How much perplexity rises, in percent of Base's."""
+        return Estimate(*(100 * np.expm1(x) for x in self.log_ppl(method, self.spread)))
+
+    def base_ppl(self) -> float:
+        """The unedited model's mean perplexity."""
+        own = [r["metrics"]["ppl"] for (method, *_), r in self.by.items() if method == "base"]
+        return float(np.mean(own))
+
+    def said(self, method: str, metric: str, part: float) -> str:
+        """For people: a percentage, Base's, and `beyond` with its interval."""
+        mine, base = self.mean(method, metric), self.mean("base", metric)
+        return (f"{row_name(method)} {mine:.1f} of {base:.1f}, less {part:.0f}% of Base's: "
+                f"{self.beyond(method, metric, part)}")
+
+
+def largest(rows: Records) -> list[dict[str, Any]]:
+    """The records with the most facts, with which those of smaller runs do not mix.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of an experiment.
+
+    Returns
+    -------
+    list of dict
+        In the same order.
+    """
+    most = max((r["n"] for r in rows), default=0)
+    return [r for r in rows if r["n"] == most]
+
+
+def facts_of(rows: Records) -> int:
+    """How many facts were forgotten in all, over draws and data sets.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of an experiment.
+
+    Returns
+    -------
+    int
+        Facts.
+    """
+    return sum(n for n, *_ in {(r["n"], r["dataset"], r["seed"]) for r in rows})
+
+
+def deciding(experiment: str, records: str | Path) -> list[dict[str, Any]]:
+    """The records of an experiment that decide.
+
+    Parameters
+    ----------
+    experiment : str
+        Its name.
+    records : str or Path
+        Where the chapters of this build have put theirs.
+
+    Returns
+    -------
+    list of dict
+        Those with the most facts: this build's or, where these forgot more facts of the same model
+        and data sets, the kept ones; only kept ones where the build has none.
+    """
+    run, kept = largest(read_records(Path(records, experiment))), largest(kept_records(experiment))
+    same = {(r["model"], r["dataset"]) for r in run}
+    kept = [r for r in kept if not run or (r["model"], r["dataset"]) in same]
+    return max(run, kept, key=facts_of)
+
+
+def source(rows: Records) -> str:
+    """Facts and draws of some records, and whether they are kept ones.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of one experiment.
+
+    Returns
+    -------
+    str
+        Such as "50 facts, 7 draws, kept"; "older code" is said of kept records that nothing holds
+        against the present code; empty for no records.
+    """
+    if not rows:
+        return ""
+    drawn = {(r["n"], r["seed"]) for r in rows}
+    draws = len({seed for _, seed in drawn})
+    made = {r.get("fingerprint") for r in kept_records(rows[0]["experiment"])}
+    kept = rows[0].get("fingerprint") in made  # a chapter's record may be a kept one
+    older = kept and "question" not in rows[0]  # made before kept ones were held against the code
+    text = f"{max(n for n, _ in drawn)} facts, {draws} draw{'s' * (draws > 1)}"
+    return text + ", kept" * kept + ", older code" * older
+
+
+def borrowed_spread() -> float:
+    """What a single draw's log perplexity borrows: the largest between kept draws of few facts.
+
+    Returns
+    -------
+    float
+        Half the width of the interval; 0 where nothing is kept.
+    """
+    return ppl_spread([r for r in kept_records("few_shot") if "cloze" in r["dataset"]])
+
+
+def few_facts(records: str | Path) -> dict[str, Evidence]:
+    """Few-shot records by data set, since each form has its own rule of scoring.
+
+    Parameters
+    ----------
+    records : str or Path
+        Where the chapters of this build have put theirs.
+
+    Returns
+    -------
+    dict of Evidence
+        By the data set's name, with the model's where there are several; where nothing is there,
+        "few facts" with no records.
+    """
+    rows = deciding("few_shot", records)
+    sets = [*dict.fromkeys((r["model"], r["dataset"]) for r in rows)]
+    several, found = len({model for model, _ in sets}) > 1, {}
+    for model, dataset in sets:
+        own = [r for r in rows if (r["model"], r["dataset"]) == (model, dataset)]
+        name = f"{model}, {dataset}" if several else dataset
+        found[name] = Evidence(own, borrowed_spread())
+    return found or {"few facts": Evidence([])}
+
+
+def of_form(experiment: str, records: str | Path, form: str) -> Evidence:
+    """An experiment's records on data sets of one form.
+
+    Parameters
+    ----------
+    experiment : str
+        Its name.
+    records : str or Path
+        Where the chapters of this build have put theirs.
+    form : str
+        A pattern that the data sets' names hold, such as "cloze|mcf".
+
+    Returns
+    -------
+    Evidence
+        Perhaps of no records.
+    """
+    rows = [r for r in deciding(experiment, records) if re.search(form, r["dataset"])]
+    return Evidence(rows, borrowed_spread())
+
+
+def most(rows: Records, methods: frozenset[str] = COMPARED) -> list[dict[str, Any]]:
+    """The records of the most facts that all of some methods were given.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of several numbers of facts.
+    methods : frozenset of str
+        Labels.
+
+    Returns
+    -------
+    list of dict
+        Empty where no number of facts was given to all.
+    """
+    given: dict[int, set[str]] = {}
+    for r in rows:
+        given.setdefault(r["n"], set()).add(r["method"])
+    n = max((n for n, labels in given.items() if methods <= labels), default=0)
+    return [r for r in rows if r["n"] == n]
+
+
+def kept_of_any_size(experiment: str) -> list[list[dict[str, Any]]]:
+    """An experiment's kept records of all numbers of facts.
+
+    Parameters
+    ----------
+    experiment : str
+        Its name.
+
+    Returns
+    -------
+    list of list of dict
+        Those in NAME.json, then those of older code in a folder NAME.
+    """
+    file = Path(RESULTS, f"{experiment}.json")
+    packed = [*Kept.read(file).runs.values()] if file.exists() else []
+    own = [r for r in packed if r.get("experiment") == experiment]
+    return [own, read_records(Path(RESULTS, experiment))]
+
+
+def many_facts(records: str | Path) -> Evidence:
+    """The run of the most facts that all compared methods were given.
+
+    Searches and descent on hundreds of facts take too long for a page, so kept records of this
+    build's models count beside its own.
+
+    Parameters
+    ----------
+    records : str or Path
+        Where the chapters of this build have put theirs.
+
+    Returns
+    -------
+    Evidence
+        Perhaps of no records.
+    """
+    run = read_records(Path(records, "many_facts"))
+    models = {r["model"] for r in run}
+    sources = [run]
+    for kept in kept_of_any_size("many_facts"):
+        sources.append([r for r in kept if not run or r["model"] in models])
+    found = max((most(rows) for rows in sources), key=lambda rows: largest_n(rows))
+    return Evidence(found, borrowed_spread())
+
+
+def largest_n(rows: Records) -> int:
+    """The most facts of some records; 0 for none."""
+    return max((r["n"] for r in rows), default=0)
+
+
+def low_layers(records: str | Path, edited: Sequence[int]) -> list[tuple[dict, dict]]:
+    """Edits of layers below the usual ones, each beside the usual edit of the same facts.
+
+    Parameters
+    ----------
+    records : str or Path
+        Where the chapters of this build have put theirs.
+    edited : sequence of int
+        The layers that are usually edited.
+
+    Returns
+    -------
+    list of tuple
+        (lower, usual), a pair per draw, of the first set of lower layers; empty where the build
+        has no such run.
+    """
+    others = [r for r in read_records(records) if r["experiment"].startswith("ablation-layers")
+              and max(r["layers"]) < min(edited)]
+    usual = [r for r in largest(read_records(Path(records, "ablation")))
+             if r["method"] == "zerounlearn"]
+    pairs, same = [], ("dataset", "seed", "n")
+    for low in others:
+        if low["layers"] != others[0]["layers"] or low["dataset"] != others[0]["dataset"]:
+            continue
+        pairs += [(low, r) for r in usual if all(r[key] == low[key] for key in same)][:1]
+    return pairs
+
+
+def peaks() -> dict[str, dict[int, int]]:
+    """The most memory of a GPU that an edit held, by model and number of facts.
+
+    A GPU's own allocator says so; on a CPU there is only the most that the process ever held.
+
+    Returns
+    -------
+    dict of dict
+        Bytes; models with at least two numbers of facts.
+    """
+    found: dict[str, dict[int, int]] = {}
+    for r in read_records(Path(RESULTS, "cost-gpu")):
+        found.setdefault(r["model"], {})[r["n"]] = r["peak_memory_bytes"]
+    return {model: peak for model, peak in found.items() if len(peak) > 1}
+
+
+def costs() -> list[dict[str, Any]]:
+    """The kept records of what an edit takes, by the number of facts.
+
+    Returns
+    -------
+    list of dict
+        Ascending.
+    """
+    return sorted(read_records(Path(RESULTS, "cost")), key=lambda r: r["n"])

@@ -1,0 +1,302 @@
+"""The ledger's rows: the paper's claims, each with the verdict of its rule, as tables."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .deciding import Evidence, few_table, many_table
+from .ledger import Finding
+from .verdicts import NO, UNDECIDED, YES, moves, opposite
+
+UNTESTABLE = "untestable"
+WORDS = {YES: "reproduced", NO: "not reproduced", UNDECIDED: "undecided"}
+COLUMNS = ["paper", "claim", "holds if", "verdict", "measured", "of", "with other bounds"]
+
+
+class Claim(NamedTuple):
+    """A claim of the paper and how it is decided.
+
+    Attributes
+    ----------
+    paper : str
+        Where the paper says it.
+    says : str
+        What it says.
+    holds_if : str
+        The rule in words.
+    rule : callable
+        The rule: from what was measured, and a bound where it has one, to a `Finding`.
+    needs : sequence of str
+        Labels of the rows that the rule compares, where it is of an `Evidence`; Base's is added.
+    bound : float, optional
+        What the rule is taken at, if not at its own default.
+    other : tuple of (sequence of float, str)
+        Other bounds, ascending, and their unit.
+    """
+
+    paper: str
+    says: str
+    holds_if: str
+    rule: Callable[..., Finding]
+    needs: Sequence[str] = ()
+    bound: float | None = None
+    other: tuple[Sequence[float], str] = ((), "")
+
+
+class Row(NamedTuple):
+    """A row of the ledger.
+
+    Attributes
+    ----------
+    claim : Claim
+        What is claimed.
+    verdict, measured : str
+        In words.
+    of : str
+        On which facts.
+    moves : str
+        How the verdict changes with the bound.
+    """
+
+    claim: Claim
+    verdict: str
+    measured: str
+    of: str
+    moves: str
+
+
+def decide(claim: Claim, given: Any, of: str = "") -> Row:
+    """Decide a claim.
+
+    Parameters
+    ----------
+    claim : Claim
+        Which one.
+    given : Evidence or any
+        What its rule takes; what is empty or None, or lacks a row that is needed, decides nothing.
+    of : str
+        On which facts.
+
+    Returns
+    -------
+    Row
+        "untestable" where there is nothing to decide it by.
+    """
+    if isinstance(given, Evidence) and not given.has(*claim.needs) or not given:
+        return Row(claim, UNTESTABLE, "no records in this profile", of, "–")
+    at = () if claim.bound is None else (claim.bound,)
+    verdict, measured = claim.rule(given, *at)
+    bounds, unit = claim.other
+    moved = moves(lambda bound: claim.rule(given, bound)[0], bounds, unit) if bounds else "–"
+    return Row(claim, WORDS[verdict], measured, of, moved)
+
+
+def on_each(claim: Claim, by_set: Mapping[str, Evidence], metric: str = "eff") -> list[Row]:
+    """Decide a claim on each data set, since their rules of scoring differ.
+
+    Parameters
+    ----------
+    claim : Claim
+        Which one.
+    by_set : mapping of Evidence
+        By the data set's name.
+    metric : str
+        What the claim is about; a data set where it was not asked for has no row.
+
+    Returns
+    -------
+    list of Row
+        In the order of the data sets.
+    """
+    return [decide(claim, evidence, f"{name}: {evidence.of}") for name, evidence in by_set.items()
+            if not evidence.lacks(metric)]
+
+
+def ledger(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows as a table.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        In order.
+
+    Returns
+    -------
+    pd.DataFrame
+        With the columns `COLUMNS`.
+    """
+    lines = [(row.claim.paper, row.claim.says, row.claim.holds_if, *row[1:]) for row in rows]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def rules(rows: Iterable[Row]) -> pd.DataFrame:
+    """Each claim once, with its rule in words, the function that is the rule, and its verdicts.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        In order.
+
+    Returns
+    -------
+    pd.DataFrame
+        By the place in the paper: "claim", "holds if", "function" and "verdicts"; these are in the
+        order of the rows, each with its data set where there are several.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.claim.paper, row.claim.says), []).append(row)
+    lines = []
+    for (paper, says), own in found.items():
+        sets = [row.of.partition(": ")[0] + ": " if ": " in row.of else "" for row in own]
+        said = [f"{name}{row.verdict}" for name, row in zip(sets, own, strict=True)]
+        claim = own[0].claim
+        lines.append((paper, says, claim.holds_if, claim.rule.__name__, "; ".join(said)))
+    columns = ["paper", "claim", "holds if", "function", "verdicts"]
+    return pd.DataFrame(lines, columns=columns).set_index("paper")
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many rows have which verdict.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        All of them.
+
+    Returns
+    -------
+    dict of int
+        "all", "reproduced", "not_reproduced", "undecided" and "untestable".
+    """
+    words = [*WORDS.values(), UNTESTABLE]
+    by = {word.replace(" ", "_"): sum(row.verdict == word for row in rows) for word in words}
+    return {"all": len(rows)} | by
+
+
+def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Which code made the records of a build.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        All of them.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per commit, a column per experiment: how many records.
+    """
+    pairs = [(r["commit"], r["experiment"]) for r in records]
+    frame = pd.DataFrame(pairs, columns=["commit", "experiment"])
+    return pd.crosstab(frame.commit, frame.experiment)
+
+
+def found(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
+    """What the rows of a claim say together, for a sentence about them.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        All of them.
+    says : str
+        The claim's words.
+    of : str
+        A pattern's plain part: only rows on data sets whose name holds it.
+
+    Returns
+    -------
+    verdict, measured : str
+        Yes or no where all the rows that can be tested agree, undecided otherwise.
+
+    Raises
+    ------
+    LookupError
+        Where no row claims it.
+    """
+    own = [row for row in rows if row.claim.says == says and of in row.of]
+    if not own and not of:
+        raise LookupError(f"the ledger has no claim “{says}”")
+    tested = {row.verdict for row in own} - {UNTESTABLE}
+    words = {word: verdict for verdict, word in WORDS.items()}
+    verdict = words[tested.pop()] if len(tested) == 1 else UNDECIDED
+    return verdict, "; ".join(row.measured for row in own)
+
+
+def fails(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
+    """What the rows of a claim say together, for a sentence that says the contrary.
+
+    Parameters
+    ----------
+    rows, says, of
+        As in `found`.
+
+    Returns
+    -------
+    verdict, measured : str
+        Yes where all the rows that can be tested fail.
+
+    Raises
+    ------
+    LookupError
+        Where no row claims it.
+    """
+    verdict, measured = found(rows, says, of)
+    return opposite(verdict), measured
+
+
+def against_itself(printed: pd.DataFrame) -> pd.DataFrame:
+    """The paper's statements that its own tables do not bear out.
+
+    Parameters
+    ----------
+    printed : pd.DataFrame
+        All that the paper prints.
+
+    Returns
+    -------
+    pd.DataFrame
+        "statement", "where" and "the tables say".
+    """
+    rows = [*_few_against(few_table(printed)), *_repeated(printed),
+            *_many_against(many_table(printed))]
+    return pd.DataFrame(rows, columns=["statement", "where", "the tables say"])
+
+
+def _few_against(wide: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+    """Where ZeroUnlearn does not forget, or does not keep the most of those that do."""
+    for place, some_rows in wide.groupby(level=["model", "dataset"]):
+        own = some_rows.droplevel(["model", "dataset"])
+        gone = own[own.Eff <= 0.1 * own.Eff["Base"]]
+        if "ZeroUnlearn" not in gone.index:
+            yield ("§6.3: ZeroUnlearn erases the target knowledge (Eff at most a tenth of Base)",
+                   " on ".join(place), f"Eff {own.Eff['ZeroUnlearn']:.2f} of {own.Eff['Base']:.2f}")
+        elif (best := gone.Spe.idxmax()) != "ZeroUnlearn":
+            yield ("§6.3: among methods that forget, ZeroUnlearn best preserves other knowledge",
+                   " on ".join(place), f"Spe {gone.Spe['ZeroUnlearn']:.2f}; "
+                   f"{best} {gone.Spe[best]:.2f} with Eff {gone.Eff[best]:.2f}")
+
+
+def _repeated(printed: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+    """Where Table 4 repeats numbers of Tables 1 and F.1 otherwise."""
+    four = printed[(printed.table == "table4") & ~printed.method.str.contains("w/o")]
+    first = printed[printed.table.str.match("table1|F1")]
+    once = first[(first.method == "ZeroUnlearn") & (first.dataset == "ZsRE")]
+    for x in once.merge(four, on=["model", "metric"]).itertuples():
+        if abs(x.mean_x - x.mean_y) > 0.005:
+            yield ("Table 4 repeats ZeroUnlearn's row of Tables 1 and F.1",
+                   f"{x.model} on ZsRE, {x.metric}",
+                   f"{x.mean_x:.2f} there, {x.mean_y:.2f} in Table 4")
+
+
+def _many_against(large: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+    """Where ZeroUnlearn-GD erases no more than MEMIT or AlphaEdit."""
+    for place, some_rows in large.groupby(level=["model", "dataset"]):
+        eff = some_rows.Eff.droplevel(["model", "dataset"])
+        best = eff[["MEMIT", "AlphaEdit"]].min()
+        if eff["ZeroUnlearn-GD"] >= best:
+            yield ("§6.4: ZeroUnlearn-GD outperforms MEMIT and AlphaEdit in erasing",
+                   " on ".join(place),
+                   f"Eff {eff['ZeroUnlearn-GD']:.2f}, theirs down to {best:.2f}")
