@@ -332,10 +332,11 @@ def test_tables_hold_every_row_and_name_the_rules():
     (line,) = rules(rows).to_dict("records")
     assert line["function"] == "removes_the_knowledge" and line["verdicts"] == (
         "world-cloze: reproduced; world-qa: not reproduced")
+    assert "<td style" in rules(rows)._repr_html_() and "<td>" not in rules(rows)._repr_html_()
     assert ledger_table.counts(rows) == {
         "all": 2, "reproduced": 1, "not_reproduced": 1, "undecided": 0, "untestable": 0}
     made = ledger_table.made([record("ga"), record("ft")])
-    assert made.loc["abc", "made-up"] == 2 and ledger_table.made([]).empty
+    assert made.loc["made-up", "abc"] == 2 and ledger_table.made([]).empty
 
 
 # Which records decide

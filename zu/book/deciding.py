@@ -240,7 +240,8 @@ def source(rows: Records) -> str:
         return ""
     drawn = {(r["n"], r["seed"]) for r in rows}
     draws = len({seed for _, seed in drawn})
-    made = {r.get("fingerprint") for r in kept_records(rows[0]["experiment"])}
+    made = {r.get("fingerprint") for kept in kept_of_any_size(rows[0]["experiment"])
+            for r in kept}
     kept = rows[0].get("fingerprint") in made  # a chapter's record may be a kept one
     older = kept and "question" not in rows[0]  # made before kept ones were held against the code
     text = f"{max(n for n, _ in drawn)} facts, {draws} draw{'s' * (draws > 1)}"

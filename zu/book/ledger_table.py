@@ -15,6 +15,14 @@ WORDS = {YES: "reproduced", NO: "not reproduced", UNDECIDED: "undecided"}
 COLUMNS = ["paper", "claim", "holds if", "verdict", "measured", "of", "with other bounds"]
 
 
+class Words(pd.DataFrame):
+    """A table of words, which is shown without its index and aligned to the left."""
+
+    def _repr_html_(self) -> str:
+        html = self.to_html(index=False, justify="left", border=0)
+        return html.replace("<td>", '<td style="text-align: left">')
+
+
 class Claim(NamedTuple):
     """A claim of the paper and how it is decided.
 
@@ -128,7 +136,7 @@ def ledger(rows: Iterable[Row]) -> pd.DataFrame:
         With the columns `COLUMNS`.
     """
     lines = [(row.claim.paper, row.claim.says, row.claim.holds_if, *row[1:]) for row in rows]
-    return pd.DataFrame(lines, columns=COLUMNS)
+    return Words(lines, columns=COLUMNS)
 
 
 def rules(rows: Iterable[Row]) -> pd.DataFrame:
@@ -142,8 +150,8 @@ def rules(rows: Iterable[Row]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        By the place in the paper: "claim", "holds if", "function" and "verdicts"; these are in the
-        order of the rows, each with its data set where there are several.
+        "paper", "claim", "holds if", "function" and "verdicts"; these are in the order of the rows,
+        each with its data set where there are several.
     """
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -155,7 +163,7 @@ def rules(rows: Iterable[Row]) -> pd.DataFrame:
         claim = own[0].claim
         lines.append((paper, says, claim.holds_if, claim.rule.__name__, "; ".join(said)))
     columns = ["paper", "claim", "holds if", "function", "verdicts"]
-    return pd.DataFrame(lines, columns=columns).set_index("paper")
+    return Words(lines, columns=columns)
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
@@ -187,11 +195,11 @@ def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per commit, a column per experiment: how many records.
+        A row per experiment, a column per commit: how many records.
     """
     pairs = [(r["commit"], r["experiment"]) for r in records]
     frame = pd.DataFrame(pairs, columns=["commit", "experiment"])
-    return pd.crosstab(frame.commit, frame.experiment)
+    return pd.crosstab(frame.experiment, frame.commit)
 
 
 def found(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
@@ -262,7 +270,7 @@ def against_itself(printed: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [*_few_against(few_table(printed)), *_repeated(printed),
             *_many_against(many_table(printed))]
-    return pd.DataFrame(rows, columns=["statement", "where", "the tables say"])
+    return Words(rows, columns=["statement", "where", "the tables say"])
 
 
 def _few_against(wide: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
