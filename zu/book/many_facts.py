@@ -275,7 +275,7 @@ def beside_the_paper(
     return pd.concat([own.reindex(order), theirs.reindex(order)], axis=1).fillna("–")
 
 
-def rise(records: Rows, method: str, other: str = "base") -> Estimate:
+def rise(records: Rows, method: str, other: str = "base", spread: float = math.nan) -> Estimate:
     """By how much a method's perplexity is above another's, draw by draw.
 
     Parameters
@@ -284,19 +284,22 @@ def rise(records: Rows, method: str, other: str = "base") -> Estimate:
         Of one model, data set and number of facts.
     method, other : str
         Rows' labels.
+    spread : float
+        Half the width of the interval of the logarithm where there is only one draw, such as
+        `zu.book.verdicts.ppl_spread` borrows from other runs; NaN for none.
 
     Returns
     -------
     Estimate
-        In percent of the other's, in the geometric mean over the draws that have both; for one draw
-        without an interval, and NaN for none.
+        In percent of the other's, in the geometric mean over the draws that have both; NaN for
+        none.
     """
     by = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in records}
     logs = [math.log(ppl / by[other, seed]) for (label, seed), ppl in by.items()
             if label == method and (other, seed) in by]
-    if len(logs) < 2:
-        return Estimate(100 * math.expm1(logs[0]) if logs else math.nan, math.nan, math.nan)
-    return Estimate(*(100 * math.expm1(x) for x in over_draws(logs)))
+    one = logs[0] if logs else math.nan
+    found = over_draws(logs) if len(logs) > 1 else Estimate(one, one - spread, one + spread)
+    return Estimate(*(100 * math.expm1(x) for x in found))
 
 
 def changes(few: Rows, many: Rows, method: str, metric: str) -> dict[int, float]:
