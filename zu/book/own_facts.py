@@ -20,7 +20,9 @@ MEASURES = {"cosine": "largest cosine with a stored key",
             "change": r"$\Vert\Delta k\Vert\,/\,\Vert k\Vert$"}
 
 
-def probabilities(facts: Sequence[Fact], before: Sequence[float], after: Sequence[float]) -> pd.DataFrame:
+def probabilities(
+    facts: Sequence[Fact], before: Sequence[float], after: Sequence[float]
+) -> pd.DataFrame:
     """The probability of each fact's answer before an edit and while it is on.
 
     Parameters
