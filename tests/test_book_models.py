@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zu.book import models
+from zu.book import families, models
 from zu.layouts import Record
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -60,3 +60,9 @@ def test_the_kept_records_have_what_the_page_shows():
     assert {"zerounlearn", "anchored", "ga", "memit", "rome"} < {*second.loc["gemma"].index}
     counts = models.tried(json.loads((RESULTS / "families.json").read_text())["families"])
     assert counts["bound"] + counts["refused"] == counts["all"] > 100
+
+
+def test_the_kept_scores_of_two_models_stand_side_by_side_with_a_row_per_method():
+    rows = json.loads((RESULTS / "second_model.json").read_text())["rows"]
+    table = families.beside(rows)
+    assert len(table) == len({row["method"] for row in rows}) and "exact Lemma 5.1" in table.index

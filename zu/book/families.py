@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..methods import METHODS
+from .figures import row_name
 
 
 def arrives(scales: Sequence[float | None]) -> str:
@@ -103,7 +103,7 @@ def beside(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for row in rows:
         damage = max(row["damage"].values(), default=None)
         found.append({
-            "method": getattr(METHODS.get(row["method"]), "label", "Base"),
+            "method": row_name(row["method"]),
             "model": row["model"].removesuffix("ForCausalLM"),
             "Eff": f"{row['eff']:.0f}", "Gen": f"{row['gen']:.1f}", "Spe": f"{row['spe']:.1f}",
             "PPL": f"{row['ppl']:,.1f}", "damage": "" if damage is None else f"{damage:.2f}"})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..methods import METHODS
+from .figures import row_name
 from .verdicts import over_draws
 
 #: What a way is called, as tools/searches.py names it.
@@ -42,7 +42,7 @@ def beside(rows: Sequence[dict[str, Any]], reference: str = "adam") -> pd.DataFr
         ours = of_method[of_method["way"] == reference].set_index("seed")
         for way in [way for way in WAYS if way in set(of_method["way"])]:
             these = of_method[of_method["way"] == way].set_index("seed")
-            row = {"method": METHODS[method].label, "targets": WAYS[way], "draws": len(these)}
+            row = {"method": row_name(method), "targets": WAYS[way], "draws": len(these)}
             for key, name in SCORES.items():
                 row[name] = _said(these[key], ours[key], way == reference)
             found.append(row)
