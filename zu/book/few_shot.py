@@ -399,8 +399,9 @@ class Scores:
         return float(np.mean(measured)) if measured else float("nan")
 
     def share(self, method: str, metric: str) -> float:
-        """A mean in percent of Base's; see `mean`."""
-        return 100 * self.mean(method, metric) / self.mean("base", metric)
+        """A mean in percent of Base's, NaN where that is 0; see `mean`."""
+        base = self.mean("base", metric)
+        return 100 * self.mean(method, metric) / base if base else float("nan")
 
     def answered(self, method: str) -> tuple[int, int]:
         """How many facts are still answered after a method, over all draws, and of how many."""
