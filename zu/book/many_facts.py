@@ -184,8 +184,9 @@ def draw_curves(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     import matplotlib.pyplot as plt
 
     sets = [*dict.fromkeys(zip(frame.model, frame.dataset, strict=True))]
-    figure, axes = plt.subplots(len(sets), 4, figsize=(7.4, 0.7 + 2.1 * len(sets)), squeeze=False)
-    for (model, dataset), row in zip(sets, axes, strict=True):
+    rows = max(len(sets), 1)  # of no records an empty figure
+    figure, axes = plt.subplots(rows, 4, figsize=(7.4, 0.7 + 2.1 * rows), squeeze=False)
+    for (model, dataset), row in zip(sets, axes, strict=bool(sets)):
         own = frame[(frame.model == model) & (frame.dataset == dataset)].dropna(subset="value")
         title = f", {dataset}" if frame.model.nunique() == 1 else f", {dataset}, {model}"
         for axis, metric in zip(row, PANELS, strict=True):
@@ -198,7 +199,8 @@ def draw_curves(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
             axis.set_ylabel("perplexity" if metric == "PPL" else "%" * (metric == "Eff"))
             axis.set_xlabel("facts")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
 
 
