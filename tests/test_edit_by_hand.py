@@ -371,8 +371,8 @@ def test_only_a_finite_float32_change_of_the_weights_shape_is_taken(model, tenso
     with pytest.raises(EditError) as caught:
         Edit.load(tmp_path / "e", model)
     assert str(caught.value) == (
-        f"{tmp_path / 'e'}: {A} is no finite float32 change of a weight (4, 6), whole or in two "
-        f"factors; {MADE_FOR}")
+        f"{tmp_path / 'e'}: {A} is not a finite float32 change of a weight (4, 6), whole or in "
+        f"two factors; {MADE_FOR}")
 
 
 @pytest.mark.parametrize("about, said", [
@@ -436,12 +436,12 @@ def test_a_file_holds_an_edit_bit_for_bit_or_it_is_another_or_damaged(model, tmp
     with pytest.raises(EditError) as caught:
         Edit.load(path, model)
     assert str(caught.value).endswith(
-        "it was made for the model 'two'; restore() the edit that is on this one first, if it is "
-        "that one")
+        "it was made for the model 'two'; if this is that model, restore() the edit that is on it "
+        "first")
     tensors[f"left/{A}"][0, 0] += 1e-6
     save_file(tensors, path, metadata=about)
     for use in (edit.is_in, lambda path: Edit.load(path, Two())):
-        with pytest.raises(EditError, match="its numbers are damaged"):
+        with pytest.raises(EditError, match="the file is damaged, its numbers"):
             use(path)
 
 

@@ -82,7 +82,7 @@ def test_a_trained_and_merged_model_edited_and_exported_is_got_back_from_peft_an
     zu.save_model(merged, tokenizer, tmp_path / "merged")
     edit = zu.unlearn(merged, tokenizer, facts, layers=(1, 2), steps=5)
     edited = logits(merged, tokenizer)
-    with pytest.warns(UserWarning, match="is not what lies in .*an adapter was merged into it"):
+    with pytest.warns(UserWarning, match="is not the one stored in .*an adapter was merged into it"):
         edit.save_pretrained(tmp_path / "adapter")  # it was loaded from the folder of the base
     zu.save_model(merged, tokenizer, tmp_path / "whole")
     base, its = zu.load_model(tmp_path / "merged", device="cpu")

@@ -71,7 +71,7 @@ def test_facts_are_taken_as_they_are_and_one_alone_and_no_name_or_path(facts, tm
     for one in (Facts(facts[0]), as_facts(facts[0]), as_facts([facts[0]])):
         assert list(one) == [facts[0]]
     for place in ("world-qa", tmp_path):
-        with pytest.raises(FactError, match="^facts are a name or a path: give what"):
+        with pytest.raises(FactError, match="^facts are a name or a path: read them"):
             as_facts(place)
 
 

@@ -297,7 +297,7 @@ def test_a_past_says_what_it_holds_and_lower_layers_are_read_without_memory(tiny
     batch = reader.collate([reader.encode(tiny[1], fact) for fact in facts])
     past = transformers.DynamicCache()
     tiny[0](input_ids=torch.tensor([[1, 2]] * len(facts)), past_key_values=past)
-    with pytest.raises(ValueError, match="past: say in about"):
+    with pytest.raises(ValueError, match="past holds a text: say which in about="):
         mine.run(batch, past=past)
     for _ in range(2):
         keys, _ = reader.subject_keys(mine, facts, [1, 3])

@@ -118,8 +118,8 @@ def test_a_repeated_hop_takes_the_questions_of_all_in_their_order_and_each_once(
 def test_a_paraphrase_is_odd_without_the_subject_in_any_case(tmp_path, recwarn, paraphrase, odd):
     load_facts(save(tmp_path, [ROW | {"paraphrases": ["Peru has", paraphrase]}, *rows(2)]))
     said = [str(warning.message) for warning in recwarn]
-    assert said == ["'facts': 1 of 3 facts have a paraphrase in which the subject does not stand, "
-                    "nor {} for it: it is asked as it is"] * odd
+    assert said == ["'facts': 1 of 3 facts have a paraphrase that holds neither the subject nor "
+                    "{}: it is asked as it is"] * odd
 
 
 # ---- what the published sets leave open
@@ -411,7 +411,7 @@ def test_an_empty_text_is_no_list_of_pairs():
 
 def test_a_sample_of_what_is_known_says_that_more_were_asked(facts):
     known = Facts(facts, "five-known")
-    with pytest.raises(ValueError, match="holds 5 facts: that many are known of those that were"):
+    with pytest.raises(ValueError, match="holds 5 facts: the model knows that many of those that"):
         known.sample(6, 0)
 
 
@@ -506,7 +506,7 @@ def test_wordings_and_neighbours_are_read_under_each_of_their_names():
     (fact,) = load_facts([unke])
     assert fact.subject == "Peru" and fact.prompt == "Which city leads {}?"
     assert fact.paraphrases == ("Who leads Peru?", "Peru's first city?")
-    with pytest.warns(UserWarning, match="the subject does not stand in what is asked once"):
+    with pytest.warns(UserWarning, match="the question does not hold the subject exactly once"):
         assert load_facts([unke | {"subject": "Chad"}])[0].subject == ""
     (fact,) = load_facts([EASY | {"locality_prompts": ["Oslo is"],
                                   "locality_ground_truths": ["cold"]}])
@@ -643,7 +643,7 @@ def test_an_object_over_several_lines_may_stand_behind_empty_ones(tmp_path):
 
 def test_objects_with_commas_behind_them_are_told_of_those(tmp_path):
     path = save(tmp_path, f"{LINE},\n{LINE},\n")
-    assert message(path).startswith("line 1: a comma stands behind the object: take it away")
+    assert message(path).startswith("line 1: there is a comma after the object: take it away")
 
 
 def test_a_name_that_leads_nowhere_is_told_only_where_it_looks_like_a_path(tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ def test_known_keeps_exactly_the_facts_that_are_answered_right(tiny, spoil):
     none = zu.known(model, tokenizer, wrong)
     assert isinstance(none, zu.Facts) and len(none) == 0
     with pytest.raises(
-            ValueError, match="n is 2: 'words-known' holds 0 facts: that many are known of those"):
+            ValueError, match="n is 2: 'words-known' holds 0 facts: the model knows that many of"):
         none.sample(2, seed=0)
 
 

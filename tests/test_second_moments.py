@@ -269,7 +269,7 @@ def test_a_packed_moment_is_that_moment_in_every_direction():
     ratios = scipy.linalg.eigh(again.numpy(), C0.numpy(), eigvals_only=True)
     assert 0.995 < ratios.min() < ratios.max() < 1.005
     assert not torch.equal(again, C0)
-    with pytest.raises(ValueError, match="not positive definite.*of fewer tokens than m"):
+    with pytest.raises(ValueError, match="not positive definite.*from fewer tokens than m"):
         packed(k[:, :10] @ k[:, :10].T)
 
 

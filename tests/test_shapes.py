@@ -41,14 +41,15 @@ def refusal(folder, rows):
 
 
 #: What is said of each file: of the facts, then of the rows.
-ODD = "1 of 2 facts have a paraphrase in which the subject does not stand"
+ODD = "1 of 2 facts have a paraphrase that holds neither the subject nor {}"
 UNREAD = "are not read: 'portability' in 1 row;"
-NO_SUBJECT = "the subject does not stand in what is asked once, as a word: the fact has none"
+NO_SUBJECT = ("the question does not hold the subject exactly once as a word: the fact has no "
+              "subject")
 SAID = {
     "rwku_1": ["in 1 row a gap has words behind it"], "rwku_2": [],
     "rwku_3": [f"in 2 rows {NO_SUBJECT}"], "rwku_neighbors": [], "tofu": [], "tofu_perturbed": [],
     "muse_knowmem": [], "muse_verbmem": [], "knowedit_zsre": [ODD, UNREAD],
-    "knowedit_counterfact": ["in 1 row a question has no answer", "answer of a question of Forget",
+    "knowedit_counterfact": ["in 1 row a question has no answer", "answer to a Forgetfulness quest",
                              UNREAD],
     "wikirecent": [ODD, "in 2 rows, as in all, there is no ground_truth"],
     "wikibio": [f"in 1 row {NO_SUBJECT}"], "cknowedit": [UNREAD], "easyedit": [UNREAD],
@@ -197,7 +198,7 @@ def test_a_choice_that_may_be_a_place_or_a_text_is_refused(tmp_path):
 @pytest.mark.parametrize("answer", [3, -1, "D", True, "pink", 1.0, [1]])
 def test_a_choice_that_is_none_of_them_is_refused(tmp_path, answer):
     row = {"question": "Which colour?", "choices": ["red", "blue", "green"], "answer": answer}
-    assert "field 'answer' is no place among the 3 choices" in refusal(tmp_path, [row])
+    assert "field 'answer' is none of the 3 choices" in refusal(tmp_path, [row])
 
 
 @pytest.mark.parametrize("true", ["Oslo", ["Oslo", "Christiania"], [["Oslo"], ["Bergen"]],
@@ -315,9 +316,9 @@ def test_fields_that_could_hold_wordings_or_neighbours_are_warned_of_once_with_c
     rows[1] |= {"attribute_prompts": [], "Near Lima, paraphrased": "x"}
     said = read(tmp_path, rows)[1]
     assert said == [
-        "'facts': fields that may hold wordings, neighbours or what follows from the facts are not "
-        "read: 'attribute_prompts' in 2 rows, 'portability' in 1 row, 'question' in 3 rows, "
-        "others, whose names zu does not know, in 2 rows; see zu.load_facts"]
+        "'facts': fields that may hold wordings, neighbours or questions that follow from the "
+        "facts are not read: 'attribute_prompts' in 2 rows, 'portability' in 1 row, 'question' in "
+        "3 rows, others, with names that zu does not know, in 2 rows; see zu.load_facts"]
 
 
 def test_the_older_benchmarks_tell_of_what_they_hold_beside_the_facts(tmp_path):
@@ -648,6 +649,6 @@ def test_a_subject_within_a_word_of_a_paraphrase_does_not_stand_there(tmp_path):
     row = {"subject": "Peru", "prompt": "{} has", "target": "x"}
     assert read(tmp_path, [row | {"paraphrases": ["PERU'S is", "{}vian"]}])[1] == []
     said = read(tmp_path, [row | {"paraphrases": ["The Peruvian is"]}])[1]
-    assert len(said) == 1 and "the subject does not stand" in said[0]
+    assert len(said) == 1 and "holds neither the subject" in said[0]
     no_subject = {"prompt": "It has", "target": "x", "paraphrases": ["The Peruvian is"]}
     assert read(tmp_path, [no_subject])[1] == []

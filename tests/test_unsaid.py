@@ -311,7 +311,7 @@ def test_a_saved_edit_whose_numbers_are_others_is_refused(job, tmp_path, damage)
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     damage(tensors)
     save_file(tensors, path, metadata=about)
-    with pytest.raises(zu.EditError, match="numbers are damaged"):
+    with pytest.raises(zu.EditError, match="the file is damaged"):
         zu.Edit.load(path, job[0])
 
 

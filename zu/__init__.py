@@ -1,6 +1,6 @@
 """zu: make a language model forget given facts (ZeroUnlearn).
 
-A few MLP output projections are edited; the rest of the model stays as it is.
+An edit changes a few MLP output projections and leaves the rest of the model as it is.
 """
 from . import solve
 from .audit import card, robustness

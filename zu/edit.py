@@ -1,4 +1,4 @@
-"""An edit: what changed in a few weights, put on, taken off without a trace, saved, loaded."""
+"""An edit: the changes of a few weights, which can be applied, undone exactly, saved and loaded."""
 from __future__ import annotations
 
 import json
@@ -30,47 +30,47 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMAT = "zu-edit-3"
-#: The format before it: a weight's mark there does not tell values that have changed places.
+#: The previous format, whose mark of a weight does not notice values that swapped places.
 BEFORE = "zu-edit-2"
-#: What is left out of a low-rank change, as a share of its norm: half of float32's rounding.
+#: The share of a change's norm that its factors may leave out: half of float32's rounding.
 ROUNDING = 2.0 ** -24
-#: A change as it is stored: itself, (d, m), or two factors, (d, r) and (r, m); float32.
+#: A change as it is stored, in float32: one (d, m) tensor, or two factors, (d, r) and (r, m).
 Parts = tuple[torch.Tensor, ...]
-#: Names in a file of a change's parts, by their number.
+#: What a file calls the parts of a change, by how many there are.
 _KINDS = {1: ("delta",), 2: ("left", "right")}
 
 
 class EditError(ValueError):
-    """An edit that must not be applied, restored or loaded; the message says why and what to do."""
+    """An edit cannot be applied, restored or loaded; the message says why and what to do."""
 
 
 class Edit:
     """Weight changes by parameter name, tied to one model.
 
-    As a context manager it is taken off at the end of the block, the outermost where blocks of the
-    same edit are nested; without one it stays until `restore`.
+    Used as a context manager, the edit is taken off at the end of the block (of the outermost one,
+    if blocks of the same edit are nested). Otherwise it stays on until `restore`.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The model that it changes.
+        The model to change.
     method : str
-        What made it.
+        The name of the method that made the edit.
     settings : dict, optional
-        Of the method; they must be JSON's kinds of values to be saved.
+        The method's settings. An edit can be saved only if JSON can hold them.
     facts : int
-        The number of facts that it is of.
+        How many facts the edit removes.
 
     Attributes
     ----------
     parts : dict of str to tuple of Tensor
-        What is stored of each change, float32: one (d, m) tensor, or two factors (d, r) and (r, m)
-        where that is smaller.
+        Each change as it is stored, in float32: one (d, m) tensor, or two factors (d, r) and (r, m)
+        if they take less room.
     keys : dict of int to Tensor
         By layer, the facts' keys (n, m), for later edits that should spare them.
     damage : dict of int to float
-        By layer, the share of general energy that the edit moves, see `measure`; empty where it is
-        not measured.
+        By layer, the share of general energy that the edit moves (see `measure`); empty until it is
+        measured.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Edit:
         self.parts: dict[str, Parts] = {}
         self.keys: dict[int, torch.Tensor] = {}
         self.damage: dict[int, float] = {}
-        #: By which a model lists it, see `zu.carried`.
+        #: Identifies the edit in the model's list of edits, see `zu.carried`.
         self.ticket = secrets.token_hex(8)
         self._dtype = ""  # of the weights that the edit was made for
         self._marks: dict[str, str] = {}  # of the weights that the edit was made for
-        self._original: dict[str, torch.Tensor] = {}  # what the weights were; empty while off
-        self._edited: dict[str, torch.Tensor] = {}  # what they are; empty while off
+        self._original: dict[str, torch.Tensor] = {}  # the weights before; empty while off
+        self._edited: dict[str, torch.Tensor] = {}  # the weights now; empty while off
         self._blocks = 0  # how many `with` blocks of it are open
 
     @undisturbed()
@@ -101,7 +101,8 @@ class Edit:
     def set(self, name: str, weight: torch.Tensor) -> None:
         """Record the new value of a parameter and put it on.
 
-        A change of rank up to two for each fact is stored as its factors, to float32's rounding.
+        A change whose rank is at most two per fact is stored as two factors, exact to float32's
+        rounding.
 
         Parameters
         ----------
@@ -114,9 +115,9 @@ class Edit:
         Raises
         ------
         EditError
-            With the model as it was, for a weight that cannot be edited, another shape, NaN,
-            infinity, what the weight's dtype cannot hold, or a change a hundred times larger than
-            the weight.
+            If the weight cannot be edited, or `weight` has another shape, NaN, infinity, a value
+            that the weight's dtype cannot hold, or differs from the weight by more than a hundred
+            times its norm. The model stays as it was.
         """
         name = plain_name(name)
         current = self._editable(name)
@@ -134,7 +135,7 @@ class Edit:
         parts = _factors(delta, 2 * self.facts)
         edited = _rounded(name, old, parts)
         self.parts[name], self._marks[name], self._dtype = parts, mark(old), str(old.dtype)
-        self.damage.clear()  # it was of the change before
+        self.damage.clear()  # measured for the previous change
         self._put(name, edited)
 
     @property
@@ -148,10 +149,10 @@ class Edit:
     @undisturbed()
     @torch.no_grad()
     def apply(self) -> Self:
-        """Put the edit on; nothing happens where it is on already.
+        """Put the edit on; an edit that is on already stays as it is.
 
-        Where other code has loaded the weights without it, it is put on again. The change is added
-        to what the weights are now, so that edits made for the same weights stack.
+        If other code has since loaded the original weights into the model, the edit is put on
+        again. The change is added to the present weights, so edits made for the same weights stack.
 
         Returns
         -------
@@ -161,16 +162,16 @@ class Edit:
         Raises
         ------
         EditError
-            With the model as it was, for weights that cannot be edited, for a sum that their dtype
-            cannot hold, and where the very same edit is on the model already.
+            If a weight cannot be edited, if its dtype cannot hold the sum, or if the same edit is
+            on the model already. The model stays as it was.
         """
         edited = {}
         for name, parts in self.parts.items():
             if name not in self._original or self._is_off(name):
                 edited[name] = _rounded(name, self._editable(name).detach(), parts)
         if edited and (twin := twin_on(self.model, self.ticket, self._content())):
-            raise EditError(f"the very same edit ({twin}) is on the model already, and would be on "
-                            "it twice: restore that one, or leave this one off")
+            raise EditError(f"the very same edit ({twin}) is on the model already, and would count "
+                            "twice: restore that one, or leave this one off")
         for name, weight in edited.items():
             self._put(name, weight)
         return self
@@ -178,16 +179,16 @@ class Edit:
     @undisturbed()
     @torch.no_grad()
     def restore(self) -> None:
-        """Take the edit off: every weight is again what it was, bit for bit.
+        """Take the edit off: every weight becomes what it was before, bit for bit.
 
-        Where the model was cast to another dtype meanwhile, every weight is what it was, cast in
-        the same way, and a warning says so. A merged adapter of PEFT comes off only to the weights'
-        rounding.
+        If the model was cast to another dtype in the meantime, the original weights are cast in the
+        same way, and a warning says so. (An edit merged as a PEFT adapter does not come off by this
+        method; PEFT's own unmerge restores the weights only up to rounding.)
 
         Raises
         ------
         EditError
-            When something else changed a weight since: take later edits off first.
+            If something else has changed a weight since. Take later edits off first.
         """
         casts: dict[str, tuple[torch.dtype, ...]] = {}
         for name, edited in self._edited.items():
@@ -208,29 +209,30 @@ class Edit:
         if cast := next(filter(None, casts.values()), None):
             way = " to ".join(map(str, cast))
             warnings.warn(f"the model was cast to {way} while the edit was on: the edit is off, and"
-                          " each weight is what it was, rounded in the same way; what the cast "
-                          "took from the weights does not come back", stacklevel=4)
+                          " each weight is what it was, rounded in the same way; the digits that "
+                          "the cast dropped do not come back", stacklevel=4)
 
     @undisturbed()
     @torch.no_grad()
     def measure(
         self, moments: Mapping[int, torch.Tensor], energies: Energies | None = None
     ) -> dict[int, float]:
-        """By layer the share of general energy that the edit moves: tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ).
+        """Measure, by layer, the share of general energy that the edit moves.
 
-        `zu.unlearn` does this itself where a method needs the moments, or they are at hand.
+        The share is tr(Δ C_0 Δᵀ) / tr(W C_0 Wᵀ). `zu.unlearn` measures it itself if the method
+        needs the moments or the reader already has them.
 
         Parameters
         ----------
         moments : mapping of int to Tensor
-            C_0, (m, m), by layer, of the unedited model, as `zu.moments` returns it.
+            By layer, C_0 (m, m) of the unedited model, as `zu.moments` returns it.
         energies : Energies, optional
-            What an edit before this one has left, see `zu.damage`.
+            Sums left by the previous edit, see `zu.damage`.
 
         Returns
         -------
         dict of int to float
-            `damage`, with those layers in it whose moments are given.
+            `damage`, now with the layers whose moments are given.
         """
         for name, parts in self.parts.items():
             layer, old = layer_of(name), self._original.get(name, self._parameter(name).detach())
@@ -247,7 +249,7 @@ class Edit:
         return self.damage
 
     def _is_off(self, name: str) -> bool:
-        """Whether a weight is already what it was without the edit, loaded by other code."""
+        """Whether other code has already put the original values back into a weight."""
         weight, old = self._parameter(name), self._original[name]
         if weight.is_meta or weight.dtype != old.dtype or weight.shape != old.shape:
             return False
@@ -260,7 +262,7 @@ class Edit:
 
     @property
     def changed(self) -> list[str]:
-        """Names of the weights that are others while the edit is on, as rounded to their dtype."""
+        """Names of the weights that differ while the edit is on, after rounding to their dtype."""
         names = []
         for name, old in self._original.items():
             if not torch.equal(old, self._edited[name]):
@@ -286,7 +288,7 @@ class Edit:
         except EditError as problem:
             if error is None:
                 raise
-            # what went wrong in the block is not to be hidden by this
+            # keep the block's own error visible
             error.add_note(f"the edit is still on the model: {problem}")
 
     def __repr__(self) -> str:
@@ -312,49 +314,50 @@ class Edit:
         return "\n".join(lines)
 
     def damage_in_words(self) -> str:
-        """By layer the share of general energy that moves, or that it is not measured.
+        """Describe the damage in words.
 
         Returns
         -------
         str
-            Such as ``"layer 15 8.21%, layer 16 3.10%"``.
+            The share of general energy that moves at each layer, for example ``"layer 15 8.21%,
+            layer 16 3.10%"``; or that it is not measured.
         """
         each = [f"layer {layer} {share:.2%}" for layer, share in self.damage.items()]
         return ", ".join(each) or "not measured (edit.measure(zu.moments(...)) does)"
 
     def relative_size(self, name: str) -> float:
-        """The size of a change against its weight's.
+        """The size of a change relative to its weight.
 
         Parameters
         ----------
         name : str
-            Of a changed weight.
+            The name of a changed weight.
 
         Returns
         -------
         float
-            ‖Δ‖ / ‖W‖.
+            ‖Δ‖ / ‖W‖, in Frobenius norms.
         """
         name = plain_name(name)
         old = self._original.get(name, self._parameter(name))
         return float(_product(self.parts[name]).norm() / old.float().norm())
 
     def save(self, path: str | Path) -> None:
-        """Write changes and keys as safetensors, whole or not at all.
+        """Write changes and keys to a safetensors file, whole or not at all.
 
-        No text of the facts is in the file.
+        The file holds no text of the facts.
 
         Parameters
         ----------
         path : str or Path
-            Where to write; a folder that is not there is made, and ``~`` is the user's own.
+            Where to write. A missing folder is made, and ``~`` is the home folder.
 
         Raises
         ------
         EditError
-            For a setting that is none of JSON's kinds of values.
+            If JSON cannot hold one of the settings.
         OSError
-            Where it cannot be written.
+            If the file cannot be written.
         """
         from safetensors.torch import save_file
 
@@ -380,7 +383,7 @@ class Edit:
         write_whole(where, lambda part: save_file(tensors, part, metadata=about))
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """All that a file of the edit holds, by the names there, on the CPU."""
+        """The tensors of the edit's file, on the CPU, by their names in it."""
         tensors = {f"keys/{layer}": x for layer, x in self.keys.items()}
         for name, parts in self.parts.items():
             for kind, x in zip(_KINDS[len(parts)], parts, strict=True):
@@ -393,47 +396,47 @@ class Edit:
         Parameters
         ----------
         path : str or Path
-            Of a file that `save` wrote.
+            A file that `save` wrote.
 
         Returns
         -------
         bool
-            Whether its changes and keys are the edit's, bit for bit.
+            True if the file's changes and keys equal this edit's, bit for bit.
 
         Raises
         ------
         EditError
-            For a file that is no edit, or damaged.
+            If the file is damaged or holds no edit.
         """
         return _digest(_read(Path(path).expanduser())[1]) == _digest(self._tensors())
 
     @undisturbed()
     @torch.no_grad()
     def save_pretrained(self, folder: str | Path, *, rank: int | None = None) -> None:
-        """Write the edit as an adapter of PEFT: two factors a weight, each with its rank, scale 1.
+        """Write the edit as a PEFT adapter: two factors per weight, each of its own rank, scale 1.
 
-        ``PeftModel.from_pretrained(model, folder)`` then gives the edited model, where `model` is
-        the one that the edit was made for, an adapter that was merged into it included.
-        ``merge_and_unload`` does so to the rounding of the weights' dtype, and PEFT's unmerge takes
-        the edit off to that rounding: `restore` alone does so bit for bit.
+        ``PeftModel.from_pretrained(model, folder)`` then gives the edited model. `model` must be
+        the one that the edit was made for, with any adapter that had been merged into it.
+        ``merge_and_unload`` is exact to the rounding of the weights' dtype, and so is PEFT's
+        unmerge; only `restore` takes an edit off bit for bit.
 
         Parameters
         ----------
         folder : str or Path
-            Where to write: a folder that is not there, or an empty one. ``~`` is the user's own.
+            A new or empty folder to write to. ``~`` is the home folder.
         rank : int, optional
-            Take the best approximation of at most this rank; a warning says what it leaves out. By
-            default the change is written as it is, or refused.
+            Write the best approximation of at most this rank; a warning says how much it leaves
+            out. By default the change is written in full, or refused.
 
         Raises
         ------
         EditError
-            For a change whose factors would be no smaller than the weight itself, as of a method
-            that descends; and for an edit that changes nothing.
+            If the edit changes nothing, or if the factors of a change would be no smaller than the
+            weight itself, as they are for methods that train the weights.
         FileExistsError
-            For a folder with something in it.
+            If the folder is not empty.
         OSError
-            Where it cannot be written.
+            If the folder cannot be written.
         """
         if rank is not None and (not isinstance(rank, numbers.Integral) or rank < 1):
             raise EditError(f"rank is {rank}: give a whole number, 1 or more")
@@ -449,27 +452,27 @@ class Edit:
         lost = max(left_out.values())
         if lost > 2 * ROUNDING:
             warnings.warn(f"an adapter of rank {rank} leaves out up to {lost:.1%} of a weight's "
-                          "change: it is not the edit, measure what it does", stacklevel=3)
+                          "change: it is not the same edit, so measure what it does", stacklevel=3)
         about = {"zu": FORMAT, "before": json.dumps(self._marks)}
         write_adapter(folder, changes, self._readme(left_out), about, base=self._base())
 
     def _base(self) -> str | None:
-        """Where the model lies that the edit is of; None, with a warning, where it is another."""
+        """Where the edit's model is stored; None, with a warning, if the weights there differ."""
         source = source_of(self.model)
         if other := differing(self.model, self._original):
-            warnings.warn(f"the model is not what lies in '{source}' ({other} is another: it was "
+            warnings.warn(f"the model is not the one stored in '{source}' ({other} differs: it was "
                           "trained or edited, or an adapter was merged into it). The adapter fits "
-                          "the model as it was edited: save that without the edit "
+                          "only the model that you edited: save that model without the edit "
                           "(zu.save_model), and load the adapter onto it", stacklevel=5)
             return None
         return source or None
 
     def _readme(self, left_out: dict[str, float]) -> str:
-        """What a README says of the edit, behind the hub's front matter."""
+        """The adapter's README: the hub's front matter, then a description of the edit."""
         head = front_matter(self.model, "peft", [self.method] if self.method else [])
         lines = [f"# {self.method or 'An edit'}: {self.facts} facts to forget", "",
-                 "An edit by zu as an adapter of PEFT. It fits one model alone: the one that it "
-                 "was made for, unedited, with whatever had been merged into it.", "", "```python",
+                 "An edit by zu as a PEFT adapter. It fits only the model that it was made for, "
+                 "unedited, with whatever had been merged into it.", "", "```python",
                  "from peft import PeftModel", "",
                  "model = PeftModel.from_pretrained(model, folder)", "```", "",
                  "Merging and unmerging are exact to the rounding of the weights' dtype, not bit "
@@ -488,10 +491,10 @@ class Edit:
         Parameters
         ----------
         path : str or Path
-            Of a file that `save` wrote.
+            A file that `save` wrote.
         model : PreTrainedModel
-            A copy of the model that the edit was made for, unedited and in the same dtype; it may
-            be compiled, data-parallel, or with adapters of PEFT on other weights.
+            A copy of the model that the edit was made for, unedited and in the same dtype. It may
+            be compiled, data-parallel, or carry PEFT adapters on other weights.
 
         Returns
         -------
@@ -501,7 +504,8 @@ class Edit:
         Raises
         ------
         EditError
-            For a file that is no edit, or one made for other weights than this model's.
+            If the file is missing, damaged or holds no edit, or if the edit was made for other
+            weights than this model's.
         """
         path = Path(path).expanduser()
         about, tensors = _read(path)
@@ -516,7 +520,10 @@ class Edit:
     def _described(
         cls, path: str | Path, model: PreTrainedModel, about: dict[str, str], tensors: dict
     ) -> Edit:
-        """An edit with all that a file says about it but its changes; its keys leave `tensors`."""
+        """An edit with everything that its file holds but the changes; removes keys from `tensors`.
+
+        `EditError` if the description is damaged.
+        """
         try:
             edit = cls(model, method=about["method"], settings=json.loads(about["settings"]),
                        facts=int(about["facts"]))
@@ -539,10 +546,10 @@ class Edit:
         tensors: dict[str, torch.Tensor],
         about: dict[str, str],
     ) -> Parts:
-        """One weight's change out of a file's tensors, where it fits the weight and its mark."""
+        """One weight's change from a file; `EditError` unless it fits the weight and its mark."""
         made_for = f"it was made for the model '{about.get('model')}'; "
         if edits_on(self.model):
-            made_for += "restore() the edit that is on this one first, if it is that one"
+            made_for += "if this is that model, restore() the edit that is on it first"
         else:
             made_for += "load that one afresh, unedited"
         try:
@@ -554,7 +561,7 @@ class Edit:
         there = [f"{kind}/{name}" for kind in ("delta", "left", "right")]
         parts = tuple(tensors[key].to(weight.device) for key in there if key in tensors)
         if not _fits(parts, weight):
-            raise EditError(f"{path}: {name} is no finite float32 change of a weight "
+            raise EditError(f"{path}: {name} is not a finite float32 change of a weight "
                             f"{tuple(weight.shape)}, whole or in two factors; {made_for}")
         now = mark(weight) if about["format"] == FORMAT else _old_mark(weight)
         if self._marks.pop(name, None) != now:
@@ -571,14 +578,14 @@ class Edit:
             raise EditError(f"the model has no parameter '{name}'") from None
 
     def _editable(self, name: str) -> nn.Parameter:
-        """The model's parameter of this name, where its numbers can be changed."""
+        """The model's parameter of this name; `EditError` if it cannot be changed."""
         weight = self._parameter(name)
         if why := why_not_editable(weight) or why_not_alone(self.model, weight):
             raise EditError(f"{name} cannot be edited: {why}")
         return weight
 
     def _put(self, name: str, edited: torch.Tensor) -> None:
-        """Put one new weight on, and remember the weight without it and with it."""
+        """Write one new weight into the model, and remember it and the original."""
         weight = self._parameter(name)
         self._original.setdefault(name, weight.detach().clone())
         self._edited[name] = edited
@@ -587,12 +594,12 @@ class Edit:
         enlist(self.model, self.ticket, about, self._marks, self._content())
 
     def _content(self) -> str:
-        """What tells the changes from those of other edits."""
+        """A text that differs between edits with different changes."""
         return " ".join(mark(x) for _, parts in sorted(self.parts.items()) for x in parts)
 
 
 def _rounded(name: str, old: torch.Tensor, parts: Parts) -> torch.Tensor:
-    """A weight with a change, in the weight's dtype; `EditError` where that cannot hold it."""
+    """A weight plus a change, in the weight's dtype; `EditError` if that dtype cannot hold it."""
     wide = torch.promote_types(old.dtype, torch.float32)
     edited = (old.to(wide) + _product(parts).to(wide)).to(old.dtype)
     if not bool(torch.isfinite(edited).all()):
@@ -603,9 +610,9 @@ def _rounded(name: str, old: torch.Tensor, parts: Parts) -> torch.Tensor:
 
 
 def _casts(then: torch.Tensor, now: torch.Tensor) -> tuple[torch.dtype, ...] | None:
-    """The dtypes that a tensor went through to be what it is now; None where it is another one.
+    """The dtypes through which a tensor `then` was cast to become `now`; None if it was not.
 
-    () where it is the same; a cast and back leaves its trace in the values.
+    An unchanged tensor gives (). A cast and back again shows in the values.
     """
     if now.is_meta or now.shape != then.shape:
         return None
@@ -628,7 +635,7 @@ def _cast(x: torch.Tensor, way: tuple[torch.dtype, ...]) -> torch.Tensor:
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """What a file of this format says about itself, and its tensors by name."""
+    """A file's metadata and its tensors by name; `EditError` if it holds no edit."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -642,8 +649,8 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise EditError(f"{path}: not an edit written by this zu (format {found!r}, not "
                         f"{FORMAT!r})")
     if about.get("content", whole := _digest(tensors)) != whole:
-        raise EditError(f"{path}: its numbers are damaged, not those that were written: fetch the "
-                        "file again, or make the edit again")
+        raise EditError(f"{path}: the file is damaged, its numbers are not those that were written:"
+                        " fetch it again, or make the edit again")
     return about, tensors
 
 
@@ -653,16 +660,16 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _place(name: str) -> str:
-    """The name of a tensor in a file, without what wrappers have put into it."""
+    """The name of a tensor in a file, without the names of wrappers."""
     kind, _, weight = name.partition("/")
     return f"{kind}/{plain_name(weight)}"
 
 
 def _factors(delta: torch.Tensor, bound: int) -> Parts:
-    """A change (d, m), float64, as float32: in two factors where its rank is at most `bound`.
+    """A change (d, m), float64, as float32: in two factors if its rank is at most `bound`.
 
-    Only where they are smaller. The span of delta's columns is found through random combinations
-    of them, then cut to the numerical rank.
+    Factors are used only if they are smaller. Random combinations of delta's columns find their
+    span, which is then cut to the numerical rank.
     """
     d, m = delta.shape
     bound = min(bound, d * m // (d + m))
@@ -681,9 +688,9 @@ def _factors(delta: torch.Tensor, bound: int) -> Parts:
 
 
 def _cut(name: str, parts: Parts, rank: int | None) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """A change as two factors, of at most a rank where one is given, and the share left out.
+    """A change as two factors, of at most the rank given, and the share that they leave out.
 
-    `EditError` for one without such factors that are smaller than itself.
+    `EditError` if no rank is given and exact factors would be no smaller than the change.
     """
     if len(parts) == 2 and (rank is None or len(parts[1]) <= rank):
         return *parts, 0.0
@@ -728,7 +735,7 @@ def _size(n: int) -> str:
 
 
 def _old_mark(weight: torch.Tensor) -> str:
-    """The mark in files of the format before: a sum and a norm."""
+    """The mark in files of the previous format: a sum and a norm."""
     total = weight.sum(dtype=torch.float64).item()
     norm = torch.linalg.vector_norm(weight.double()).item()
     return f"{total:.9e} {norm:.9e}"

@@ -29,10 +29,10 @@ from .wrappers import why_not_editable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Layers that the paper edits (its Section 6.2) in Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and
-#: ours in SmolLM2-135M, by depth and width: a copy under another name gets the same. The released
-#: code does not edit these with every method: ROME, GA and FT change one layer, 18, 21 or 8, and
-#: MEMIT takes 6 to 8 of Qwen3-4B.
+#: The layers to edit, by depth and width, so that a copy under another name gets the same ones:
+#: the paper's (its Section 6.2) for Llama-3.2-3B, Llama-3.1-8B and Qwen3-4B, and ours for
+#: SmolLM2-135M. The released code does not use them for every method: ROME, GA and FT change one
+#: layer, 18, 21 or 8, and MEMIT changes layers 6 to 8 of Qwen3-4B.
 LAYERS = {
     (28, 3072): (16, 17, 18),
     (32, 4096): (19, 20, 21),
@@ -41,7 +41,7 @@ LAYERS = {
 }
 
 
-#: A weight's sum, its norm and its sum by place, see `sums`.
+#: A weight's sum, its norm and its place-weighted sum, see `sums`.
 Sums = tuple[float, float, float]
 
 _LOADING = threading.Lock()
@@ -56,17 +56,18 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
-    Only safetensors are read, and no code of a folder or the hub is run. A model of images and text
-    is loaded if it says something to text alone; a warning tells where only that part is loaded.
+    Only safetensors files are read, and code from the folder or the hub is never run. A model of
+    images and text is loaded if it can read text alone; a warning says if only its text part is
+    loaded.
 
     Parameters
     ----------
     name : str or Path
         ``"smollm2"`` (the embedded SmolLM2-135M-Instruct), a hub id, or a local folder.
     device : str, optional
-        For example ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
+        For example ``"cpu"`` or ``"cuda"``; by default CUDA if there is a GPU.
     dtype : torch.dtype
-        Of the weights.
+        The dtype of the weights.
     device_map : str or dict, optional
         Passed to transformers instead of `device`, for a model spread over several GPUs.
 
@@ -75,12 +76,13 @@ def load_model(
     model : PreTrainedModel
         In evaluation mode, with gradients off.
     tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows the offsets of its tokens.
+        A fast tokenizer, which knows the offsets of its tokens.
 
     Raises
     ------
     OSError
-        With what to do, when the model is neither at hand nor to be had, or needs code of its own.
+        If the model cannot be found, read or downloaded, or needs code of its own; the message says
+        what to do.
     """
     from safetensors import SafetensorError
     embedded = str(name) == "smollm2"
@@ -96,12 +98,13 @@ def load_model(
         reason = str(error).strip().splitlines()[0]
         raise OSError(
             f"model '{name}' could not be loaded: give 'smollm2', a folder with config.json, "
-            "tokenizer.json and *.safetensors, or a hub id with the network up and, for a gated "
-            f"model, 'hf auth login' done ({reason})") from error
+            "tokenizer.json and *.safetensors, or a hub id; a hub id needs the network and, for a "
+            f"gated model, 'hf auth login' ({reason})") from error
     if own:
         raise OSError(f"model '{name}' {own}")
     if not tokenizer.is_fast:
-        raise OSError(f"model '{name}' has no fast tokenizer, whose offsets find the subject")
+        raise OSError(f"model '{name}' has no fast tokenizer, which zu needs to find the subject's "
+                      "tokens: give a folder with a tokenizer.json")
     called = str(name) if embedded else Path(str(name)).name
     model.name = called  # type: ignore[assignment]  # torch declares modules and tensors only
     if device_map is None:
@@ -112,7 +115,7 @@ def load_model(
 def _read(
     source: str, dtype: torch.dtype, device_map: str | dict | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a folder or hub id, by transformers' own classes alone."""
+    """A model and its tokenizer from a folder or hub id, using only transformers' own classes."""
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -138,14 +141,14 @@ def _read(
     if kind is AutoModelForImageTextToText:
         _must_read_text(model)
     elif type(model.config) is not type(config):
-        warnings.warn(f"of a {type(config).__name__} only the part for text is loaded, as "
+        warnings.warn(f"only the text part of a {type(config).__name__} is loaded, as "
                       f"{type(model).__name__}; zu.save_model writes that part", stacklevel=3)
     return model, tokenizer
 
 
 @torch.no_grad()
 def _must_read_text(model: PreTrainedModel) -> None:
-    """Raise `OSError` unless a model of images and text says something to text alone."""
+    """Raise `OSError` unless a model of images and text can read text alone."""
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     said = f"{type(model).__name__} does not read text alone"
     try:
@@ -157,14 +160,14 @@ def _must_read_text(model: PreTrainedModel) -> None:
 
 
 def _move(model: nn.Module, device: str | None) -> None:
-    """Bring a model to a device, by default to CUDA where there is one."""
+    """Move a model to a device, by default to CUDA if there is a GPU."""
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _on_hub(name: str) -> None:
-    """Raise `OSError` with the reason where no model has this name.
+    """Raise `OSError` with the reason if no model has this name.
 
-    transformers would try for a minute.
+    transformers itself would go on trying for a minute.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -181,7 +184,7 @@ def _on_hub(name: str) -> None:
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
-    """The decoder inside a causal language model: what its layers stand in, without the head.
+    """The decoder inside a causal language model: the module around its layers, without the head.
 
     Parameters
     ----------
@@ -196,7 +199,7 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     Raises
     ------
     LayoutError
-        For a model of a layout that zu does not know, see `zu.layouts.known`.
+        If zu does not know the model's layout, see `zu.layouts.known`.
     """
     return known(model).body
 
@@ -209,20 +212,20 @@ def down_proj(model: PreTrainedModel, layer: int) -> nn.Module:
     model : PreTrainedModel
         A causal language model.
     layer : int
-        Its number, from 0 on.
+        The layer's number, counted from 0.
 
     Returns
     -------
     nn.Module
-        Its weight is (d, m), or (m, d) in families that store it transposed (GPT-2): see
-        `zu.layouts.Layout.matrix`. Some have a bias.
+        A linear module. Its weight is (d, m), or (m, d) in families that store it transposed
+        (GPT-2): see `zu.layouts.Layout.matrix`. Some have a bias.
 
     Raises
     ------
     IndexError
-        For a layer that is not there.
+        If the model has no such layer.
     LayoutError
-        For one that cannot be edited.
+        If the layer cannot be edited.
 
     References
     ----------
@@ -232,7 +235,7 @@ def down_proj(model: PreTrainedModel, layer: int) -> nn.Module:
 
 
 def weight_name(model: PreTrainedModel, layer: int) -> str:
-    """The name under which a projection's weight stands in ``model.named_parameters()``.
+    """The name of a projection's weight in ``model.named_parameters()``.
 
     Parameters
     ----------
@@ -246,7 +249,7 @@ def weight_name(model: PreTrainedModel, layer: int) -> str:
 
     Raises
     ------
-    IndexError, TypeError
+    IndexError, LayoutError
         As `down_proj` does.
     """
     weight = down_proj(model, layer).get_parameter("weight")
@@ -255,20 +258,20 @@ def weight_name(model: PreTrainedModel, layer: int) -> str:
 
 
 class NonFiniteError(ValueError):
-    """A model whose numbers are NaN or infinite: nothing is computed from them."""
+    """A model's numbers are NaN or infinite, so nothing is computed from them."""
 
 
 def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -> torch.Tensor:
-    """Check what a model puts out.
+    """Check that a model's output is finite.
 
     Parameters
     ----------
     model : PreTrainedModel
         The model, for the message.
     values : Tensor
-        (..., d) or (..., vocabulary). A single −∞ is no fault: a token that the model rules out.
+        (..., d) or (..., vocabulary). A single −∞ is allowed: the model rules that token out.
     what : str
-        What the values are, for the message.
+        The name of the values in the message.
 
     Returns
     -------
@@ -278,7 +281,7 @@ def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -
     Raises
     ------
     NonFiniteError
-        Where a row has NaN or +∞, or is −∞ all over.
+        If a row holds NaN or +∞, or nothing but −∞.
     """
     largest = values.detach().amax(-1)  # (..., d) -> (...); NaN where a row has one
     if not bool(largest.isfinite().all()):
@@ -292,8 +295,8 @@ def finite(model: PreTrainedModel, values: torch.Tensor, what: str = "logits") -
 def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> torch.Tensor:
     """Logits of final hidden states, finished by the model's own code.
 
-    What a family does around its head (a scale, a soft cap, a bias) is done by the model's own
-    forward pass, in which the states stand in for what its decoder would put out.
+    The model's own forward pass runs, with the states in place of its decoder's output, so that
+    whatever a family does around its head (a scale, a soft cap, a bias) is done too.
 
     Parameters
     ----------
@@ -302,7 +305,7 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
     states : Tensor
         (..., d): hidden states after the final norm (`zu.layouts.Layout.finish`).
     check : bool
-        Whether to look at them with `finite`.
+        Whether to check the logits with `finite`.
 
     Returns
     -------
@@ -311,16 +314,16 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
 
     Raises
     ------
-    ValueError
-        Where they are not finite (see `finite`), unless `check` is off.
+    NonFiniteError
+        If the logits are not finite (see `finite`), unless `check` is off.
     """
     head = model.get_output_embeddings()
     flat = states.reshape(1, -1, states.shape[-1])  # (..., d) -> (1, places, d)
-    # tokens that are never read; embeddings in their place are not taken by every family
+    # tokens that are never read; not every family accepts embeddings in their place
     ids = torch.zeros(flat.shape[:2], dtype=torch.long, device=model.device)  # (1, places)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        if check:  # before the cap, which would make of +∞ a number
+        if check:  # before the soft cap, which would turn +∞ into a number
             finite(model, output)
 
     handle = head.register_forward_hook(look)
@@ -334,11 +337,11 @@ def logits(model: PreTrainedModel, states: torch.Tensor, check: bool = True) -> 
 
 @contextmanager
 def _standing_in(body: nn.Module, states: torch.Tensor) -> Iterator[None]:
-    """For a block, let a decoder put out these states (1, places, d), whatever it is given."""
+    """Inside the block a decoder returns these states (1, places, d), whatever its input."""
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Output(BaseModelOutputWithPast):
-        """The states, and None for whatever else a family's head asks a decoder for."""
+        """The states, and None for any other field that a family's head asks for."""
 
         def __getattr__(self, name: str) -> None:
             if name.startswith("__"):
@@ -359,20 +362,20 @@ def _standing_in(body: nn.Module, states: torch.Tensor) -> Iterator[None]:
 
 
 def default_layers(depth: int, width: int) -> tuple[int, ...]:
-    """Layers to edit in a model of this size.
+    """The layers to edit in a model of this size.
 
     Parameters
     ----------
     depth : int
-        The number of its layers.
+        The number of layers.
     width : int
-        The number of its hidden units, d.
+        The width of the hidden states, d.
 
     Returns
     -------
     tuple of int
-        Those of `LAYERS`, or three from 0.55 of the depth on, in a shallow model the three before
-        the last.
+        The entry of `LAYERS`. Without one: the three layers from 0.55 of the depth on, or, in a
+        shallow model, the three before the last.
     """
     start = min(round(0.55 * depth), max(depth - 4, 0))
     stop = min(start + 3, depth)
@@ -382,7 +385,7 @@ def default_layers(depth: int, width: int) -> tuple[int, ...]:
 def resolve_layers(
     model: PreTrainedModel, layers: Sequence[int | float] | None = None
 ) -> tuple[int, ...]:
-    """Numbers of the layers to edit.
+    """Turn a user's choice of layers into layer numbers.
 
     Parameters
     ----------
@@ -394,16 +397,17 @@ def resolve_layers(
     Returns
     -------
     tuple of int
-        Sorted, each once.
+        The layers to edit, sorted, each once.
 
     Raises
     ------
-    TypeError
-        For a model whose layers cannot be edited.
+    LayoutError
+        If the model's layers cannot be edited.
     ValueError
-        For a number instead of a list, for an empty list, and for what is no number of a layer.
+        If `layers` is a number instead of a list, is empty, or holds something that is neither a
+        layer's number nor a share.
     IndexError
-        For a layer that is not there.
+        If the model has no such layer.
     """
     depth = len(known(model).layers)
     if layers is None:
@@ -419,7 +423,7 @@ def resolve_layers(
 
 
 def layer_numbers(layers: object) -> tuple[int | float, ...]:
-    """Layers as plain numbers, from whatever holds them: a list, a range, an array.
+    """Layers as plain numbers, from a list, a range or an array.
 
     Parameters
     ----------
@@ -429,12 +433,13 @@ def layer_numbers(layers: object) -> tuple[int | float, ...]:
     Returns
     -------
     tuple of int or float
-        As many, in their order.
+        The same numbers, in the same order.
 
     Raises
     ------
     ValueError
-        For a number instead of a list, and for what is neither an index nor a share below 1.
+        If `layers` is a number instead of a list, or holds something that is neither an index nor
+        a share below 1.
     """
     single = isinstance(layers, str) or getattr(layers, "ndim", 1) < 1  # or a tensor of one number
     if single or not isinstance(layers, Iterable):
@@ -458,24 +463,29 @@ def _layer_number(given: object) -> int | float:
 
 
 def fitting(model: PreTrainedModel, window: int) -> int:
-    """How many tokens of a window a model can read at once; a warning says where it is cut.
+    """How many tokens of a window the model can read at once.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     window : int
-        So many tokens are asked for.
+        The length asked for, in tokens.
 
     Returns
     -------
     int
-        As many, or the model's context where that is shorter.
+        `window`, or the model's context if that is shorter.
+
+    Warns
+    -----
+    UserWarning
+        If the window is cut.
 
     Raises
     ------
     LayoutError
-        For a model in wrappers, and for one without its numbers.
+        If the model is wrapped, or its weights are not in memory.
     """
     check_there(model)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -495,12 +505,12 @@ def check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
     model : PreTrainedModel
         A causal language model.
     rows : sequence of sequences of int
-        Each question with its answer as token ids.
+        The token ids of each question with its answer.
 
     Raises
     ------
     ValueError
-        For one that is longer than the model's context, or has a token that the model has not.
+        If a row is longer than the model's context, or holds a token that the model lacks.
     """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(map(len, rows), default=0)
@@ -522,9 +532,9 @@ def fingerprint(
 ) -> str:
     """A short hash of the architecture and of every weight's values, for cache keys.
 
-    An edited model has another one: see `hash_of` for how the values enter. A model of the same
-    weights that computes with them in another way (another `rope_theta`, an adapter that is
-    switched off, a module that is `altered`) has another one too.
+    An edit changes the fingerprint: see `hash_of` for how the values enter. So does anything that
+    makes the same weights compute something else (another `rope_theta`, an adapter that is
+    switched off, a module that is `altered`).
 
     Parameters
     ----------
@@ -533,7 +543,7 @@ def fingerprint(
     summed : callable, optional
         As in `hash_of`.
     about : str, optional
-        What `beside_weights` gives, where it is at hand.
+        The result of `beside_weights`, if it is known already.
 
     Returns
     -------
@@ -555,7 +565,7 @@ def beside_weights(model: PreTrainedModel) -> str:
     Returns
     -------
     str
-        Some kilobytes.
+        A text of some kilobytes.
     """
     return " ".join([type(model).__name__, _architecture(model), *altered(model)])
 
@@ -566,7 +576,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        A fast one.
+        A fast tokenizer.
 
     Returns
     -------
@@ -581,12 +591,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-#: What a configuration says that changes nothing a model computes.
+#: The fields of a configuration that do not affect what the model computes.
 _IDLE = {"_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "use_cache"}
 
 
 def _architecture(model: PreTrainedModel) -> str:
-    """A model's configuration as text, without what changes nothing that it computes."""
+    """A model's configuration as text, without the fields in `_IDLE`."""
     about = model.config.to_dict()
     return json.dumps({k: v for k, v in about.items() if k not in _IDLE}, sort_keys=True,
                       default=str)
@@ -602,12 +612,13 @@ def hash_of(
     Parameters
     ----------
     weights : iterable of (str, Tensor)
-        Each enters by its sum, its norm and a sum that depends on the order of its values, all
-        taken in float64.
+        Each weight enters by its sum, its norm and a sum that depends on the order of its values,
+        all taken in float64.
     start : str
-        What enters before them.
+        A text that enters first.
     summed : callable, optional
-        Gives these sums where some are at hand (`KnownSums`); by default each weight's are taken.
+        Returns the weights' sums, from memory if it has them (`KnownSums`); by default all are
+        computed.
 
     Returns
     -------
@@ -617,7 +628,7 @@ def hash_of(
     Raises
     ------
     LayoutError
-        For a weight that is not in memory, or in pieces.
+        If a weight is not in memory, or is split into pieces.
     """
     named = list(weights)
     for name, weight in named:
@@ -634,9 +645,10 @@ def hash_of(
 
 
 class KnownSums:
-    """The sums of weights, taken again only of those that show a sign of change (`signs`).
+    """The sums of weights, computed again only if a weight shows a sign of change (`signs`).
 
-    Some ways of writing show none: code that relies on the sums should call `forget` before.
+    Some ways of writing to a weight show no sign. Code that relies on the sums should call `forget`
+    first.
     """
 
     def __init__(self) -> None:
@@ -644,7 +656,7 @@ class KnownSums:
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], Hashable, Sums]] = {}
 
     def forget(self) -> None:
-        """From now on every weight's sums are taken again."""
+        """Forget all sums, so that every weight is summed again."""
         self._known.clear()
 
     def __call__(self, weights: Sequence[torch.Tensor]) -> list[Sums]:
@@ -663,7 +675,7 @@ class KnownSums:
         found = []
         for weight, sign in zip(weights, signs(weights), strict=True):
             known = self._known.get(id(weight))
-            # an identity may be that of a weight which is no more
+            # the identity may have belonged to a weight that no longer exists
             if known is None or known[0]() is not weight or sign is None or known[1] != sign:
                 known = weakref.ref(weight), sign, sums(weight)
                 self._known[id(weight)] = known
@@ -672,7 +684,7 @@ class KnownSums:
 
 
 def signs(tensors: Sequence[torch.Tensor]) -> list[Hashable]:
-    """What hints at a change of tensors, cheap enough to be looked at before each use.
+    """Hints that a tensor has changed, cheap enough to be checked before each use.
 
     Parameters
     ----------
@@ -682,8 +694,8 @@ def signs(tensors: Sequence[torch.Tensor]) -> list[Hashable]:
     Returns
     -------
     list of hashable
-        Of each its place in memory, how often it was written to, and a few of its values, as some
-        ways of writing are not counted; None for one whose writes are not counted at all.
+        For each tensor its place in memory, how often it was written to and, since some writes are
+        not counted, a few of its values; None for a tensor whose writes are not counted at all.
     """
     values = []
     for x in tensors:
@@ -696,16 +708,16 @@ def signs(tensors: Sequence[torch.Tensor]) -> list[Hashable]:
     found: list[Hashable] = []
     for x, some in zip(tensors, few, strict=True):
         about = x.data_ptr(), tuple(x.shape), x.dtype
-        counted = not x.is_inference()  # others have no count of their writes
+        counted = not x.is_inference()  # inference tensors have no count of their writes
         found.append((*about, x._version, some.numpy().tobytes()) if counted else None)
     return found
 
 
 def sums(weight: torch.Tensor) -> Sums:
-    """Of a weight's values their sum, their norm, and their sum by place, in float64.
+    """The sum of a weight's values, their norm, and their place-weighted sum, in float64.
 
-    In the last a value counts by a number between 1 and 2 that differs from place to place, so that
-    values that change places do not go unseen.
+    The last multiplies each value by a number between 1 and 2 that differs from place to place, so
+    that it notices values that swap places.
 
     Parameters
     ----------
@@ -719,7 +731,7 @@ def sums(weight: torch.Tensor) -> Sums:
     """
     flat = weight.detach().flatten()
     if flat.device.type == "cpu":
-        rows, row, by_place = _ROWS, _CACHED, _on_cpu()  # what fits into the processor's cache
+        rows, row, by_place = _ROWS, _CACHED, _on_cpu()  # fits into the processor's cache
     else:
         rows, row = 1, min(2**26, max(len(flat), 1))
         by_place = _by_place(row, flat.device)  # (row,)
@@ -733,18 +745,18 @@ def sums(weight: torch.Tensor) -> Sums:
     return total, square ** 0.5, placed
 
 
-#: Values of a weight in a row, and rows that enter its sums at once on a CPU.
+#: On a CPU, the number of a weight's values per row, and of rows summed at once.
 _CACHED, _ROWS = 2**16, 8
 _GOLDEN = 0.6180339887498949
 
 
 @functools.cache
 def _on_cpu() -> torch.Tensor:
-    """`_by_place` of the rows on a CPU, made once."""
+    """`_by_place` for the rows on a CPU, computed once."""
     return _by_place(_CACHED, torch.device("cpu"))
 
 
 def _by_place(size: int, device: torch.device) -> torch.Tensor:
-    """By what the values of a row of so many count in `sums`: (size,), float64."""
+    """The factors of a row's values in the place-weighted sum: (size,), float64."""
     steps = torch.arange(size, dtype=torch.float64, device=device)
     return 1 + steps.mul_(_GOLDEN).frac_()

@@ -1,7 +1,7 @@
 """What a forward pass shows of a transformer's memory: keys, values and hidden states.
 
-`Reader` remembers what calls share; `subject_keys` reads the facts' keys, and `prefixes` writes the
-texts that stand before a prompt.
+`Reader` remembers what several calls share; `subject_keys` reads the facts' keys, and `prefixes`
+writes the texts that are put before a prompt.
 """
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ __all__ = [
     "write",
 ]
 
-#: How MEMIT starts the texts that it puts before a prompt, so that an edit holds in other
-#: contexts too.
+#: The beginnings of the texts that MEMIT puts before a prompt, so that an edit also holds in other
+#: contexts.
 OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass showed at one token of each row, by layer.
+    """What one forward pass shows at one token of each row, by layer.
 
     The paper's K_f and V_f are the transposes of keys and values.
 
@@ -79,7 +79,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class _Made:
-    """What was made of a tensor, with the tensor's sign (`zu.models.signs`) at that time."""
+    """A result computed from a tensor, with the tensor's sign (`zu.models.signs`) at that time."""
 
     of: torch.Tensor
     sign: Hashable
@@ -87,7 +87,7 @@ class _Made:
     value: Any
 
     def is_of(self, other: torch.Tensor, sign: Hashable) -> bool:
-        """Whether it was made of equal values."""
+        """Whether the result was computed from values equal to those of `other`."""
         if other is self.of:
             return sign is not None and sign == self.sign
         if (self.of.device, self.of.dtype) != (other.device, other.dtype):
@@ -97,44 +97,48 @@ class _Made:
 
 
 class Reader:
-    """A model with its tokenizer, and what was read of them: nothing is read twice.
+    """A model with its tokenizer and what has been read from them, so that nothing is read twice.
 
-    It remembers what enters a layer, for batches that were read before, so that the layers below
-    are not run again; the prefixes and moments that several edits share; and what the solves of one
-    edit leave for the next, which takes a few times the memory of C_0 for each layer (`once`).
-    Before anything of
-    the first kind is used, it is checked to be current: the weights below the layer must be those
-    that it was read with. Where they are not, it is read anew; and found again when they are what
-    they were.
+    A reader remembers three things:
+
+    - the states that enter a layer, for batches that were read before, so that the layers below are
+      not run again;
+    - the prefixes and moments that several edits share;
+    - what the solves of one edit leave for the next, which takes a few times the memory of C_0 per
+      layer (`once`).
+
+    Remembered states are used only if the weights below the layer are those with which they were
+    read. Otherwise the states are read anew; they are found again once the old weights are back.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     tokenizer : PreTrainedTokenizerBase or Wording
-        Its own.
+        The model's own.
     layer : int, optional
-        What enters this layer is remembered: no higher than the lowest edited one. By default
-        nothing is, until `bind` says so; `zu.unlearn` and grids do.
+        The states that enter this layer are remembered; it must be no higher than the lowest layer
+        to edit. By default nothing is remembered until `bind` names a layer, as `zu.unlearn` and
+        grids do.
     prefixes : sequence of str, optional
         Texts to put before a prompt, the empty one first; by default the model writes them when
-        they are asked for (`prefixes`).
+        they are needed (`prefixes`).
     limit : int
-        Most bytes of states to remember; the rest is read anew.
+        The most bytes of states to remember; states beyond that are read anew.
     chat : bool or str, optional
-        How facts are asked, see `zu.wording.Wording`; by default plainly.
+        How facts are asked, see `zu.wording.Wording`; by default as plain text.
 
     Attributes
     ----------
     wording : Wording
-        The tokenizer with how facts are asked: in all that is given this reader.
+        The tokenizer, with how facts are asked wherever this reader is used.
 
     Raises
     ------
     ValueError
-        For prefixes of which the first is not empty, and a chat that cannot be asked.
+        If the first prefix is not empty, or the tokenizer cannot ask in this chat.
     LayoutError
-        For a model inside torch.compile or data parallelism.
+        If the model is inside torch.compile or data parallelism.
     """
 
     def __init__(
@@ -153,27 +157,27 @@ class Reader:
         self.tokenizer = self.wording.tokenizer
         self.given_prefixes = None if prefixes is None else tuple(prefixes)
         if self.given_prefixes is not None and self.given_prefixes[:1] != ("",):
-            raise ValueError('prefixes: the first must be empty, "": the prompt as it is')
+            raise ValueError('prefixes: the first must be empty, "", for the prompt as it is')
         self._written: dict[int, tuple[str, ...]] = {}  # the model's own prefixes, by seed
-        #: C_0 by layer, (m, m): what `zu.unlearn` has read of the embedded prose, and the
-        #: fingerprint of the model then.
+        #: C_0 by layer, (m, m), which `zu.unlearn` has read from the embedded prose, and the
+        #: model's fingerprint at that time.
         self.moments: dict[int, torch.Tensor] = {}
         self.moments_of = ""
         #: Perplexity on held-out prose, as `zu.unlearn` checks it, by the model's fingerprint and
         #: the number of tokens.
         self.prose: dict[tuple[str, int], float] = {}
-        #: Of general keys, in the weights as the last edit left them.
+        #: The energies of general keys under the weights that the last edit left.
         self.energies = Energies()
         self.single_call = False  # see `of`
         self.limit = limit  # bytes
-        #: What was read: (value, bytes), by the state of what lies below and what was read.
+        #: What was read, as (value, bytes), by the state of the layers below and the batch.
         self.seen: dict[tuple, tuple[Any, int]] = {}
         self.made: dict[Hashable, _Made] = {}
         self._sums = KnownSums()
-        self._signs: list | None = None  # what the weights below looked like when last summed
+        self._signs: list | None = None  # the signs of the weights below when last summed
         self._state = ""  # a hash of these sums
         self._looked = False  # inside a block of `checked`
-        self._beside: str | None = None  # of the fingerprint, for as long as that block lasts
+        self._beside: str | None = None  # `beside_weights`, for as long as that block lasts
 
     @classmethod
     def of(
@@ -183,26 +187,26 @@ class Reader:
         reader: Reader | None,
         chat: bool | str | None = None,
     ) -> Reader:
-        """The reader that is given or, where none is, one for a single call.
+        """The reader given or, without one, a new reader for a single call.
 
         Parameters
         ----------
         model, tokenizer
-            What is to be read.
+            The model to read, with its tokenizer or wording.
         reader : Reader or None
-            One of this model.
+            A reader of this model.
         chat : bool or str, optional
-            How facts are to be asked; by default as the reader or the wording that is given does.
+            How facts are asked; by default as the given reader or wording does.
 
         Returns
         -------
         Reader
-            The same, or a new one.
+            `reader` itself, or a new one.
 
         Raises
         ------
         ValueError
-            For a reader of another model, with another tokenizer, or that asks otherwise.
+            If the reader is of another model, has another tokenizer or asks in another way.
         """
         wording = Wording.of(tokenizer, chat)
         if reader is None:
@@ -220,14 +224,14 @@ class Reader:
         return reader
 
     def bind(self, layer: int) -> None:
-        """From now on remember what enters this layer, or one further down if that is bound.
+        """From now on remember the states that enter this layer, or a lower one if that is bound.
 
-        Nothing is remembered of a model whose layers are not run one by one, see `readable`.
+        Nothing is remembered for a model whose layers cannot be run one by one, see `readable`.
 
         Parameters
         ----------
         layer : int
-            The lowest one that is going to change.
+            The lowest layer that is going to change.
         """
         if not self.readable:
             return
@@ -237,9 +241,9 @@ class Reader:
             self._signs = None
 
     def _keep(self, key: tuple, value: Any, size: int) -> None:
-        """Remember a value of so many bytes, where there is room.
+        """Remember a value of `size` bytes if there is room.
 
-        What was read in another state of the weights makes room for it.
+        Values that were read with other weights make room for it.
         """
         self.seen.pop(key, None)
         used = sum(taken for _, taken in self.seen.values())
@@ -252,10 +256,10 @@ class Reader:
             self.seen[key] = value, size
 
     def check(self) -> None:
-        """Look at every weight anew: at its sum and norm, not at signs of change.
+        """Sum every weight again instead of trusting signs of change.
 
-        What a reader remembers is looked up under these, so that nothing is used that was read
-        with other weights. The weights are summed when asked for.
+        The reader looks up what it remembers by these sums, so it never uses states that were read
+        with other weights. Weights are summed only when their sums are needed.
         """
         if self._looked:
             return
@@ -266,7 +270,7 @@ class Reader:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """Inside the block every weight is looked at once in full, and by signs of change later.
+        """Inside the block every weight is summed once, and later checked only by signs of change.
 
         For work during which nothing else writes to the model, see `zu.modes.settled`.
         """
@@ -279,7 +283,7 @@ class Reader:
             self._looked = outer
 
     def fingerprint(self) -> str:
-        """The model's `zu.models.fingerprint`; weights are summed that were not since `check`.
+        """The model's `zu.models.fingerprint`, summing only weights not yet summed since `check`.
 
         Returns
         -------
@@ -291,9 +295,9 @@ class Reader:
         return fingerprint(self.model, self._sums, self._beside)
 
     def _current(self) -> tuple:
-        """What decides on the states that enter the layer: weights below, listeners, modes.
+        """All that determines the states entering the layer: weights below, hooks, modes.
 
-        The weights are hashed anew where anything hints at a change.
+        The weights are hashed anew if anything hints at a change.
         """
         if self.layer is None:
             return ()  # nothing is remembered
@@ -302,24 +306,24 @@ class Reader:
         now = signs([weight for _, weight in weights])
         if now != self._signs or None in now:
             self._signs = now
-            if self.single_call:  # within a call weights do not come back to what they were
+            if self.single_call:  # within one call, weights never return to earlier values
                 self._state += "+"
             else:
                 self._state = hash_of(weights, summed=self._sums)
         return self._state, _modes(below)
 
     def texts(self, count: int, seed: int = 0) -> tuple[str, ...]:
-        """The empty text and `count` prefixes, of those given or of the model's own.
+        """The empty text and `count` prefixes: the ones given, or ones that the model writes.
 
-        The model's own are written once and remembered: edits that come one after another put the
-        same texts before their prompts, whatever the earlier ones did to the model.
+        The model writes its prefixes once and the reader remembers them, so that successive edits
+        put the same texts before their prompts, whatever the earlier edits did to the model.
 
         Parameters
         ----------
         count : int
-            How many, beside the empty text; where fewer are given, these.
+            How many prefixes beside the empty text; if fewer were given, all of those.
         seed : int
-            Of those that the model writes, see `prefixes`.
+            The seed for the prefixes that the model writes, see `prefixes`.
 
         Returns
         -------
@@ -341,23 +345,23 @@ class Reader:
         make: Callable[[torch.Tensor], Any],
         about: Hashable = (),
     ) -> Any:
-        """``make(of)``, kept under a name for as long as it is asked of equal tensors.
+        """``make(of)``, remembered under a name for as long as it is asked for equal tensors.
 
         Parameters
         ----------
         name : hashable
-            What the result is called.
+            The name of the result.
         of : Tensor
-            What it is made of.
+            The tensor that the result is computed from.
         make : callable
-            Makes it.
+            Computes the result.
         about : hashable
-            What else it depends on.
+            Anything else that the result depends on.
 
         Returns
         -------
         object
-            What ``make(of)`` returned, now or before.
+            The result of ``make(of)``, from this call or an earlier one.
         """
         (sign,) = signs([of])
         if name in self.made:
@@ -376,26 +380,31 @@ class Reader:
     ) -> torch.Tensor:
         """The states that leave layer `last`.
 
-        What is below the reader's layer is run only where this batch was not read before.
+        The layers below the reader's own are run only if this batch was not read before.
 
         Parameters
         ----------
         batch : Batch
-            What the model is run on.
+            The rows to run the model on.
         last : int
-            The last layer that is run; negative numbers count from the end.
+            The last layer to run; negative numbers count from the end.
         past : DynamicCache, optional
-            The cache of what stands before the batch.
+            The cache of the text before the batch.
         about : hashable
-            What else decides on the result, such as the tokens of the text before the batch.
+            Anything else that the result depends on, such as the tokens of that text.
 
         Returns
         -------
         (rows, length, d)
             The states.
+
+        Raises
+        ------
+        ValueError
+            If `past` holds a text and `about` is empty.
         """
         if past is not None and past.get_seq_length() and about == ():
-            raise ValueError("past: say in about what it holds, such as the tokens of its text")
+            raise ValueError("past holds a text: say which in about=, by its tokens for example")
         if self.layer is None:
             return entering(self.model, batch, 0, last, past)[2]
         key = (*self._current(), about, *_contents(batch.ids, batch.mask))
@@ -405,22 +414,22 @@ class Reader:
             if last % len(known(self.model).layers) in calls:
                 return run_from(self.model, states, calls, last, past)
         states, calls, out = entering(self.model, batch, self.layer, last, past)
-        # where it was read up to a lower layer, the longer reading takes its place
+        # a reading up to a higher layer replaces a shorter one
         self._keep(key, (states, calls), _bytes([states, calls]))
         return out
 
     def hidden(self, batch: Batch) -> dict[int, torch.Tensor]:
-        """What `trace` sees of the residual stream after each of the layers below.
+        """The residual stream at each row's position, after each layer below the reader's own.
 
         Parameters
         ----------
         batch : Batch
-            What the model is run on.
+            The rows to run the model on.
 
         Returns
         -------
-        dict
-            By layer, (rows, d); none where nothing is remembered.
+        dict of int to Tensor
+            By layer, (rows, d), as in `trace`; empty if the reader remembers nothing.
         """
         if not self.layer:
             return {}
@@ -436,12 +445,12 @@ class Reader:
     def last_states(
         self, batch: Batch, past: DynamicCache | None = None, about: Hashable = ()
     ) -> torch.Tensor:
-        """What the output head sees of a batch.
+        """The states that the output head receives for a batch.
 
         Parameters
         ----------
         batch : Batch
-            What the model is run on.
+            The rows to run the model on.
         past, about
             As in `run`.
 
@@ -453,27 +462,27 @@ class Reader:
         Raises
         ------
         LayoutError
-            For a model with hooks on it as a whole, see `readable`.
+            If there are hooks on the model as a whole, see `readable`.
         """
         if heard(self.model):
             raise LayoutError(f"{type(self.model).__name__} has hooks on itself, its decoder or "
-                              "its head: its last states are not all that its head sees; remove "
-                              "them (handle.remove()), or ask for its logits")
+                              "its head, which may change what the head sees: remove them "
+                              "(handle.remove()), or ask for its logits")
         states = self.run(batch, past=past, about=about)
         return known(self.model).finish(states)
 
     @property
     def readable(self) -> bool:
-        """Whether the model's layers are known, and its states make its logits: see `layout`.
+        """Whether the model's layers are known and its last states give its logits: see `layout`.
 
-        They do not where the user's hooks are on the model as a whole (`zu.layouts.heard`), which
-        is looked at each time.
+        They do not if a user's hooks are on the model as a whole (`zu.layouts.heard`). Hooks are
+        looked for each time.
         """
         return not heard(self.model) and self._probed
 
     @cached_property
     def _probed(self) -> bool:
-        """What `layout` says of the model, by then without such hooks."""
+        """Whether `layout` accepts the model; asked once, while it has no such hooks."""
         try:
             layout(self.model)
         except LayoutError:
@@ -481,14 +490,14 @@ class Reader:
         return True
 
     def logits_at(self, batch: Batch, positions: torch.Tensor) -> torch.Tensor:
-        """What the model says at some positions of a batch.
+        """The model's logits at some positions of a batch.
 
-        A model whose layers are not known or not run one by one runs as a whole.
+        A model whose layers are unknown, or cannot be run one by one, is run as a whole.
 
         Parameters
         ----------
         batch : Batch
-            What the model is run on, padded on the right.
+            The rows to run the model on, padded on the right.
         positions : (rows, length)
             True where logits are wanted.
 
@@ -499,8 +508,8 @@ class Reader:
 
         Raises
         ------
-        ValueError
-            For a model whose logits are not finite.
+        NonFiniteError
+            If the logits are not finite.
         """
         if not self.readable:
             return whole_logits(self.model, batch, positions)
@@ -508,14 +517,15 @@ class Reader:
         return finished(self.model, states[positions.to(states.device)])
 
     def trace(self, batch: Batch, layers: Sequence[int]) -> Trace:
-        """As the function `trace`, with what lies below the reader's layer read once.
+        """Like the function `trace`, but the layers below the reader's own are run only once.
 
         Parameters
         ----------
         batch : Batch
-            What the model is run on.
+            The rows to run the model on.
         layers : sequence of int
-            Which layers to read; where one lies below the reader's, nothing remembered is used.
+            Which layers to read. If one of them lies below the reader's own, nothing remembered is
+            used.
 
         Returns
         -------
@@ -527,7 +537,7 @@ class Reader:
 
 
 def _bytes(value: Any) -> int:
-    """How many bytes the tensors take that are in a value, its lists and its dictionaries."""
+    """How many bytes the tensors in a value, its lists and its dictionaries take."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -538,7 +548,7 @@ def _bytes(value: Any) -> int:
 
 
 def _below(model: PreTrainedModel, layer: int) -> list[tuple[str, nn.Module]]:
-    """The modules of a decoder that decide on what enters a layer, by name."""
+    """The modules of a decoder that determine what enters a layer, by name."""
     found = known(model)
     left_out = {id(part) for block in found.layers[layer:] for part in block.modules()}
     left_out |= found.above()
@@ -556,7 +566,7 @@ def _named_weights(
 
 
 def _modes(modules: Sequence[tuple[str, nn.Module]]) -> tuple:
-    """Of each module whether it trains, and who listens to it."""
+    """For each module whether it is in training mode, and its hooks."""
     parts = (part for _, part in modules)
     return tuple((x.training, *x._forward_hooks, *x._forward_pre_hooks) for x in parts)
 
@@ -578,14 +588,14 @@ def trace(
 ) -> Trace:
     """Keys, values and hidden states of each row at its position, for all `layers`, in one pass.
 
-    The pass ends at the last layer asked for; rows go through in parts of about `tokens` tokens.
+    The pass stops at the last layer asked for. Rows go through in parts of about `tokens` tokens.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     batch : Batch
-        What it is run on.
+        The rows to run the model on.
     layers : sequence of int
         Which layers to read.
     tokens : int
@@ -596,7 +606,7 @@ def trace(
     Returns
     -------
     Trace
-        On the model's device in its dtype, row i belonging to row i of the batch, whatever the
+        On the model's device and in its dtype. Row i belongs to row i of the batch, whatever the
         parts were.
     """
     found: dict[str, dict[int, list]] = {"keys": {}, "values": {}, "hidden": {}}
@@ -622,7 +632,7 @@ def trace(
 def _taps(
     model: PreTrainedModel, layers: Sequence[int], part: Batch, found: dict[str, dict[int, list]]
 ) -> list[tuple[Callable, Callable]]:
-    """Hooks that put what `layers` show of a part into `found`, by kind and layer."""
+    """Hooks that store the keys, values and states of a part in `found`, by kind and layer."""
 
     def keep(kind: str, layer: int, states: torch.Tensor) -> None:
         states = states.view(*part.ids.shape, -1)  # some families flatten rows and length
@@ -664,7 +674,7 @@ def subject_keys(
     Parameters
     ----------
     reader : Reader
-        Of the model.
+        A reader of the model.
     facts : sequence of Fact
         The n facts.
     layers : sequence of int
@@ -672,20 +682,20 @@ def subject_keys(
     prefixes : sequence of str
         The p prefixes, the empty one first.
     each : bool
-        All p · n keys instead of the mean ones, prefix after prefix, times the square root of their
-        weight in the average.
+        Return all p · n keys instead of their means, prefix after prefix, each times the square
+        root of its weight in the mean.
 
     Returns
     -------
     keys : dict
         By layer, (n, m) float64; with `each`, (p · n, m).
     bare : Trace
-        Of the n prompts behind the first prefix.
+        The trace of the n prompts behind the first prefix.
 
     Raises
     ------
     FactError
-        When no token of a prompt covers its subject.
+        If no token of a prompt covers its subject.
     """
     rows = []
     for prefix in prefixes:
@@ -720,44 +730,44 @@ def prefixes(
     top_k: int = 5,
     seed: int = 0,
 ) -> tuple[str, ...]:
-    """Texts to put before a prompt: none, and one continuation by the model of each of `OPENINGS`.
+    """Texts to put before a prompt: the empty one, and a continuation of each of `OPENINGS`.
 
-    Each continuation has `length` tokens, drawn from the `top_k` likeliest by a generator of its
-    own. As in MEMIT (Meng et al. 2023), an edit that sees its subject behind them holds in other
-    contexts too; the released code's have ten tokens in all, their opening included. What was drawn
-    is kept under `zu.cache_dir`, by model and settings.
+    The model writes the continuations, `length` tokens each, drawn from the `top_k` likeliest by a
+    generator of their own. As in MEMIT (Meng et al. 2023), an edit whose subject was seen behind
+    such texts also holds in other contexts. In the released code the texts have ten tokens
+    including their opening. The texts are cached under `zu.cache_dir`, by model and settings.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Writes the continuations.
+        The model that writes the continuations.
     tokenizer : PreTrainedTokenizerBase
         The model's own.
     length : int
-        Tokens to add to each opening.
+        How many tokens to add to each opening.
     top_k : int
-        How many likeliest tokens to draw from.
+        How many of the likeliest tokens to draw from.
     seed : int
-        Of the generator.
+        The generator's seed.
 
     Returns
     -------
     tuple of str
-        The empty text, then a text an opening, without braces and ending in ". ".
+        The empty text, then one text per opening, without braces and ending in ". ".
 
     Raises
     ------
-    ValueError
-        For a model whose logits are not finite.
+    NonFiniteError
+        If the model's logits are not finite.
     """
     starts = [tokens(tokenizer, opening).ids for opening in OPENINGS]
     sizes = sorted(set(map(len, starts)))
-    # One batch where the openings have as many tokens, as is usual.
+    # one batch if all openings have the same number of tokens, as they usually do
     batches = {size: [i for i, ids in enumerate(starts) if len(ids) == size] for size in sizes}
     special = sorted(set(tokenizer.all_special_ids))
     about = [fingerprint(model), model.device.type, starts, special, length, top_k, seed]
     path = cache_file("prefixes", repr(about))
-    own = hooked(*model.modules())  # of which the name says nothing
+    own = hooked(*model.modules())  # a user's hooks, which the cache file's name does not cover
     drawn = None if own else read_tensors(path, *map(str, batches))
     if drawn is None:
         generator, drawn = torch.Generator().manual_seed(seed), {}
@@ -775,13 +785,13 @@ def prefixes(
 
 
 def _plain(text: str) -> str:
-    """A text in one line as a sentence of its own, without the braces that mark a subject."""
+    """A text as one line and a sentence of its own, without the braces that mark a subject."""
     words = text.replace("{", " ").replace("}", " ").split()
     return " ".join(words) + ". "
 
 
 def prefix_weights(n: int) -> torch.Tensor:
-    """Weights of the n prefixes in a mean key: half on the bare prompt, half shared by the others.
+    """The weights of n prefixes in a mean key: half for the bare prompt, half shared by the rest.
 
     Parameters
     ----------
@@ -791,7 +801,7 @@ def prefix_weights(n: int) -> torch.Tensor:
     Returns
     -------
     (n,)
-        The weights, float64, the bare prompt's first; their sum is 1.
+        The weights, float64, the bare prompt's first; they sum to 1.
     """
     if n == 1:
         return torch.ones(1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What is downloaded or computed once is kept in one folder, and written whole or not at all."""
+"""One folder caches what is downloaded or computed once; files are written whole or not at all."""
 from __future__ import annotations
 
 import hashlib
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def cache_dir() -> Path:
-    """The folder for all that is downloaded or computed once.
+    """The folder that caches downloads and results.
 
     Returns
     -------
     Path
-        ``$ZU_CACHE``, else the user's cache folder. It need not be there yet.
+        ``$ZU_CACHE``, or else the user's cache folder. It may not exist yet.
     """
     from platformdirs import user_cache_dir
 
@@ -33,34 +33,34 @@ def user_path(path: str | Path) -> Path:
     Parameters
     ----------
     path : str or Path
-        Of a file or folder.
+        The path of a file or folder.
 
     Returns
     -------
     Path
-        As it was, where there is no ``~`` at its beginning or no such user.
+        The expanded path; unchanged if it does not begin with ``~`` or there is no such user.
     """
     return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all: under a temporary name beside it, which is then renamed.
+    """Write a file whole or not at all, by way of a temporary file beside it.
 
     Parameters
     ----------
     path : Path
-        Of the file; its folder is made where there is none.
+        The file's path. A missing folder is made.
     write : callable
-        Is given the temporary name, and writes there.
+        Called with the temporary path; writes the file there.
 
     Raises
     ------
     OSError
-        Naming the file and what to do.
+        If the file cannot be written; the message names the file and the remedy.
     """
     from safetensors import SafetensorError
 
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # no other process's, nor another thread's
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # unique to this process and thread
     part = path.with_name(f".{path.name}.{mark}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,34 +70,34 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         errno = getattr(error, "errno", None)
         number = [errno] if errno else []
         why = getattr(error, "strerror", None) or error
-        # with its number, so that it stays the kind of OSError that it was
-        raise OSError(*number, f"{why}: {path} is not written, and what was there before is kept; "
+        # with its number, so that it stays the same kind of OSError
+        raise OSError(*number, f"{why}: {path} is not written, and any earlier file is kept; "
                                "make room or mend its folder, and run again") from error
     finally:
-        with suppress(OSError):  # that there is no such folder has been said
+        with suppress(OSError):  # a missing folder has been reported above
             part.unlink(missing_ok=True)
 
 
 def cache_file(kind: str, about: str) -> Path:
-    """Where a result is kept in the cache, by what decides on it.
+    """The path of a result in the cache.
 
     Parameters
     ----------
     kind : str
         A folder of the cache.
     about : str
-        All that decides on the result.
+        Everything that the result depends on.
 
     Returns
     -------
     Path
-        A name made of a hash of it.
+        A path whose name is a hash of `about`.
     """
     return cache_dir() / kind / _name(about)
 
 
 def packaged_file(kind: str, about: str) -> Path:
-    """Where the package itself brings a result along, under the name that it has in the cache.
+    """The path of a result that comes with the package, under the name that it has in the cache.
 
     Parameters
     ----------
@@ -107,28 +107,28 @@ def packaged_file(kind: str, about: str) -> Path:
     Returns
     -------
     Path
-        Of few results there is a file.
+        The path; only for a few results is there a file.
     """
     return Path(__file__).parent / "files" / kind / _name(about)
 
 
 def _name(about: str) -> str:
-    """A file's name by what decides on its content."""
+    """A file's name, made of a hash of what its content depends on."""
     return f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.safetensors"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Keep tensors in the cache as safetensors, whole or not at all.
 
-    Nothing is lost where the cache cannot be written (read-only, or a full disk) but time: it is a
-    warning.
+    If the cache cannot be written (read-only, or a full disk), only time is lost, and a warning
+    says so.
 
     Parameters
     ----------
     path : Path
-        Of the file, in the cache.
+        The path of the file in the cache.
     tensors : dict of str to Tensor
-        By name.
+        The tensors by name.
     """
     from safetensors.torch import save_file
 
@@ -147,19 +147,19 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
-    """Tensors that a cache file holds.
+    """Read the tensors of a cache file.
 
     Parameters
     ----------
     path : Path
-        Of the file, in the cache.
+        The path of the file in the cache.
     *names : str
-        Of the tensors that must be in it.
+        The names of the tensors that must be in it.
 
     Returns
     -------
     dict of str to Tensor, or None
-        All that are in it, on the CPU; None where the file is absent, damaged, or lacks one of
+        All tensors in the file, on the CPU; None if the file is absent, damaged, or lacks one of
         `names`.
     """
     from safetensors import SafetensorError, safe_open
@@ -176,12 +176,12 @@ def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor] | None:
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A hash of tensors with their names, which tells whether a file is as it was written.
+    """A hash of tensors with their names, which shows whether a file is as it was written.
 
     Parameters
     ----------
     tensors : mapping of str to Tensor
-        By name.
+        The tensors by name.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name].cpu()
         found.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
-        # a copy: a single number out of many counts as contiguous, whatever its stride
+        # a copy, since a single number taken out of many counts as contiguous, whatever its stride
         flat = x.flatten().clone(memory_format=torch.contiguous_format)
         found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -1,4 +1,4 @@
-"""Facts as they come, each once; what is to be said of a file's rows when all are read."""
+"""Collect facts, each once, and the warnings about a file's rows."""
 from __future__ import annotations
 
 from collections import Counter
@@ -12,13 +12,13 @@ from .words import stands_in
 
 #: How many chains a hop is asked through.
 CHAINS = 3
-#: A row's place, and what makes its facts or raises `FactError`.
+#: A row's place, and a function that makes its facts or raises `FactError`.
 Making = tuple[str, Callable[[], list[Fact]]]
 
 
 @dataclass
 class Told:
-    """What is to be said of rows that were read, by how many there are of each kind."""
+    """The warnings about rows that were read, with the number of rows of each kind."""
 
     notes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
@@ -29,15 +29,15 @@ class Told:
         self.unread.update(row.unread())
 
     def messages(self) -> list[str]:
-        """A sentence for each kind, and one for all fields that are not read."""
+        """One sentence per kind of warning, and one about all fields that are not read."""
         found = [text.format(_rows(count)) for text, count in sorted(self.notes.items())]
         named = sorted(item for item in self.unread.items() if item[0])
         fields = [f"'{name}' in {_rows(count)}" for name, count in named]
         if self.unread[""]:
-            fields.append(f"others, whose names zu does not know, in {_rows(self.unread[''])}")
+            fields.append(f"others, with names that zu does not know, in {_rows(self.unread[''])}")
         if fields:
-            found.append("fields that may hold wordings, neighbours or what follows from the "
-                         f"facts are not read: {', '.join(fields)}; see zu.load_facts")
+            found.append("fields that may hold wordings, neighbours or questions that follow from "
+                         f"the facts are not read: {', '.join(fields)}; see zu.load_facts")
         return found
 
 
@@ -47,9 +47,9 @@ def _rows(count: int) -> str:
 
 
 class Collection:
-    """Facts as they come, none of which repeats or contradicts an earlier one.
+    """A collection of facts that do not repeat or contradict each other.
 
-    With `merge` those that repeat one add their hops to it.
+    With `merge`, a fact that repeats an earlier one adds its hops to that one.
     """
 
     def __init__(self, merge: bool) -> None:
@@ -59,7 +59,7 @@ class Collection:
         self.ids: dict[str, str] = {}  # with the places of their facts
 
     def add(self, where: str, fact: Fact) -> None:
-        """Take a fact from a place in, or raise `FactError`."""
+        """Add a fact from a place, or raise `FactError`."""
         key = fact.subject, fact.prompt
         if key in self.found:
             self._meet(key, fact)
@@ -71,7 +71,8 @@ class Collection:
         self.places[key] = self.ids[fact.id] = where
 
     def _meet(self, key: tuple[str, str], fact: Fact) -> None:
-        """What happens where a subject and prompt are there already."""
+        """Merge a fact with the earlier one of the same subject and prompt, or raise `FactError`.
+        """
         old, there = self.found[key], short(self.places[key])
         if old.target != fact.target:
             raise FactError(f"field 'target' contradicts {there}, which has the same subject and "
@@ -83,37 +84,38 @@ class Collection:
 
 
 def short(where: str) -> str:
-    """A place without the file: "row 3"."""
+    """A place without its file, such as "row 3"."""
     return where.rsplit(", ", 1)[-1]
 
 
 def collect(
     rows: Iterable[Making], name: str, rule: str, skip: bool, merge: bool
 ) -> tuple[Facts, list[str]]:
-    """The facts that rows make, without those that are unusable or repeat or contradict one.
+    """Collect the facts of some rows, refusing repeated, contradictory and unusable ones.
 
     Parameters
     ----------
     rows : iterable of Making
-        Each row's place, and what makes its facts.
+        Each row's place, and a function that makes its facts.
     name, rule : str
-        Of the facts.
+        The name and the scoring rule of the facts.
     skip : bool
-        Whether a row that cannot be used is left out; else it is an error.
+        Whether to leave out a row that cannot be used; otherwise it is an error.
     merge : bool
-        Whether facts that repeat one add their hops to it.
+        Whether a fact that repeats another adds its hops to that one.
 
     Returns
     -------
     facts : Facts
-        At least one.
+        At least one fact.
     warnings : list of str
-        What is to be said of rows that were left out, and of odd paraphrases.
+        Warnings about rows that were left out and about odd paraphrases.
 
     Raises
     ------
     FactError
-        With the row's place in front.
+        If a row cannot be used and `skip` is off, or if no row can be used. The message begins with
+        the row's place.
     """
     collection = Collection(merge)
     skipped, number = [], 0
@@ -136,12 +138,12 @@ def collect(
     facts = Facts(found, name, rule, skipped)
     odd = sum(map(_has_odd_paraphrase, facts))
     if odd:
-        told.append(f"{odd} of {len(facts)} facts have a paraphrase in which the subject does not "
-                    "stand, nor {} for it: it is asked as it is")
+        told.append(f"{odd} of {len(facts)} facts have a paraphrase that holds neither the subject "
+                    "nor {}: it is asked as it is")
     return facts, told
 
 
 def _has_odd_paraphrase(fact: Fact) -> bool:
-    """Whether the subject, where there is one, does not stand in one of the fact's paraphrases."""
+    """Whether a fact has a subject that is missing from one of its paraphrases."""
     return bool(fact.subject) and not all(
         "{}" in text or stands_in(text, fact.subject) for text in fact.paraphrases)

@@ -1,4 +1,4 @@
-"""Second moments in few bytes: a file of some megabytes that the package brings along."""
+"""Second moments in few bytes, for the file of some megabytes that comes with the package."""
 from __future__ import annotations
 
 import torch
@@ -7,15 +7,15 @@ import torch
 def packed(moment: torch.Tensor) -> dict[str, torch.Tensor]:
     """A second moment as the Cholesky factor of its correlations, in float16, and their scales.
 
-    A quarter of what all entries take in float32. The product of the factor with its transpose is a
-    second moment again, whatever rounding did to the factor. What is lost grows with the condition
-    number: at some thousands, as in the embedded model, vᵀC_0 v keeps within four thousandths of
-    what it was for every direction v.
+    This takes a quarter of the memory of all entries in float32. The factor times its transpose is
+    again a second moment, however the factor was rounded. The error grows with the condition
+    number: at some thousands, as in the embedded model, vᵀC_0 v changes by at most four thousandths
+    for every direction v.
 
     Parameters
     ----------
     moment : (m, m)
-        Symmetric and positive definite.
+        A symmetric, positive definite matrix.
 
     Returns
     -------
@@ -26,19 +26,20 @@ def packed(moment: torch.Tensor) -> dict[str, torch.Tensor]:
     Raises
     ------
     ValueError
-        Where the moment is not positive definite, as that of fewer tokens than m.
+        If the moment is not positive definite, for example because it was read from fewer tokens
+        than m.
     """
     scale = moment.double().diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex(moment.double() / scale[:, None] / scale)  # (m, m)
     if int(info) or not bool(factor.isfinite().all()):
-        raise ValueError("the moment is not positive definite, and has no factor to keep: of fewer "
-                         "tokens than m it cannot be, nor where an entry of every key is 0")
+        raise ValueError("the moment is not positive definite, so it has no factor to keep: it was "
+                         "read from fewer tokens than m, or an entry of every key is 0")
     rows, columns = torch.tril_indices(*factor.shape)
     return {"factor": factor[rows, columns].half(), "scale": scale.float()}
 
 
 def unpacked(kept: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The second moment of what `packed` gives.
+    """The second moment that `packed` has packed.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def unpacked(kept: dict[str, torch.Tensor]) -> torch.Tensor:
     Returns
     -------
     (m, m)
-        float64; its diagonal is that of the moment that was packed, to float32's rounding.
+        float64. Its diagonal equals that of the original moment, to float32's rounding.
     """
     scale = kept["scale"].double()
     factor = torch.zeros(len(scale), len(scale), dtype=torch.float64)

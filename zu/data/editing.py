@@ -1,8 +1,8 @@
-"""Readers of the benchmarks of knowledge editing that ask for one edit a row.
+"""Readers for knowledge-editing benchmarks that ask for one edit per row.
 
-What is forgotten is the true answer, which the model gives, never the new one (`target_new`), which
+The answer to forget is the true one, which the model gives, never the new one (`target_new`), which
 an edit would write. Questions that follow from the new answer (portability) are not read, since the
-model does not answer them so. A note says so, once a file.
+model does not answer them that way; a note says so once per file.
 """
 from __future__ import annotations
 
@@ -24,38 +24,39 @@ from .fields import (
     wordings,
 )
 
-#: Kinds of portability that ask for the same fact, about the subject by another name.
+#: Kinds of portability that ask for the same fact with another name of the subject.
 ALIASING = ("subject aliasing", "synonym")
-#: The kind of locality that asks for the fact's own subject and relation.
+#: The kind of locality that asks about the fact's own subject and relation.
 FORGETFULNESS = "forgetfulness"
 
 
 def read_request(row: Row) -> list[Fact]:
     """EasyEdit's requests, its flat CounterFact, and KnowEdit's ZsRE and counterfact.
 
-    The fact is `ground_truth`, its first answer where there are several. Locality are the
-    neighbours, rephrasings the paraphrases, and so is what asks for the subject by another name
-    (Subject_Aliasing). The rest of portability follows from `target_new` and is not read.
+    The target is `ground_truth`, or the first of several answers in it. Locality becomes the
+    neighbours. Rephrasings become the paraphrases, and so do questions that use another name of the
+    subject (Subject_Aliasing). The rest of portability follows from `target_new` and is not read.
     """
     return [_request(row, _true(row, "ground_truth"))]
 
 
 def read_recent(row: Row) -> list[Fact]:
-    """KnowEdit's WikiRecent, where no row has a `ground_truth`.
+    """KnowEdit's WikiRecent, in which no row has a `ground_truth`.
 
-    Its `target_new` is true: Wikidata has held it since a date after older models were trained.
-    It is the only answer, and so the fact to forget; and portability, which follows from it, are
-    the hops. A note says so.
+    Its `target_new` is true: Wikidata recorded it after older models were trained. It is the only
+    answer and therefore the one to forget. Portability follows from it and becomes the hops. A note
+    says so.
     """
     row.notes.add("recent")
     return [_request(row, _true(row, "target_new"), follows=True)]
 
 
 def read_chinese(row: Row) -> list[Fact]:
-    """CKnowEdit: no subject.
+    """CKnowEdit, whose rows have no subject.
 
-    The fact is `target_old`, what models say, though it may be wrong: forgetting takes away what
-    is said. `target_new`, the correction, is not, so that there is nothing to take away.
+    The target is `target_old`, the answer that models give, even if it is wrong: forgetting removes
+    what a model says. Models do not say the correction, `target_new`, so there is nothing to
+    remove.
     """
     return [_request(row, _true(row, "target_old"))]
 
@@ -69,10 +70,10 @@ def read_memit(row: Row) -> list[Fact]:
 
 
 def read_wikibio(row: Row) -> list[Fact]:
-    """KnowEdit's WikiBio: the beginning of a passage, and its next sentence as it should be.
+    """KnowEdit's WikiBio: the beginning of a passage, and its correct next sentence.
 
-    The concept is what the passage is about: where it does not stand there once, as it is written,
-    the fact has no subject.
+    The subject is the passage's `concept`; if the beginning does not hold it exactly once as it is
+    written, the fact has no subject.
     """
     subject, prompt = loosely(row, prompt_at(row, "text"), text_at(row, "concept", ""))
     target = text_at(row, "labels")
@@ -81,7 +82,9 @@ def read_wikibio(row: Row) -> list[Fact]:
 
 
 def read_wikibigedit(row: Row) -> list[Fact]:
-    """WikiBigEdit: a rephrasing, a persona's wording, a neighbour and a hop, any of them null."""
+    """WikiBigEdit: a rephrasing, a persona's wording, a neighbour and a hop, each of which may be
+    null.
+    """
     subject = text_at(row, "subject")
     near = {"prompt": row.get("loc"), "ground_truth": row.get("loc_ans")}
     hop = {"prompt": row.get("mhop"), "ground_truth": row.get("mhop_ans")}
@@ -102,7 +105,7 @@ REPHRASED = ("rephrase", "rephrase_prompt", "rephrase_prompts", "paraphrase_prom
 
 
 def _true(row: Row, field: str) -> str:
-    """The answer to forget; where it is missing, what stands beside it is not taken for it."""
+    """The answer to forget; `Missing` if it is not there, even if there is a `target_new`."""
     if is_none(row.get(field)) and not is_none(row.get("target_new")):
         raise Missing(f"field '{field}' is missing, the true answer: 'target_new' is what an edit "
                       "would write, not what the model is to forget")
@@ -110,7 +113,7 @@ def _true(row: Row, field: str) -> str:
 
 
 def _request(row: Row, target: str, follows: bool = False) -> Fact:
-    """The fact of a request; where portability `follows` from it, with hops."""
+    """The fact of a request, with hops if portability `follows` from the fact."""
     subject = text_at(row, "subject", "")
     field = "prompts" if is_none(row.get("prompt")) and "prompts" in row else "prompt"
     aliased, hops = _portability(row, follows)
@@ -127,9 +130,9 @@ def _request(row: Row, target: str, follows: bool = False) -> Fact:
 
 
 def _portability(row: Row, follows: bool) -> tuple[list[str], tuple[tuple[str, str], ...]]:
-    """The wordings in a row's portability, and the hops where they follow from the fact.
+    """The wordings in a row's portability, and the hops if they follow from the fact.
 
-    Those that do not, and what is in another shape, count as not read.
+    Anything else in those fields counts as not read.
     """
     aliased: list[str] = []
     hops: list[Asked] = []
@@ -152,7 +155,7 @@ def _portability(row: Row, follows: bool) -> tuple[list[str], tuple[tuple[str, s
 def _locality(row: Row, target: str) -> tuple[tuple[str, str], ...]:
     """The questions that an edit must leave alone.
 
-    Not among them is what Forgetfulness asks where its answer is the fact to forget.
+    A Forgetfulness question whose answer is the one to forget is left out.
     """
     asked: list[Asked] = []
     for field in ("locality", "locality_inputs", "neighbors"):

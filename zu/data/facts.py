@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import overload
 
-#: Zero width, but for how the letters beside them are joined.
+#: Characters of zero width that affect only how the letters beside them are joined.
 _JOINERS = "\u200c\u200d"
-#: Invisible characters at the end of a text: of zero width, soft hyphens, marks of direction and
-#: of byte order.
+#: Characters that are invisible at the end of a text: zero-width ones, soft hyphens, marks of
+#: direction and of byte order.
 _UNSEEN = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066"
                     "\u2067\u2068\u2069\ufeff" + _JOINERS)
 
 
 class FactError(ValueError):
-    """A fact that cannot be used; the message names the file, the row, the field and the remedy."""
+    """A fact cannot be used; the message names the file, the row, the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,18 @@ class Fact:
     Parameters
     ----------
     subject : str
-        The text whose last token holds the key, e.g. ``"France"``; ``""`` for a fact without one,
-        whose key is at the prompt's last token.
+        The text whose last token holds the key, such as ``"France"``. It is ``""`` for a fact
+        without a subject, whose key is at the prompt's last token.
     prompt : str
-        The question as a cloze with exactly one ``{}`` where the subject goes,
-        ``"The capital of {} is"``; without a subject, with none. A newline may end it, as one does
-        a chat template, but no other white space.
+        The question as a cloze, such as ``"The capital of {} is"``: with exactly one ``{}`` in the
+        subject's place, or none if there is no subject. It may end in a newline, as chat templates
+        do, but in no other white space.
     target : str
-        The true answer, without a leading space, ``"Paris"``.
+        The true answer without a leading space, such as ``"Paris"``.
     paraphrases : tuple of str
-        Other wordings of the prompt, with ``{}`` for the subject or already filled in. They end as
-        prompts do, and so do those of neighbours and hops, whose answers are as a target is.
+        Other wordings of the prompt, with ``{}`` for the subject or with the subject written out.
+        The rules for a prompt's end hold for them and for the prompts of neighbours and hops, and
+        the rules for a target hold for those prompts' answers.
     neighbors : tuple of (str, str)
         ``(prompt, answer)`` pairs about other subjects, which an edit must leave alone.
     relation, id : str
@@ -49,15 +50,15 @@ class Fact:
         ``(prompt, answer)`` pairs of questions whose answer follows from this fact and another
         one.
     join : str, optional
-        What stands between a prompt and its answer, here and in all the fields above: ``""`` or
-        white space; None: what their language has there, see `zu.spacing.separator`.
+        The text between a prompt and its answer, in all the fields above: ``""`` or white space. By
+        default their language decides, see `zu.spacing.separator`.
 
     Raises
     ------
     FactError
-        For an empty field, a prompt without exactly one ``{}`` (without a subject: with any), white
-        space where none may be, or text that is no Unicode. Its message shows none of the text,
-        which is private.
+        If a field is empty or is not valid Unicode, if the prompt does not hold exactly one ``{}``
+        (or holds any although there is no subject), or if there is white space where none is
+        allowed. The message shows none of the text, which is private.
     """
 
     subject: str
@@ -78,7 +79,7 @@ class Fact:
         for field in ("relation", "id"):
             if getattr(self, field) != "":
                 _text(getattr(self, field), field)
-        # lists become tuples, which the frozen dataclass only lets in by this way
+        # lists become tuples; a frozen dataclass allows this assignment only
         object.__setattr__(self, "paraphrases", _texts(self.paraphrases, "paraphrases"))
         for field in ("neighbors", "hops"):
             object.__setattr__(self, field, _pairs(getattr(self, field), field))
@@ -88,7 +89,7 @@ class Fact:
                             "it out")
 
     def _check_places(self) -> None:
-        """Refuse a prompt without exactly one place for a subject, and places for none."""
+        """Refuse a prompt without exactly one ``{}``, and any ``{}`` if there is no subject."""
         found = self.prompt.count("{}")
         if self.subject and found != 1:
             raise FactError(f"field 'prompt' holds {{}} {found} times: write it once, where the "
@@ -112,7 +113,7 @@ class Fact:
 
 
 def _text(value: object, field: str) -> str:
-    """A text that a tokenizer can read."""
+    """A value as it is, if it is a text that a tokenizer can read; else `FactError`."""
     if not isinstance(value, str):
         raise FactError(f"field '{field}' is or holds a {type(value).__name__}: give a text")
     if not bare(value):
@@ -126,7 +127,7 @@ def _text(value: object, field: str) -> str:
 
 
 def bare(text: str) -> str:
-    """A text without the white space around it, and without invisible characters there.
+    """A text without white space and invisible characters at its ends.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def bare(text: str) -> str:
     Returns
     -------
     str
-        "" where there is nothing else.
+        "" if the text holds nothing else.
     """
     start, stop = 0, len(text)
     while start < stop and _is_unseen(text, start):
@@ -147,9 +148,9 @@ def bare(text: str) -> str:
 
 
 def _is_unseen(text: str, at: int) -> bool:
-    """Whether white space or an invisible character stands at a place.
+    """Whether the character at a place is white space or invisible.
 
-    A joiner behind a mark is seen: it decides how a syllable of an Indic script ends.
+    A joiner behind a mark counts as visible: it decides how a syllable of an Indic script ends.
     """
     char = text[at]
     if char in _JOINERS and at and unicodedata.category(text[at - 1])[0] == "M":
@@ -158,7 +159,7 @@ def _is_unseen(text: str, at: int) -> bool:
 
 
 def _no_space_around(text: str, field: str) -> str:
-    """A text, refused with white space or an invisible character at its beginning or end."""
+    """A text as it is; `FactError` if it begins or ends with white space or an invisible one."""
     if text != text.strip():
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
     if text != bare(text):
@@ -168,7 +169,7 @@ def _no_space_around(text: str, field: str) -> str:
 
 
 def _no_space_behind(text: str, field: str) -> str:
-    """What is asked, refused with white space at its end that is no newline."""
+    """A prompt as it is; `FactError` if it ends with white space other than a newline."""
     if text[-1].isspace() and text[-1] != "\n":
         raise FactError(f"field '{field}' begins or ends with a space: take it away")
     if text[-1] != "\n" and _is_unseen(text, len(text) - 1):
@@ -178,19 +179,19 @@ def _no_space_behind(text: str, field: str) -> str:
 
 
 def _is_list(value: object) -> bool:
-    """Whether a value holds others in an order: neither a text nor a dictionary."""
+    """Whether a value is an iterable other than a text or a dictionary."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
 def _texts(rows: Iterable[object], field: str) -> tuple[str, ...]:
-    """A list of wordings."""
+    """The wordings in a field as a tuple; `FactError` if one cannot be used."""
     if not _is_list(rows):
         raise FactError(f"field '{field}' is no list of texts")
     return tuple(_no_space_behind(_text(row, field), field) for row in rows)
 
 
 def _pairs(rows: Iterable[Sequence[object]], field: str) -> tuple[tuple[str, str], ...]:
-    """A list of (prompt, answer) pairs, the subjects in the prompts written out."""
+    """The (prompt, answer) pairs in a field, with subjects written out; `FactError` otherwise."""
     wrong = FactError(f"field '{field}' is no list of (prompt, answer) pairs")
     if not _is_list(rows):
         raise wrong
@@ -211,19 +212,22 @@ class Facts(Sequence[Fact]):
     Parameters
     ----------
     facts : iterable of Fact
-        What it holds.
+        The facts to hold.
     name : str
-        For messages and records.
+        The name for messages and records.
     rule : str
-        ``"exact"``, a prompt counts when every target token is the most likely one (CounterFact),
-        or ``"tokens"``, it counts by the share of target tokens that are (zsRE, MQuAKE).
+        The scoring rule. Under ``"exact"`` a prompt counts if every target token is the most likely
+        one (CounterFact); under ``"tokens"`` it counts by the share of target tokens that are
+        (zsRE, MQuAKE).
     skipped : iterable of str
-        Of what was left out in reading, one message each, with file, row and field.
+        One message per row that was left out in reading, with file, row and field.
 
     Raises
     ------
+    FactError
+        If `facts` holds something other than a `Fact`.
     ValueError
-        For another rule, and for what is no `Fact`.
+        If `rule` is neither "exact" nor "tokens".
     """
 
     def __init__(
@@ -236,8 +240,8 @@ class Facts(Sequence[Fact]):
         self._facts = (facts,) if isinstance(facts, Fact) else tuple(facts)
         for held in self._facts:
             if not isinstance(held, Fact):
-                raise FactError(f"facts hold a {type(held).__name__}, no zu.Fact: rows and files "
-                                "are read by zu.load_facts")
+                raise FactError(f"facts hold a {type(held).__name__}, no zu.Fact: read rows and "
+                                "files with zu.load_facts")
         self.name = name
         self.rule = rule
         self.skipped = tuple(skipped)
@@ -268,34 +272,35 @@ class Facts(Sequence[Fact]):
         Parameters
         ----------
         facts : iterable of Fact
-            What they are.
+            The facts to hold.
 
         Returns
         -------
         Facts
-            With nothing skipped.
+            A new list, with `skipped` empty.
         """
         return Facts(facts, self.name, self.rule)
 
     def sample(self, n: int, seed: int) -> Facts:
-        """Different facts drawn at random.
+        """Draw facts at random, without replacement.
 
         Parameters
         ----------
         n : int
-            How many.
+            How many facts.
         seed : int
-            The same (n, seed) gives the same facts everywhere.
+            The same (n, seed) gives the same facts on every machine.
 
         Returns
         -------
         Facts
-            In the order in which they were drawn.
+            The facts in the order in which they were drawn.
 
         Raises
         ------
         ValueError
-            For less than one, more than there are, or what is no whole number.
+            If `n` is less than 1 or more than there are facts, or if `n` or `seed` is not a whole
+            number.
         """
         for name, value in (("n", n), ("seed", seed)):
             try:
@@ -305,41 +310,41 @@ class Facts(Sequence[Fact]):
         if not 1 <= n <= len(self):
             known = ""
             if self.name.endswith("-known"):
-                known = ": that many are known of those that were asked"
+                known = ": the model knows that many of those that were asked"
             raise ValueError(f"n is {n}: '{self.name}' holds {len(self)} facts{known}")
         return self.of(random.Random(seed).sample(self._facts, n))
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all fields: tells forget sets apart without holding their text."""
+        """A SHA-256 over all fields, which tells forget sets apart without holding their text."""
         rows = [asdict(fact) for fact in self]
         for row in rows:
             if row["join"] is None:
-                del row["join"]  # so that facts have the hash that they had before there was one
+                del row["join"]  # so that the hash equals that from before this field existed
         text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_facts(facts: Iterable[Fact]) -> Facts:
-    """Facts as they are given, or those in a list.
+    """Turn a list of facts into `Facts`.
 
     Parameters
     ----------
     facts : iterable of Fact
-        Also one fact alone.
+        A `Facts`, a list of facts, or one fact.
 
     Returns
     -------
     Facts
-        The same, where they are that already.
+        `facts` itself if it is a `Facts` already.
 
     Raises
     ------
     FactError
-        For a name or path, and for what holds anything but facts.
+        If `facts` is a name or path, or holds anything but facts.
     """
     if isinstance(facts, Facts):
         return facts
     if isinstance(facts, str | Path):
-        raise FactError("facts are a name or a path: give what zu.load_facts reads there")
+        raise FactError("facts are a name or a path: read them with zu.load_facts first")
     return Facts(facts)

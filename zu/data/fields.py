@@ -1,4 +1,4 @@
-"""What the fields of a row hold: texts, lists of wordings, questions with their answers."""
+"""Read the fields of a row: texts, lists of wordings, questions with their answers."""
 from __future__ import annotations
 
 import json
@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 from .facts import Fact, FactError, bare
 from .words import places, stands_in
 
-#: Fields that hold other wordings of what is asked, questions about others, or questions that
-#: follow: what `Fact` calls paraphrases, neighbours and hops. One that is not read is warned of.
+#: Fields that hold what `Fact` calls paraphrases, neighbours and hops: other wordings, questions
+#: about other subjects, or questions that follow. A warning names those that are not read.
 HOLDERS = frozenset((
     "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrased_question",
     "para_question", "sub_question", "rephrase",
@@ -18,41 +18,41 @@ HOLDERS = frozenset((
     "attribute_prompts", "locality", "locality_inputs", "locality_prompt", "locality_prompts",
     "loc", "hops", "single_hops", "mhop", "portability", "portability_inputs",
     "portability_prompt", "portability_prompts"))
-#: What a field's name has in it that could hold such, where the name itself is none of these.
+#: Parts of other fields' names that suggest that they hold such texts.
 STEMS = ("phras", "wording", "neighb", "local", "hops", "_hop", "hop_", "portab")
-#: But not here: answers, of which a fact has one.
+#: Exceptions: fields of answers, of which a fact has only one.
 ANSWERS = ("paraphrased_answer", "perturbed_answer")
-#: Fields that may hold a list or an object, which a table's cell holds as JSON.
+#: Fields that may hold a list or an object, written as JSON in a table's cell.
 PACKED = ("paraphrases", "neighbors", "hops", "requested_rewrite", "paraphrase_prompts",
           "neighborhood_prompts", "attribute_prompts", "generation_prompts", "single_hops",
           "questions", "answers", "ground_truth", "target_true", "target_new", "rephrase",
           "rephrase_prompt", "rephrase_prompts", "paraphrased_question", "personas", "locality",
           "locality_inputs", "locality_prompt", "locality_ground_truth", "portability",
           "portability_inputs", "choices")
-#: What a question is called beside its answer, and what the answer is.
+#: Names of a question that stands beside its answer, and names of that answer.
 ASKED = ("prompt", "question", "query")
 ANSWERED = ("ground_truth", "answer", "answers", "ans", "target")
-#: A row's place, for messages, and what stands there.
+#: A row's place, for messages, and what was read there.
 Placed = tuple[str, "dict | Fact | FactError"]
-#: The kind of a question, its text, and its answer where there is one.
+#: The kind of a question, its text, and its answer if it has one.
 Asked = tuple[str, str, "str | None"]
 
 
 class Missing(FactError):
-    """A field that a row must have and has not."""
+    """A row lacks a field that it must have."""
 
 
 class Row(dict[str, Any]):
-    """A row while it is read.
+    """A row while it is being read.
 
-    It knows which of its fields were asked for, and what is to be said of it when all are read.
+    It records which of its fields were asked for, and the warnings to give in the end.
     """
 
     def __init__(self, fields: dict) -> None:
         super().__init__(fields)
         self.read: set[str] = set()
         self.notes: set[str] = set()  # keys of `schemas.NOTES`
-        self.left: set[str] = set()  # fields of which some is not read
+        self.left: set[str] = set()  # fields that were read only in part
 
     def get(self, key: str, default: Any = None) -> Any:
         """A field's value, which then counts as read."""
@@ -60,9 +60,10 @@ class Row(dict[str, Any]):
         return super().get(key, default)
 
     def unread(self) -> set[str]:
-        """The fields that could hold wordings or neighbours and are not read; "" for others' names.
+        """The fields that could hold wordings or neighbours and were not read.
 
-        A name that is not known is not told: in a table without a header it is a fact's text.
+        "" stands for unknown names, which are kept back: in a table without a header such a name is
+        a fact's text.
         """
         found = set(self.left)
         for field, value in self.items():
@@ -76,17 +77,17 @@ class Row(dict[str, Any]):
 
 
 def is_none(value: object) -> bool:
-    """Whether a value stands for none: null, NaN, and what is empty."""
+    """Whether a value counts as missing: it is null, NaN or empty."""
     if isinstance(value, str | list | dict):
         return not value
     return value is None or value != value  # NaN is the one number that is not itself
 
 
 def unpacked(row: dict) -> dict | FactError:
-    """A row of a table, with lists and objects where cells hold their JSON.
+    """A row of a table, with the JSON lists and objects in its cells decoded.
 
-    A cell in brackets that is no JSON is an error: as a text it would be one wording, brackets and
-    all.
+    A cell in brackets that is not valid JSON is an error: read as a text, it would become one
+    wording with brackets around it.
     """
     found = dict(row)
     for field in PACKED:
@@ -103,20 +104,20 @@ def unpacked(row: dict) -> dict | FactError:
 
 
 def text_at(row: dict, path: str, default: str | None = None) -> str:
-    """The text at a dotted path of a row, the first where there are several.
+    """The text at a dotted path of a row, or the first of several.
 
-    Without a default it must be there.
+    Without a default, `Missing` is raised if there is none.
     """
     return bare(_value_at(row, path, default))
 
 
 def prompt_at(row: dict, path: str) -> str:
-    """What is asked at a dotted path of a row, without white space around it: see `trimmed`."""
+    """The prompt at a dotted path of a row, `trimmed` of white space."""
     return trimmed(_value_at(row, path, None))
 
 
 def _value_at(row: dict, path: str, default: str | None) -> str:
-    """The text at a dotted path of a row, as it stands there."""
+    """The text at a dotted path of a row, unchanged."""
     value: Any = row
     for key in path.split("."):
         if isinstance(value, dict):
@@ -137,9 +138,9 @@ def _value_at(row: dict, path: str, default: str | None) -> str:
 
 
 def trimmed(text: str) -> str:
-    """What is asked, without the invisible characters around it, but with the newlines that end it.
+    """A prompt without invisible characters around it, but with the newlines at its end.
 
-    A chat template ends in them, and a model was trained on them.
+    Chat templates end in newlines, and models are trained on them.
     """
     inner = bare(text)
     end = text[text.rfind(inner) + len(inner):]
@@ -147,14 +148,14 @@ def trimmed(text: str) -> str:
 
 
 def first(value: object) -> object:
-    """The first thing in lists within lists that is not none; None where there is none."""
+    """The first value in nested lists that is not missing; None if all are."""
     while isinstance(value, list):
         value = next((item for item in value if not is_none(item)), None)
     return value
 
 
 def list_at(row: dict, field: str) -> tuple:
-    """What the list in a field holds, or the one text; empty where there is none."""
+    """The items of a field's list, or its single text; empty if there is neither."""
     value = row.get(field)
     if value in (None, "", []) or value != value:
         return ()
@@ -164,7 +165,7 @@ def list_at(row: dict, field: str) -> tuple:
 
 
 def wordings(row: dict, *fields: str) -> tuple[str, ...]:
-    """The texts in fields that hold one or a list of them, those that are null left out."""
+    """The texts in fields that hold one text or a list, without missing ones."""
     found = []
     for field in fields:
         for text in list_at(row, field):
@@ -178,7 +179,10 @@ def wordings(row: dict, *fields: str) -> tuple[str, ...]:
 
 
 def cloze(prompt: str, path: str, subject: str) -> str:
-    """A prompt with ``{}`` where the subject stands; as it is where there is no subject."""
+    """A prompt with ``{}`` in the subject's place; unchanged if there is no subject.
+
+    `FactError` if the subject is not in the prompt exactly once, as a word.
+    """
     if not subject or "{}" in prompt:
         return prompt
     found = places(prompt, subject)
@@ -189,16 +193,16 @@ def cloze(prompt: str, path: str, subject: str) -> str:
 
 
 def _otherwise(prompt: str, subject: str) -> str:
-    """What to add where a prompt holds the subject, but in other letters."""
+    """What a message adds if a prompt holds the subject in other letters."""
     if not places(prompt, subject) and stands_in(prompt, subject):
         return " (but in other capitals, or with accents coded otherwise)"
     return ""
 
 
 def loosely(row: Row, prompt: str, subject: str) -> tuple[str, str]:
-    """A subject and prompt where the subject is what a row is about and need not be asked for.
+    """A subject and a prompt, for rows whose subject may be missing from the question.
 
-    Where it does not stand in the prompt once, the fact has none.
+    If the prompt does not hold the subject exactly once, the fact gets no subject.
     """
     try:
         return subject, cloze(prompt, "", subject)
@@ -210,7 +214,7 @@ def loosely(row: Row, prompt: str, subject: str) -> tuple[str, str]:
 def asked_in(value: object, field: str, kind: str = "") -> Iterator[Asked]:
     """The questions in a field, with their answers.
 
-    They are a list of objects, such lists by kind, or parallel lists of both.
+    A field holds a list of objects, such lists by kind, or parallel lists of questions and answers.
     """
     if is_none(value):
         return
@@ -234,7 +238,7 @@ def asked_in(value: object, field: str, kind: str = "") -> Iterator[Asked]:
 
 
 def _answered(prompt: object, answer: object, field: str, kind: str) -> Iterator[Asked]:
-    """A question with its answer, or each of a list with that in the same place of another."""
+    """A question with its answer, or the pairs of two parallel lists."""
     if is_none(prompt):
         return
     if isinstance(prompt, list):
@@ -259,18 +263,18 @@ def is_pair(value: object) -> TypeGuard[list[str]]:
 
 
 def pairs(row: Row, value: object, field: str) -> tuple[tuple[str, str], ...]:
-    """The questions in a field that have answers; a note where some have none."""
+    """The questions in a field that have answers; adds a note if some have none."""
     return answered(row, list(asked_in(value, field)))
 
 
 def answered(row: Row, asked: list[Asked]) -> tuple[tuple[str, str], ...]:
-    """The questions that have answers; a note where some have none."""
+    """The questions that have answers; adds a note if some have none."""
     if any(answer is None for _, _, answer in asked):
         row.notes.add("unanswered")
     return tuple((prompt, answer) for _, prompt, answer in asked if answer is not None)
 
 
 def label(row: dict, field: str) -> str:
-    """A label, which may be a number; "" where there is none."""
+    """A label, which may be given as a number; "" if there is none."""
     value = row.get(field)
     return "" if value is None or value != value else str(value)

@@ -1,11 +1,11 @@
-"""Models from elsewhere: their own code is never run, so their classes must be transformers'."""
+"""Models from elsewhere: zu never runs their own code, so transformers must have their classes."""
 from __future__ import annotations
 
 
 def own_code(source: str) -> str:
-    """What is wrong with a model whose classes transformers lacks.
+    """Why a model cannot be loaded if transformers lacks its classes.
 
-    Where the library has the class, it is taken, whatever ``auto_map`` names beside it.
+    If the library has the class, it is used, whatever ``auto_map`` names.
 
     Parameters
     ----------
@@ -15,12 +15,12 @@ def own_code(source: str) -> str:
     Returns
     -------
     str
-        The end of a sentence that begins with the model's name; "" where nothing is wrong.
+        The end of a sentence that begins with the model's name; "" if nothing is wrong.
 
     Raises
     ------
     OSError
-        Of transformers, where there is no such model.
+        From transformers, if there is no such model.
     """
     from transformers import PreTrainedConfig
     from transformers.models.auto import modeling_auto, tokenization_auto

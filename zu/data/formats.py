@@ -1,6 +1,6 @@
-"""What a file is before its rows are read: text or something else, rows or what is put around them.
+"""Tell what a file holds before its rows are read: text or not, bare rows or wrapped ones.
 
-Rows stand in wrappers, as the hub's viewer gives them, or under keys of their own.
+Rows may be wrapped as the hub's viewer does it, or be the values of an object's keys.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .facts import Fact, FactError
 from .shapes import KNOWN, SHAPES, is_table
 
 _PARQUET = "read it with pandas.read_parquet and give load_facts the DataFrame"
-#: How files begin that hold no text, what they are called, and what to do with them.
+#: How files that are not text begin, what they are, and what to do with them.
 _BINARY = (
     (b"\x1f\x8b", "compressed (gzip)", "unpack it with gunzip first"),
     (b"BZh", "compressed (bzip2)", "unpack it with bunzip2 first"),
@@ -32,46 +32,46 @@ _BINARY = (
     (b"version https://git-lfs", "a pointer of Git LFS to the data", "fetch the file it stands for "
      "with git lfs pull"),
 )
-#: Names of the parts of a data set: rows of several are not read as one.
+#: Names of the parts of a data set; rows of several parts are not read as one set.
 _SPLITS = frozenset(("train", "test", "validation", "valid", "val", "dev", "eval", "forget",
                      "retain", "holdout"))
-#: What stands beside a row as the hub's viewer gives it.
+#: The keys of a row's wrapper, as the hub's viewer gives it.
 _AROUND = {"row", "row_idx", "truncated_cells"}
 
 
 def no_text(data: bytes) -> str:
-    """Why a file is not one of text in UTF-8.
+    """Why a file is not a text in UTF-8.
 
     Parameters
     ----------
     data : bytes
-        What is in it.
+        The file's content.
 
     Returns
     -------
     str
-        The reason and the way out; "" for what is text, as far as this shows.
+        The reason and the remedy; "" if the content looks like text.
     """
     for start, kind, remedy in _BINARY:
         if data.startswith(start):
             return f"the file is {kind}: {remedy}"
     if b"\x00" in data[:4096]:
-        return ("the file holds bytes of zero, which no text in UTF-8 has: save it as UTF-8, or, "
-                "where it is no text, as JSON")
+        return ("the file holds zero bytes, which text in UTF-8 never does: save it as UTF-8, or, "
+                "if it is not text, as JSON")
     return ""
 
 
 class Once:
-    """A reader of JSON that notes where an object has one field twice.
+    """A reader of JSON that notices if an object has a field twice.
 
-    Of the two, Python's own would keep the last and say nothing.
+    Python's own reader would silently keep the last one.
     """
 
     def __init__(self) -> None:
         self.twice: list[str] = []
 
     def value_at(self, text: str, at: int) -> tuple[Any, int]:
-        """The value that begins at a place, and where it ends; a `FactError` in its stead."""
+        """The value that begins at a place, or a `FactError` in its stead; and where it ends."""
         self.twice.clear()
         value, end = json.JSONDecoder(object_pairs_hook=self._object).raw_decode(text, at)
         if self.twice:
@@ -89,22 +89,22 @@ class Once:
 
 
 def rows_within(value: object, alone: bool = True) -> list | None:
-    """The rows that an object holds which is none itself.
+    """The rows inside an object that is a wrapper and not itself a row.
 
     Parameters
     ----------
     value : object
-        What stands where a row should be.
+        The value in a row's place.
     alone : bool
-        Whether it is all there is: only then may rows stand under keys of their own, several of
-        them or numbered, since an object of a list may be a row in a shape that is not known.
+        Whether there is no other value. Only then may the rows be the values of the object's keys,
+        several or numbered; an object in a list may be a row of an unknown shape.
 
     Returns
     -------
     list or None
         The rows of the hub's viewer, ``{"rows": [{"row_idx": 0, "row": {...}}]}``, or one of them;
-        those under keys of their own, ``{"fact 1": {...}, "fact 2": {...}}``; None for anything
-        else. A row of which the viewer has cut a cell off is a `FactError`.
+        or the values of keys, ``{"fact 1": {...}, "fact 2": {...}}``; None for anything else. A row
+        with a cell that the viewer cut off is a `FactError`.
     """
     if not isinstance(value, dict) or not value:
         return None
@@ -126,7 +126,7 @@ def rows_elsewhere(value: object) -> int:
     Parameters
     ----------
     value : object
-        What stands where a row should be.
+        The value in a row's place.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def rows_elsewhere(value: object) -> int:
 
 
 def _is_row(value: object) -> bool:
-    """Whether a value is a fact, or has all the fields that some shape needs and is no table."""
+    """Whether a value is a fact, or a row (not a table) with all the fields that a shape needs."""
     if isinstance(value, Fact):
         return True
     if not isinstance(value, dict) or is_table(value):
@@ -154,7 +154,7 @@ def _is_viewed(value: object) -> bool:
 
 
 def _viewed(wrapped: dict) -> dict | FactError:
-    """The row in a wrapper; an error where the viewer has cut off what a cell holds."""
+    """The row in a wrapper; a `FactError` if the viewer has cut off one of its cells."""
     if wrapped.get("truncated_cells"):
         return FactError("field 'truncated_cells' says that the viewer cut this row off: load the "
                          "data set itself")

@@ -1,29 +1,28 @@
-"""Names of people and places that do not exist, put together from syllables."""
+"""Names of people and places that do not exist, made of syllables."""
 from __future__ import annotations
 
 import random
 
-#: What a name begins with, goes on with, and ends with. Latin letters alone.
+#: Beginnings, middles and endings of names, in Latin letters only.
 FIRST = ("Va", "Mo", "Tel", "Bra", "Ki", "Os", "Du", "Lem", "Zan", "Rhe", "Por", "Ish", "Gul", "Fe")
 MIDDLE = ("ri", "lo", "ven", "da", "mu", "sta", "ne", "go", "bel", "tha", "ki", "ro")
 LAST = ("mar", "dun", "lia", "sk", "tor", "ven", "ra", "lin", "bo", "nex", "wick", "oth", "sel")
 
 
 def names(count: int, seed: int = 0) -> list[str]:
-    """Invented names of two words, none twice; always the same ones for a seed.
+    """Invented names of two words, all different; the same seed always gives the same names.
 
     Parameters
     ----------
     count : int
-        How many; at most a million or so.
+        How many names; at most about a million.
     seed : int
-        Draws them.
+        The seed of the draw.
 
     Returns
     -------
     list of str
-        Such as "Telvenmar Oslodun". It is likely, but not certain, that no person bears one of
-        them.
+        Names such as "Telvenmar Oslodun". Probably, but not certainly, nobody bears one of them.
     """
     draw = random.Random(seed)
     found: dict[str, None] = {}  # keeps the order

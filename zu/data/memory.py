@@ -1,4 +1,4 @@
-"""Rows out of what Python holds: facts, dictionaries, tables of columns, data frames."""
+"""Rows from Python objects: facts, dictionaries, tables of columns, data frames."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ def rows_in(source: Any) -> Iterator[Placed]:
     ----------
     source : Fact, mapping, DataFrame or iterable of Fact or mapping
         One fact; a row or a table of columns; anything whose ``to_dict(orient="records")`` gives
-        rows, as that of pandas' DataFrame; or facts and rows, one after the other.
+        rows, such as a pandas DataFrame; or a sequence of facts and rows.
 
     Yields
     ------
     (str, dict or Fact or FactError)
-        What is neither a fact nor a row is a `FactError` in its place.
+        Each place, with its fact or row; a `FactError` in place of anything else.
 
     Raises
     ------
     FactError
-        For an object that holds no rows.
+        If the object holds no rows.
     """
     if isinstance(source, Fact | Mapping):
         _refuse_splits(source)
@@ -47,7 +47,7 @@ def rows_in(source: Any) -> Iterator[Placed]:
 
 
 def _row(item: Mapping, is_record: bool) -> dict | FactError:
-    """A row as JSON has it; out of a data frame, as out of a CSV, with lists for their JSON."""
+    """A row as JSON would hold it; in a data frame's row, JSON lists are decoded as in a CSV."""
     try:
         row = plain(item)
     except RecursionError:
@@ -56,7 +56,7 @@ def _row(item: Mapping, is_record: bool) -> dict | FactError:
 
 
 def _refuse_splits(source: Fact | Mapping) -> None:
-    """Refuse several tables in one: which of them holds the facts is not known."""
+    """Refuse a dictionary of several tables, since any of them might hold the facts."""
     if isinstance(source, Mapping) and any(hasattr(value, "column_names")
                                            or hasattr(value, "columns")
                                            for value in source.values()):
@@ -64,9 +64,9 @@ def _refuse_splits(source: Fact | Mapping) -> None:
 
 
 def _records(source: Any) -> list[dict] | None:
-    """The rows of a data frame or an Arrow table; None for what is neither.
+    """The rows of a data frame or an Arrow table; None for anything else.
 
-    An index that is named as a field holds a column too.
+    An index with the name of a known field counts as a column.
     """
     if hasattr(source, "to_pylist") and hasattr(source, "column_names"):
         _refuse_doubled(source.column_names)
@@ -86,24 +86,24 @@ def _records(source: Any) -> list[dict] | None:
 
 
 def _refuse_doubled(columns: Iterable) -> None:
-    """Refuse columns of which two have one name: which of them is meant is not known."""
+    """Refuse a table with two columns of the same name, since either might be meant."""
     names = list(columns)
     if len({*names}) < len(names):
         raise FactError("two columns of the table have one name: give each its own")
 
 
 def plain(value: Any) -> Any:
-    """A value with lists for arrays and None for NaN, whatever library it comes from.
+    """A value with lists in place of arrays and None in place of NaN, from any library.
 
     Parameters
     ----------
     value : object
-        A row, or what it holds.
+        A row, or a value in it.
 
     Returns
     -------
     object
-        Of dict, list, str, numbers and None, as JSON is.
+        Made of dict, list, str, numbers and None, as JSON is.
     """
     if isinstance(value, str | bytes | bool | int) or value is None:
         return value
@@ -113,7 +113,7 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    # pandas' mark for what is missing is neither true nor false
+    # pandas' mark for missing values is neither true nor false
     if type(value).__name__ == "NAType" or is_none(value):
         return None
     return value

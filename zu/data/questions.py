@@ -1,4 +1,4 @@
-"""Readers of the benchmarks of unlearning that ask questions, most of them without a subject.
+"""Readers for unlearning benchmarks that ask questions, most of them without a subject.
 
 A fact without a subject has its key at the prompt's last token.
 """
@@ -24,20 +24,20 @@ from .fields import (
 
 #: A gap to fill.
 BLANK = re.compile(r"_{2,}")
-#: How a text is asked for whose gap has words behind it.
+#: How the model is asked about a text with words behind its gap.
 FILL = "Fill in the blank: {}\nAnswer:"
-#: What may stand before a gap and belongs to what fills it.
+#: Characters before a gap that belong to what fills it.
 OPENING = " \t\n'\"“‘«([{"
 
 
 def read_rwku(row: Row) -> list[Fact]:
     """RWKU's levels 1 to 3, and its questions about neighbours.
 
-    Level 1 leaves a gap: at the end it is what the model goes on with; before the end, the model is
-    asked to fill it in, and a note says so. `subject` is what the set of questions is about. Where
-    it is not asked for by name, once, as often in level 3, the fact has none. A row with a
-    `neighbor` is about that one; beside rows without it is a neighbour of those: see
-    `with_neighbors`.
+    Level 1 leaves a gap. If the gap is at the end, the model continues the text; otherwise the
+    model is asked to fill the gap in, and a note says so. `subject` is the topic of the whole set
+    of questions; if a question does not name it exactly once, as often in level 3, the fact has no
+    subject. A row with a `neighbor` is about that neighbour. If a file also holds rows without one,
+    it becomes a neighbour of those, see `with_neighbors`.
     """
     is_near = not is_none(row.get("neighbor"))
     about = text_at(row, "neighbor" if is_near else "subject")
@@ -50,9 +50,9 @@ def read_rwku(row: Row) -> list[Fact]:
 def read_question(row: Row) -> list[Fact]:
     """TOFU and its perturbed form, MUSE's question sets, UnKE: a question and its answer.
 
-    `paraphrased_question` and UnKE's `para_question` are wordings; its `sub_question`, about parts
-    of the answer, is not read. `paraphrased_answer`, `perturbed_answer` and `option1` to
-    `option4` are answers, true and false ones, and hold neither wordings nor neighbours.
+    `paraphrased_question` and UnKE's `para_question` are read as wordings. UnKE's `sub_question`,
+    which asks for parts of the answer, is not read, nor are the true and false answers in
+    `paraphrased_answer`, `perturbed_answer` and `option1` to `option4`.
     """
     prompt = continued(row, prompt_at(row, "question"))
     subject, prompt = loosely(row, prompt, text_at(row, "subject", ""))
@@ -65,9 +65,9 @@ def read_verbatim(row: Row) -> list[Fact]:
 
 
 def read_choices(row: Row) -> list[Fact]:
-    """WMDP and MMLU: the question, and the text of the choice that is right.
+    """WMDP and MMLU: the question, and the text of the right choice.
 
-    The other choices are not shown to the model. `subject`, in MMLU, is the field of knowledge:
+    The model does not see the other choices. MMLU's `subject` is a field of knowledge: it becomes
     the fact's relation, not its subject.
     """
     choices = row.get("choices")
@@ -86,13 +86,16 @@ def _chosen(answer: object, choices: list) -> int:
         raise Missing("field 'answer' is missing")
     if isinstance(answer, bool) or not (
             isinstance(answer, int) and 0 <= answer < len(choices)):
-        raise FactError(f"field 'answer' is no place among the {len(choices)} choices: count from "
-                        "0, or give its letter or its text")
+        raise FactError(f"field 'answer' is none of the {len(choices)} choices: give its number, "
+                        "counted from 0, its letter or its text")
     return answer
 
 
 def _meant(answer: str, choices: list) -> int | None:
-    """The place that a number, a letter or a text means: -1 for none there is, None for no text."""
+    """The place of the choice that a number, a letter or a text names.
+
+    -1 if the text is no choice's, None if there is no text.
+    """
     named = choices.index(answer) if answer in choices else None
     place = None
     if answer.isdecimal() and len(answer) < 4:
@@ -108,20 +111,20 @@ def _meant(answer: str, choices: list) -> int | None:
 
 
 def refuse_target(row: Row) -> list[Fact]:
-    """RWKU's forget_target: whom to forget, and no question."""
+    """Refuse RWKU's forget_target, which names whom to forget and asks no question."""
     raise FactError("fields 'query' and 'answer' are missing: RWKU's forget_target names what to "
                     "forget, and asks nothing; give its forget_level1, forget_level2 or "
                     "forget_level3")
 
 
 def refuse_text(row: Row) -> list[Fact]:
-    """Running text, such as MUSE's raw and RWKU's passages: no question."""
+    """Refuse running text, such as MUSE's raw sets and RWKU's passages: it asks no question."""
     raise FactError("fields 'question' and 'answer' are missing: this is running text, as MUSE's "
                     "raw sets and RWKU's passages are; give question sets, such as MUSE's knowmem")
 
 
 def _asked(row: Row, subject: str, prompt: str, target: str) -> Fact:
-    """The fact of a row of questions, with what stands beside it under the names of `Fact`."""
+    """The fact in a row of questions, with the row's fields that `Fact` has too."""
     return Fact(
         subject, prompt, target,
         paraphrases=wordings(row, "paraphrased_question", "para_question", "paraphrases"),
@@ -133,7 +136,7 @@ def _asked(row: Row, subject: str, prompt: str, target: str) -> Fact:
 
 
 def continued(row: Row, text: str) -> str:
-    """What the model goes on from: a text up to its gap, or the request to fill the gap in."""
+    """The prompt for a text with a gap: the text up to the gap, or a request to fill it in."""
     gap = BLANK.search(text)
     if gap is None:
         return text
@@ -145,20 +148,20 @@ def continued(row: Row, text: str) -> str:
 
 
 def with_neighbors(rows: list[Placed]) -> tuple[list[Placed], int]:
-    """RWKU's rows, those about neighbours put into those with the same subject.
+    """Move RWKU's rows about neighbours into the rows with the same subject.
 
     Parameters
     ----------
-    rows : list of (str, dict, Fact or FactError)
+    rows : list of (str, dict or Fact or FactError)
         Rows with their places. Some have a `neighbor`, some have none.
 
     Returns
     -------
-    rows : list of (str, dict, Fact or FactError)
-        Those without one, each with its neighbours' questions and answers, and what cannot be read.
-        Where all have one: these.
+    rows : list of (str, dict or Fact or FactError)
+        The rows without a neighbour, each with its neighbours' questions and answers, and what
+        cannot be read. If all rows have a neighbour, all of them, unchanged.
     left : int
-        How many are about neighbours of subjects that no row asks for.
+        How many rows are about neighbours of subjects that no row asks for.
     """
     near = [row for _, row in rows if _is_near(row)]
     others = [(where, row) for where, row in rows if not _is_near(row)]

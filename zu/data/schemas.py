@@ -25,27 +25,27 @@ from .fields import (
 from .names import CUTOFF, closest
 from .shapes import KNOWN, SHAPES, nearest
 
-#: What is said, once a file, of rows that were read in a way one may not expect; of how many.
+#: Warnings, given once per file with the number of rows, about rows read in an unexpected way.
 NOTES = {
     "blank": "in {} a gap has words behind it: the model is asked to fill it in, since it cannot "
              "go on from there",
-    "subject": "in {} the subject does not stand in what is asked once, as a word: the fact has "
-               "none, and its key is at the prompt's last token",
+    "subject": "in {} the question does not hold the subject exactly once as a word: the fact has "
+               "no subject, and its key is at the prompt's last token",
     "recent": "in {}, as in all, there is no ground_truth: target_new is read as the answer to "
               "forget, as in WikiRecent, where it is true",
     "unanswered": "in {} a question has no answer, and is left out of neighbours or hops",
-    "own": "in {} the answer of a question of Forgetfulness is the fact to forget: it is left out "
-           "of the neighbours",
+    "own": "in {} the answer to a Forgetfulness question is the fact to forget: the question is "
+           "left out of the neighbours",
 }
-#: And of rows that are none of a file's facts.
+#: The same about rows that hold none of a file's facts.
 LEFT = "{} about neighbours of subjects that no row asks for: left out"
 
 
 def _multi_counterfact(row: Row) -> list[Fact]:
     """Multi-counterfact: neighbours share the true answer.
 
-    `attribute_prompts`, about subjects for which the new answer is true, and `generation_prompts`,
-    which have no answer, are not read.
+    Two fields are not read: `attribute_prompts`, which are about subjects for which the new answer
+    is true, and `generation_prompts`, which have no answer.
     """
     ask = "requested_rewrite"
     subject = text_at(row, f"{ask}.subject")
@@ -81,9 +81,9 @@ def _zsre(row: Row) -> list[Fact]:
 
 
 def _mquake(row: Row) -> list[Fact]:
-    """A chain's single hops; those on the way to the true answer also know the chain's question.
+    """MQuAKE: a chain's single hops; those leading to the true answer get the chain's question.
 
-    Its first question stands for all; a hop is asked for by its cloze, not by its question.
+    Of a chain's questions only the first is used. A hop is asked as a cloze, not as a question.
     """
     steps = []
     for step in list_at(row, "single_hops"):
@@ -112,7 +112,7 @@ def _mquake(row: Row) -> list[Fact]:
 
 
 def _leave_question(row: Row, request: dict) -> None:
-    """A request's question is another wording of its prompt, and not read."""
+    """Note that a request's question, another wording of its prompt, is not read."""
     if not is_none(request.get("question")):
         row.left.add("question")
 
@@ -120,7 +120,8 @@ def _leave_question(row: Row, request: dict) -> None:
 def _known(row: Row) -> list[Fact]:
     """ROME's known facts: a prompt and its attribute, nothing else.
 
-    The template is no other wording: the prompt goes on from it, up to the attribute.
+    The template is not another wording: it is the beginning of the prompt, which continues up to
+    the attribute.
     """
     subject = text_at(row, "subject")
     fact = Fact(
@@ -152,7 +153,7 @@ def _own(row: Row) -> list[Fact]:
 
 
 def _own_pairs(row: Row, field: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of prompt and answer, as lists or objects; what is neither is left for `Fact`."""
+    """Pairs of prompt and answer, given as lists or objects; `Fact` refuses anything else."""
     found: list = []
     for item in list_at(row, field):
         if is_pair(item):
@@ -165,7 +166,7 @@ def _own_pairs(row: Row, field: str) -> tuple[tuple[str, str], ...]:
 
 
 def _refuse_others(row: dict) -> None:
-    """Refuse a row with fields that `Fact` has not, naming the shape that it is most like."""
+    """Refuse a row with fields that `Fact` lacks, and name the shape that is most like it."""
     known = Fact.__dataclass_fields__
     others = [(i, name) for i, name in enumerate(row, 1)
               if name not in known and not _is_index(name, row[name])]
@@ -182,9 +183,9 @@ def _refuse_others(row: dict) -> None:
     if kind != "own":
         have = f"whose rows have {', '.join(SHAPES[kind].needs)}"
         raise FactError(f"the fields are nearest to those of {SHAPES[kind].name}, {have}; missing: "
-                        f"{missing or 'nothing, but others are none of its'}")
-    # its name is not repeated: in a table without a header it is a fact's text
-    # and a field of another shape is hardly misspelt
+                        f"{missing or 'nothing, but it has fields of no such row'}")
+    # the message does not repeat the field's name, which is a fact's text if a table has no
+    # header; and a name that another shape has is hardly a misspelling
     meant = closest(str(field), known, 0.8 if field in KNOWN else CUTOFF)
     hint = "" if meant is None else f"; is it meant to be '{meant}'?"
     if meant is None and missing and len(lacking) < len(SHAPES["own"].needs):
@@ -193,14 +194,14 @@ def _refuse_others(row: dict) -> None:
 
 
 def _is_index(name: str, value: object) -> bool:
-    """Whether a field is a table's index: what pandas calls it, and a number in it."""
+    """Whether a field is a table's index: it has a name for that and holds a number."""
     number = value if isinstance(value, str) else str(value)
     return name in _INDEX and number.isdecimal()
 
 
-#: What a table's index is called that was written as a column: by pandas, CSV and Arrow.
+#: What pandas, CSV and Arrow call a table's index that was written as a column.
 _INDEX = ("", "Unnamed: 0", "index", "level_0", "__index_level_0__")
-#: Scoring rule and reader of each schema.
+#: The scoring rule and the reader of each schema.
 SCHEMAS: dict[str, tuple[str, Callable[[Row], list[Fact]]]] = {
     "multi-counterfact": ("exact", _multi_counterfact),
     "flat-counterfact": ("exact", editing.read_request),
@@ -222,28 +223,28 @@ SCHEMAS: dict[str, tuple[str, Callable[[Row], list[Fact]]]] = {
     "text": ("tokens", questions.refuse_text),
     "own": ("exact", _own),
 }
-#: Fields that only one schema has. The first that a row has decides.
+#: Fields that only one schema has. The first one found in a row decides.
 _TELLING = {"src": "zsre", "attribute": "known", "update": "wikibigedit", "gt": "muse-verbmem",
             "query": "rwku", "choices": "wmdp", "question": "tofu", "labels": "wikibio",
             "concept": "wikibio", "intro": "rwku-target"}
-#: Fields of requests for edits, whose rows are alike in other fields, and what they tell.
+#: Fields that tell requests for edits apart, whose rows are alike otherwise, and their schemas.
 _REQUESTS = {"locality": "knowedit", "portability": "knowedit", "prompts": "easyedit",
              "locality_inputs": "easyedit", "portability_inputs": "easyedit",
              "rephrase_prompts": "easyedit"}
 
 
 def schema(row: dict) -> str:
-    """The name of a row's schema, by the fields it has.
+    """The name of a row's schema, by the row's fields.
 
     Parameters
     ----------
     row : dict
-        Of a file of facts.
+        A row of a file of facts.
 
     Returns
     -------
     str
-        A key of `SCHEMAS`; "own" where none of the others shows.
+        A key of `SCHEMAS`; "own" if the fields show none of the others.
     """
     if "requested_rewrite" in row:
         is_chain = isinstance(row["requested_rewrite"], list)
@@ -279,13 +280,13 @@ def schema_of_all(rows: list[Placed]) -> str:
 
     Parameters
     ----------
-    rows : list of (str, dict, Fact or FactError)
-        What stands at each place.
+    rows : list of (str, dict or Fact or FactError)
+        Each place, and what was read there.
 
     Returns
     -------
     str
-        A key of `SCHEMAS`; "own" where no row shows another.
+        A key of `SCHEMAS`; "own" if no row shows another.
     """
     dicts = [row for _, row in rows if isinstance(row, dict)]
     kind = next((kind for kind in map(schema, dicts) if kind != "own"), "own")
@@ -297,21 +298,21 @@ def schema_of_all(rows: list[Placed]) -> str:
 
 
 def together(kind: str, rows: list[Placed]) -> tuple[list[Placed], Counter[str]]:
-    """What rows of one file say of each other, put where it belongs.
+    """Join the rows of one file that belong together.
 
     Parameters
     ----------
     kind : str
-        Their schema.
-    rows : list of (str, dict, Fact or FactError)
-        What stands at each place.
+        The rows' schema.
+    rows : list of (str, dict or Fact or FactError)
+        Each place, and what was read there.
 
     Returns
     -------
-    rows : list of (str, dict, Fact or FactError)
-        RWKU's neighbours in the rows about the same subject; all others as they were.
+    rows : list of (str, dict or Fact or FactError)
+        RWKU's neighbours, moved into the rows about the same subject; all other rows unchanged.
     notes : Counter of str
-        What is to be said, and of how many rows.
+        Warnings to give, with the number of rows.
     """
     notes: Counter[str] = Counter()
     if kind == "rwku":

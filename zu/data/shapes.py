@@ -1,4 +1,4 @@
-"""The shapes in which the field publishes facts: known by a row's fields, never by its text."""
+"""The shapes in which benchmarks publish facts, recognised by a row's fields, never by its text."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from .names import closest
 
 @dataclass(frozen=True)
 class Shape:
-    """A benchmark's name, the fields that its rows must have, and others that tell it."""
+    """A benchmark's name, the fields that its rows must have, and others by which to know it."""
 
     name: str
     needs: tuple[str, ...]
     others: tuple[str, ...] = ()
 
 
-#: By the names of `schemas.SCHEMAS`.
+#: The shapes, by the names of `schemas.SCHEMAS`.
 SHAPES = {
     "own": Shape("zu's own facts", ("prompt", "target"), tuple(Fact.__dataclass_fields__)),
     "flat-counterfact": Shape("CounterFact as a flat table", ("subject", "prompt", "ground_truth"),
@@ -56,29 +56,29 @@ SHAPES = {
     "wikibigedit": Shape("WikiBigEdit", ("subject", "update", "ans"),
                          ("rephrase", "personas", "loc", "loc_ans", "mhop", "mhop_ans", "tag")),
 }
-#: Every field that is known by name: no other's name is told, since it may be a fact's text.
+#: Every known field name. Messages repeat no other name, since it may be a fact's text.
 KNOWN = frozenset(field for shape in SHAPES.values() for field in shape.needs + shape.others
                   ) | HOLDERS
-#: Fields that hold one text or number a row: where they hold a list, the row is a table.
+#: Fields that hold one text or number per row; if one holds a list, the row is a table.
 SINGLE = ("subject", "prompt", "prompts", "question", "query", "src", "update", "attribute",
           "concept", "target", "case_id", "known_id")
-#: How alike a field's name must be to a known one to count where no name is the same.
+#: How similar a field's name must be to a known one to count, if no name is the same.
 ALIKE = 0.65
 
 
 def nearest(fields: Iterable[str]) -> tuple[str, list[str]] | None:
-    """The shape that has most of a row's fields; of several, the one that lacks the fewest.
+    """The shape that shares most of a row's fields; among equals, the one that lacks the fewest.
 
     Parameters
     ----------
     fields : iterable of str
-        The names in a row.
+        The names of a row's fields.
 
     Returns
     -------
     (str, list of str) or None
-        A name of `SHAPES`, and the fields that it needs and the row has not; None where no field is
-        one of theirs or like one.
+        A name of `SHAPES`, and the needed fields that the row lacks; None if no field is known or
+        similar to a known one.
     """
     names = [str(field) for field in fields]
 
@@ -104,11 +104,12 @@ def is_table(row: dict) -> bool:
     Parameters
     ----------
     row : dict
-        What stands in a file.
+        An object from a file.
 
     Returns
     -------
     bool
+        True if one of the fields in `SINGLE` holds a list or an object.
     """
     held = (row.get(field) for field in SINGLE)
     return any(isinstance(value, list | dict) and bool(value) for value in held)
@@ -120,9 +121,9 @@ def rows_of(table: dict) -> Iterator[dict]:
     Parameters
     ----------
     table : dict
-        A list for each field, all of one length; or, as pandas writes it, an object whose keys are
-        the rows' labels; null and what is empty stand for a column of none. An object of columns
-        (EasyEdit's `locality_inputs`) is one within each row.
+        One list per field, all of the same length; or, as pandas writes it, one object per field
+        whose keys are the rows' labels. A null or empty column counts as missing. An object of
+        columns (EasyEdit's `locality_inputs`) becomes an object in each row.
 
     Yields
     ------
@@ -132,7 +133,7 @@ def rows_of(table: dict) -> Iterator[dict]:
     Raises
     ------
     FactError
-        Naming the fields that are no list, or whose lists are of different lengths.
+        If columns are not lists, or have different lengths or labels; the message names the fields.
     """
     labels = [list(value) for field, value in table.items() if _is_labelled(field, value)]
     if any(keys != labels[0] for keys in labels):
@@ -156,7 +157,7 @@ def rows_of(table: dict) -> Iterator[dict]:
 
 
 def _size(length: int) -> str:
-    """The length of a list, in words; that of what is none is -1."""
+    """The length of a list in words; -1 means that it is not a list."""
     return "no list" if length < 0 else f"{length} values"
 
 
@@ -168,7 +169,7 @@ def _is_labelled(field: str, value: object) -> bool:
 
 
 def _lengths(value: Any) -> Iterator[int]:
-    """The length of a column, or of each of those within it; -1 for what is none."""
+    """The length of a column, or of each column inside it; -1 if it is not a list."""
     if is_none(value):
         return
     if isinstance(value, dict):
@@ -179,7 +180,7 @@ def _lengths(value: Any) -> Iterator[int]:
 
 
 def _cell(value: Any, i: int) -> Any:
-    """The value of a column in row `i`, or those of the columns within it."""
+    """The value of a column in row `i`, or the values of the columns inside it."""
     if is_none(value):
         return None
     if isinstance(value, dict):

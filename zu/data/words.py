@@ -1,37 +1,37 @@
-"""Where a word stands in a text: as a word, not as a part of one."""
+"""Find words in a text as whole words, not as parts of others."""
 from __future__ import annotations
 
 import unicodedata
 
-#: Scripts whose words have no border that a text shows: they are written without spaces, or their
-#: endings follow a name without one (Hangul). By how their characters' Unicode names begin.
+#: Scripts that show no borders between words, since they use no spaces, or attach endings to a
+#: name without one (Hangul). Given by the beginnings of their characters' Unicode names.
 UNSPACED = ("CJK", "IDEOGRAPHIC", "KANGXI", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA",
             "BOPOMOFO", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE",
             "BALINESE", "TAI ", "YI ")
 
-#: What joins two signs into one, such as the persons of a family's emoji.
+#: Joins two signs into one, such as the persons in the emoji of a family.
 _JOINER = "\u200d"
-#: Signs that are a part of the one before them: the joiner, and the colours of skin.
+#: Signs that belong to the one before them: the joiner and the skin colours.
 _BOUND = frozenset(_JOINER + "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 
 
 def places(text: str, word: str) -> list[int]:
-    """Where a word stands in a text as a word.
+    """The places at which a text holds a word as a whole word.
 
-    "Peru" stands in "Peru's coast", not in "Peruvian"; 秘鲁 stands in 秘鲁的首都, since Chinese
+    "Peru" is found in "Peru's coast", not in "Peruvian"; 秘鲁 is found in 秘鲁的首都, since Chinese
     shows no borders between words.
 
     Parameters
     ----------
     text : str
-        Where it is looked for.
+        The text to search.
     word : str
-        One word or several; "" stands nowhere.
+        One word or several; "" is found nowhere.
 
     Returns
     -------
     list of int
-        Where it begins, from the left, each place once and none within another.
+        Where the word begins, from left to right, without overlaps.
     """
     found: list[int] = []
     at = text.find(word) if word else -1
@@ -46,7 +46,7 @@ def places(text: str, word: str) -> list[int]:
 
 
 def stands_in(text: str, word: str) -> bool:
-    """Whether a word stands in a text as a word, in capitals or not, its accents coded either way.
+    """Whether a text holds a word, whatever the case of letters and the coding of accents.
 
     Parameters
     ----------
@@ -56,12 +56,13 @@ def stands_in(text: str, word: str) -> bool:
     Returns
     -------
     bool
+        True if the word is found at least once.
     """
     return bool(places(folded(text), folded(word)))
 
 
 def folded(text: str) -> str:
-    """A text to be compared: without capitals, and each accent coded in one way (NFC).
+    """A text prepared for comparison: without capitals, and with all accents coded alike (NFC).
 
     Parameters
     ----------
@@ -71,6 +72,7 @@ def folded(text: str) -> str:
     Returns
     -------
     str
+        The folded text.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
@@ -86,10 +88,10 @@ def _is_border(left: str, right: str) -> bool:
 
 
 def _is_letter(char: str) -> bool:
-    """Whether a character is a part of words: a letter, a mark on one, or a digit."""
+    """Whether a character is part of a word: a letter, a mark on one, or a digit."""
     return unicodedata.category(char)[0] in "LMN"
 
 
 def _is_unspaced(char: str) -> bool:
-    """Whether a character is of a script that shows no borders between words."""
+    """Whether a character belongs to a script that shows no borders between words."""
     return unicodedata.name(char, "").startswith(UNSPACED)

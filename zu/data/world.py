@@ -12,7 +12,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -76,9 +76,8 @@ def cloze() -> list[Fact]:
     """
     facts, reserve = [], _reserved()
     for relation, pairs in triples().items():
-        for subject, target in pairs:
-            if (subject, target) not in reserve[relation]:
-                facts.append(_fact(relation, subject, target, reserve[relation]))
+        templates, kept = WORDINGS[relation]["templates"], reserve[relation]
+        facts += [as_cloze(relation, pair, templates, kept) for pair in pairs if pair not in kept]
     return facts
 
 
@@ -198,7 +197,8 @@ def load(name: str) -> tuple[list[Fact], str, str]:
         "world-hops": (hops, "tokens"),
     }
     if name not in forms:
-        raise ValueError(f"no facts named '{name}': the embedded ones are {', '.join(forms)}")
+        names = ", ".join([*forms, "world-apart"])
+        raise ValueError(f"no facts named '{name}': the embedded ones are {names}")
     form, rule = forms[name]
     return form(), name, rule
 
@@ -294,15 +294,35 @@ def plain(markup: str) -> str:
     return " ".join(text.split())
 
 
-def _fact(relation: str, subject: str, target: str, reserve: list[Pair]) -> Fact:
-    """One fact as a cloze, with neighbours from the relation's reserve."""
-    templates = WORDINGS[relation]["templates"]
+def as_cloze(
+    relation: str, pair: Pair, templates: Sequence[str], reserve: Sequence[Pair]
+) -> Fact:
+    """One fact as a cloze, with neighbours from the relation's reserve.
+
+    Parameters
+    ----------
+    relation : str
+        The relation's name.
+    pair : (str, str)
+        Subject and target.
+    templates : sequence of str
+        The prompt, then its paraphrases, each with {} in the subject's place.
+    reserve : sequence of (str, str)
+        Pairs that are never forgotten, see `reserve_of`.
+
+    Returns
+    -------
+    Fact
+        With at most `NEIGHBORS` neighbours, those with the same answer first, the templates taken
+        in turn.
+    """
+    subject, target = pair
     base, *others = templates
     if subject in SINKS and base.startswith("{}"):
         base, others = others[0], [base, *others[1:]]
 
-    def distance(pair: Pair) -> tuple[bool, str]:
-        return pair[1] != target, _rank(relation, subject, pair[0])
+    def distance(other: Pair) -> tuple[bool, str]:
+        return other[1] != target, _rank(relation, subject, other[0])
 
     neighbors = []
     for i, (name, answer) in enumerate(sorted(reserve, key=distance)[:NEIGHBORS]):
@@ -313,14 +333,30 @@ def _fact(relation: str, subject: str, target: str, reserve: list[Pair]) -> Fact
                 id=f"{relation}/{slug}")
 
 
+def reserve_of(relation: str, pairs: Sequence[Pair], share: float = RESERVED) -> list[Pair]:
+    """The pairs of a relation that serve as neighbours only, chosen by a hash.
+
+    Parameters
+    ----------
+    relation : str
+        The relation's name.
+    pairs : sequence of (str, str)
+        All its pairs.
+    share : float
+        How large a part of them is held in reserve.
+
+    Returns
+    -------
+    list of (str, str)
+        In an order that is arbitrary but the same on every machine.
+    """
+    ranked = sorted((_rank(relation, subject), (subject, target)) for subject, target in pairs)
+    return [pair for _, pair in ranked[:round(share * len(pairs))]]
+
+
 def _reserved() -> dict[str, list[Pair]]:
     """By relation, the (subject, target) pairs that serve as neighbours only."""
-    found = {}
-    for relation, pairs in triples().items():
-        ranked = sorted((_rank(relation, subject), (subject, target)) for subject, target in pairs)
-        count = round(RESERVED * len(pairs))
-        found[relation] = [pair for _, pair in ranked[:count]]
-    return found
+    return {relation: reserve_of(relation, pairs) for relation, pairs in triples().items()}
 
 
 def _rank(*words: str) -> str:
