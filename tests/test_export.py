@@ -82,7 +82,7 @@ def test_a_trained_and_merged_model_edited_and_exported_is_got_back_from_peft_an
     zu.save_model(merged, tokenizer, tmp_path / "merged")
     edit = zu.unlearn(merged, tokenizer, facts, layers=(1, 2), steps=5)
     edited = logits(merged, tokenizer)
-    with pytest.warns(UserWarning, match="is not the one stored in .*an adapter was merged into it"):
+    with pytest.warns(UserWarning, match="is not the one stored in .*an adapter was merged"):
         edit.save_pretrained(tmp_path / "adapter")  # it was loaded from the folder of the base
     zu.save_model(merged, tokenizer, tmp_path / "whole")
     base, its = zu.load_model(tmp_path / "merged", device="cpu")
@@ -295,7 +295,7 @@ def test_models_that_would_be_saved_wrongly_are_refused(job, tmp_path):
     spoilt = copy.deepcopy(model)
     with torch.no_grad():
         models.down_proj(spoilt, 2).weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="layers.2.*down_proj.weight cannot be saved: it has NaN"):
+    with pytest.raises(ValueError, match="layers.2.*down_proj.weight cannot be saved: .* NaN"):
         zu.save_model(spoilt, tokenizer, save)
     quantised = copy.deepcopy(model)
     quantised.config.quantization_config = {"quant_method": "bitsandbytes"}

@@ -175,12 +175,12 @@ def test_numbers_may_differ_by_as_much_as_rounding_moves_them_and_no_more():
             ("hop", 3.0, "hop was None and is 3.0"), ("name", "y", "name was 'x' and is 'y'"),
             ("layers", {"15": [1.2, None]}, "layers.15[0] was 1 and is 1.2"),
             ("layers", {"15": [1.0]}, "layers.15 was"),
-            ("layers", {}, "layers.15 is kept alone"),
-            ("more", 1, "more is found alone")):
+            ("layers", {}, "layers.15 is only kept"),
+            ("more", 1, "more is only found")):
         found = differences(was, was | {name: x})
         assert any(s.startswith(said) for s in found), name
     less = {name: x for name, x in was.items() if name != "ppl"}
-    assert differences(was, less) == ["ppl is kept alone"]
+    assert differences(was, less) == ["ppl is only kept"]
 
 
 def test_answers_one_by_one_may_differ_in_as_many_as_rounding_turns():

@@ -85,7 +85,7 @@ def test_rome_edits_fact_after_fact_or_the_first_only(job):
 @pytest.mark.parametrize("aim", ["value", "hidden"])
 def test_rome_aims_at_the_middle_layer_whatever_the_targets_are_for(job, aim):
     wrong = zu.find_targets(*job[:3], 3, steps=5)
-    with pytest.warns(UserWarning, match="rome edits layer 2 alone, and the targets given are "
+    with pytest.warns(UserWarning, match="rome edits layer 2 only, and the given targets are "
                                          "hidden states of layer 3: it searches for its own"):
         delta, _, edit = change(job, "rome", layers=[1, 2, 3], targets=wrong, aim=aim)
     assert edit.settings["layers"] == [2] and "targets" not in edit.settings

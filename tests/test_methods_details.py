@@ -324,7 +324,7 @@ def test_a_column_a_fact_is_its_mean_key_and_what_its_target_lacks(plain, keys):
     assert found.missing.dtype == torch.float64
     some.probed = Layout(plain, scale=0.25)  # a quarter of what the projection puts out arrives
     same(Located().columns(some, 1).missing, 4 * found.missing)
-    with pytest.raises(ValueError, match="^the job has no targets: zu.unlearn finds them"):
+    with pytest.raises(ValueError, match="^the job has no targets: zu.unlearn or zu.find_targets"):
         base.missing(job(plain), 1, bare)
 
 
@@ -892,7 +892,7 @@ def test_unlearn_checks_warns_and_makes(reader, monkeypatch):
     assert some.anchors == FACTS[:1] and some.earlier == [first]
     assert some.probed is None  # nothing is located
     monkeypatch.setattr(unlearning, "layout", Layout)
-    with pytest.warns(UserWarning, match=r"carries an edit already \(rome, 1 facts\)") as said:
+    with pytest.warns(UserWarning, match=r"already carries an edit \(rome, 1 facts\)") as said:
         unlearning.unlearn("m", "t", FACTS)
     assert said[0].filename == __file__
     monkeypatch.setattr(unlearning, "edits_on", lambda model: {})
@@ -915,21 +915,21 @@ def test_what_to_know_beforehand_is_of_targets_for_others_edits_on_and_adapters(
         given = Targets(z, z, z, 3, some.aim)
         first, *rest = unlearning._to_know(methods.Rome(targets=given), some)
         assert first == (
-            f"rome edits layer 2 alone, and the targets given are {given.described()}: it searches "
-            f"for its own (zu.find_targets of that layer with aim='{some.aim}' gives them)")
+            f"rome edits layer 2 only, and the given targets are {given.described()}: it searches "
+            f"for its own (zu.find_targets for that layer with aim='{some.aim}' finds them)")
         assert rest == ["0 earlier"]
     on |= {"t": "rome, 1 facts", "u": "ga, 2 facts", "v": "ft, 3 facts"}
     some.earlier = [SimpleNamespace(ticket="u")]
     anew = ("If a cell ran twice, the first edit can no longer be taken off: load the model afresh")
     for s, way in ((methods.Memit(), ", or name it in earlier="), (Mine(), "")):
         assert unlearning._to_know(s, some) == ["1 earlier", (
-            "the model carries an edit already (rome, 1 facts; ft, 3 facts) that is not named in "
+            "the model already carries an edit (rome, 1 facts; ft, 3 facts) that is not named in "
             "earlier: this one is made on top of it, and does not spare it; restore it first"
             f"{way}. {anew}")]
     on.clear()
     monkeypatch.setattr(unlearning, "has_adapters", lambda model: model is some.model)
     told, said = unlearning._to_know(methods.Ascent(), some)
-    assert told == "1 earlier" and "its own save_pretrained saves these alone" in said
+    assert told == "1 earlier" and "its own save_pretrained saves only these" in said
 
 
 class Made:
@@ -1050,7 +1050,7 @@ def test_what_to_try_depends_on_whether_the_change_was_lost_in_rounding():
         f"ga changes nothing: {zero}" + end.format(ga))
     edit.parts = {"a": 0, "b": 0}
     assert unlearning._in_vain(methods.Rome(), edit) == (
-        "rome changes nothing: its change, at most 3e-09 of a weight, is lost in the rounding to "
+        "rome changes nothing: its change, at most 3e-09 of a weight, is lost in rounding to "
         "torch.float32" + end.format(rome))
 
 

@@ -253,7 +253,7 @@ def test_moments_of_fewer_tokens_than_a_method_needs_are_told_of(
             said[tokens, shrink] = [str(w.message) for w in caught if "tokens" in str(w.message)]
     assert [bool(x) for x in said.values()] == [False, False, True, False]
     (message,) = said[needed // 2, False]
-    assert (f"of {needed // 2} tokens, and {method} needs {needed} in layer 1" in message
+    assert (f"of {needed // 2} tokens, and {method} needs at least {needed} in layer 1" in message
             and "shrink()" in message and f"tokens={2 * needed}" in message)
 
 

@@ -377,7 +377,7 @@ def test_no_twin_is_made_of_what_is_in_bfloat16_already_or_has_hooks(tiny):
     place, how = targets.Place.of("hidden", 2), search(precision="bfloat16")
     assert targets._twin(model, place, search()) is None
     handle = model.model.layers[4].register_forward_hook(lambda *args: None)
-    with pytest.warns(UserWarning, match="hooks are on the model: .* not in bfloat16"):
+    with pytest.warns(UserWarning, match="hooks are on the model: .* not bfloat16"):
         assert targets._twin(model, place, how) is None
     handle.remove()
     assert targets._twin(model, place, how) is not None

@@ -485,7 +485,7 @@ def test_shares_of_the_longest_change_are_no_steps_in_the_models_own_unit():
 
 def test_a_precision_is_refused_where_nothing_is_searched():
     for by in ("gradient", "unknown"):
-        with pytest.raises(ValueError, match=f'precision is of a search; with by="{by}"'):
+        with pytest.raises(ValueError, match=f'precision is a setting of the search, but by="{by}'):
             Search(by=by, precision="bfloat16")
 
 

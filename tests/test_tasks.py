@@ -202,7 +202,7 @@ def test_an_unknown_task_and_one_whose_items_cannot_be_had_are_named(own, monkey
     with pytest.raises(TaskError, match="'qqqqzzqqzz' .* has cities"):
         load_tasks(["qqqqzzqqzz"], own)
     for name in ("sst2", "mmlu", "mrpc", "cola", "rte", "mnli"):
-        with pytest.raises(OSError, match=f"'{name}' could not be had from the hub: "
+        with pytest.raises(OSError, match=f"'{name}' could not be read from the hub: "
                                           ".*network once.*\\(no network\\)"):
             load_tasks([name], own)
 

@@ -178,7 +178,7 @@ def test_a_fact_without_a_subject_is_not_traced(folders):
     import zu
 
     _, tokenizer = zu.load_model(folders["qwen3"], device="cpu")
-    with pytest.raises(FactError, match="fact 'a' has no subject, whose tokens are traced"):
+    with pytest.raises(FactError, match="fact 'a' has no subject, and tracing needs its tokens"):
         prompt(tokenizer, Fact("", "The capital is", "Lima", id="a"))
 
 

@@ -539,7 +539,7 @@ def test_a_reader_says_how_facts_are_asked_in_all_that_it_is_given(chatting, tmp
         zu.evaluate(model, Wording(tokenizer, True), [CHAT], chat="Q: {}")
     keys = [reader.subject_keys(r, [CHAT], [1])[0][1] for r in (read, Reader(model, tokenizer))]
     assert not torch.equal(*keys)
-    with pytest.raises(ValueError, match="how facts are asked is the grid's"):
+    with pytest.raises(ValueError, match="chat is a setting of the grid"):
         check_row("ga:chat=true", anchors=False)
     found = {}
     for chat in (False, True, "Q: {}"):

@@ -1,4 +1,4 @@
-"""What others load: a model saved whole, an edit as an adapter of PEFT; the hub's front matter."""
+"""Write what other libraries load: a whole model, or an edit as a PEFT adapter."""
 from __future__ import annotations
 
 import json
@@ -39,9 +39,9 @@ class Factors(NamedTuple):
     Attributes
     ----------
     A : (r, m)
-        What PEFT calls lora_A.
+        PEFT's lora_A.
     B : (d, r)
-        What it calls lora_B.
+        PEFT's lora_B.
     transposed : bool
         Whether the projection is stored as (m, d).
     """
@@ -54,39 +54,39 @@ class Factors(NamedTuple):
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Write a model as it is, with the edits on it, for transformers, vLLM or a converter to GGUF.
+    """Write a model with the edits on it, for transformers, vLLM or a converter to GGUF.
 
-    The weights are safetensors in the model's own dtype; configuration, generation settings and
-    tokenizer lie beside them, and a README with the hub's front matter. The folder appears whole or
-    not at all.
+    The folder holds the weights as safetensors in the model's own dtype, the configuration, the
+    generation settings, the tokenizer, and a README with the hub's front matter. It appears whole
+    or not at all.
 
     Parameters
     ----------
     model : PreTrainedModel
-        With its edits on.
+        The model, with its edits on.
     tokenizer : PreTrainedTokenizerBase
-        Its own.
+        The model's own.
     folder : str or Path
-        Where to write: a folder that is not there, or an empty one. ``~`` is the user's own.
+        A new or empty folder to write to. ``~`` is the home folder.
 
     Raises
     ------
     ValueError
-        For a model with adapters that are not merged, weights that are quantised, in pieces, shared
-        or not in memory, weights with NaN or infinity, and weights that are not those of the
-        model's configuration, which would be lost.
+        If the model has adapters that are not merged, if weights are quantised, split into pieces,
+        shared, not in memory, NaN or infinite, or if they do not belong to the model's
+        configuration and would be lost.
     FileExistsError
-        For a folder with something in it.
+        If the folder is not empty.
     OSError
-        Where it cannot be written.
+        If the folder cannot be written.
     """
     from transformers import PreTrainedModel as Whole
 
     inner = unwrapped(model)
     if has_adapters(model):
-        raise ValueError("the model has adapters of PEFT, and would be saved without them or under "
+        raise ValueError("the model has PEFT adapters, and would be saved without them or under "
                          "their names: merge them first (model = model.merge_and_unload(), or "
-                         "model.get_base_model() for one without its learnt prompts)")
+                         "model.get_base_model() for a model without its learnt prompts)")
     if not isinstance(inner, Whole):
         raise ValueError(f"save_model takes a model of transformers, not a {type(inner).__name__}")
     if not hasattr(tokenizer, "save_pretrained"):
@@ -95,7 +95,7 @@ def save_model(
     _check_names(inner)
     if hooked(*inner.modules()):
         warnings.warn("the model has hooks or functions of your own in it, which are not "
-                      "saved: what is loaded again computes without them", stacklevel=2)
+                      "saved: the loaded model computes without them", stacklevel=2)
     about = "; ".join(edits_on(inner).values()) or "none"
     text = front_matter(inner, "transformers", []) + (
         f"\n# {called(inner)}, edited\n\nEdits by zu on it: {about}. Each is part of the weights; "
@@ -111,7 +111,7 @@ def save_model(
 
 
 def _check_numbers(model: PreTrainedModel) -> None:
-    """Refuse a model whose weights are no plain finite numbers in memory."""
+    """Refuse a model whose weights are not plain finite numbers in memory."""
     quantised = getattr(model.config, "quantization_config", None)
     if quantised is not None or getattr(model, "hf_quantizer", None) is not None:
         raise ValueError("the model is quantised: load it in float32, float16 or bfloat16, put the "
@@ -119,17 +119,17 @@ def _check_numbers(model: PreTrainedModel) -> None:
     for name, weight in model.named_parameters():
         why = "" if weight.is_inference() else why_not_editable(weight)
         if not why and not bool(weight.isfinite().all()):
-            why = "it has NaN or infinity in it"
+            why = "it holds NaN or infinity"
         if why:
             raise ValueError(f"{name} cannot be saved: {why}")
 
 
 def _check_names(model: PreTrainedModel) -> None:
-    """Refuse a model that would not come back as it is from its configuration and its weights."""
+    """Refuse a model that its configuration and weights alone would not reproduce."""
     if names := unsaid(model):
         raise ValueError(
             f"{len(names)} weights of the model are not those of its configuration, {names[0]} for "
-            "one, and would be lost when it is loaded: make a parametrisation or a mask of pruning "
+            "one, and would be lost when it is loaded: make a parametrisation or a pruning mask "
             "permanent (parametrize.remove_parametrizations, prune.remove), take compiled or "
             "wrapped modules out, or change the configuration with the model")
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
@@ -147,26 +147,26 @@ def write_adapter(
     *,
     base: str | None,
 ) -> None:
-    """Write changes of projections as an adapter of PEFT, whole or not at all.
+    """Write changes of projections as a PEFT adapter, whole or not at all.
 
-    Each has its own rank, and the scale lora_alpha / r is 1 for all.
+    Each change has its own rank; the scale lora_alpha / r is 1 for all.
 
     Parameters
     ----------
     folder : str or Path
         As in `save_model`.
     changes : mapping of str to Factors
-        By the weight's name.
+        The changes by the weight's name.
     readme : str
         The text of the README, with its front matter.
     about : dict of str to str
-        What the file of tensors says about itself.
+        Metadata for the file of tensors.
     base : str or None
-        The folder or hub id of the very model that the changes are of, if it has one.
+        The folder or hub id of the very model that was changed, if it has one.
 
     Raises
     ------
-    OSError
+    FileExistsError, OSError
         As in `save_model`.
     """
     from safetensors.torch import save_file
@@ -212,14 +212,14 @@ def source_of(model: nn.Module) -> str:
     Returns
     -------
     str
-        A folder or a hub id; "" where it was made otherwise.
+        A folder or a hub id; "" if the model was not loaded from either.
     """
     config = getattr(unwrapped(model), "config", None)
     return str(getattr(config, "_name_or_path", "") or "")
 
 
 def called(model: nn.Module) -> str:
-    """What a model is called before others: its hub id, or the name alone of its folder.
+    """The public name of a model: its hub id, or its folder's name without the path.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def called(model: nn.Module) -> str:
     Returns
     -------
     str
-        No path of this machine; "model" where nothing is known.
+        A name without a local path; "model" if nothing is known.
     """
     source = source_of(model)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) and not Path(source).is_dir():
@@ -238,16 +238,16 @@ def called(model: nn.Module) -> str:
 
 
 def front_matter(model: nn.Module, library: str, tags: Iterable[str]) -> str:
-    """What the hub reads at the head of a README: the base, the library, tags.
+    """The metadata that the hub reads at the head of a README: base model, library, tags.
 
     Parameters
     ----------
     model : nn.Module
-        The base.
+        The base model.
     library : str
-        What loads it: "peft", "transformers", "zu".
+        The library that loads the result: "peft", "transformers" or "zu".
     tags : iterable of str
-        Beside "unlearning" and "zu".
+        Tags beside "unlearning", "model-editing" and "zu".
 
     Returns
     -------
@@ -262,26 +262,26 @@ def front_matter(model: nn.Module, library: str, tags: Iterable[str]) -> str:
 
 
 def _yaml(text: str) -> str:
-    """A text as YAML has it: as it is where it is a plain word, else in quotes."""
+    """A text in YAML: unchanged if it is a plain word, else in quotes."""
     plain = re.fullmatch(r"[A-Za-z][\w./-]*", text)
     words = ("yes", "no", "on", "off", "y", "n", "true", "false", "null")
     return text if plain and text.lower() not in words else json.dumps(text)
 
 
 def differing(model: nn.Module, originals: Mapping[str, torch.Tensor]) -> str:
-    """A weight in which a model is not what lies in the folder that it was loaded from.
+    """A weight that differs from the one in the folder from which the model was loaded.
 
     Parameters
     ----------
     model : nn.Module
         A model, wrapped or not.
     originals : mapping of str to Tensor
-        By plain name, what its edited weights are without the edit.
+        By plain name, the original values of its edited weights.
 
     Returns
     -------
     str
-        The first such weight's name; "" where there is none, or no such folder at hand.
+        The name of one such weight; "" if there is none, or no such folder is available.
     """
     from safetensors import safe_open
 
@@ -298,40 +298,40 @@ def differing(model: nn.Module, originals: Mapping[str, torch.Tensor]) -> str:
 
 
 def _files(source: str) -> list[Path]:
-    """The safetensors of a folder, or of a hub id as far as it is in the hub's cache."""
+    """The safetensors files of a folder, or of a hub id if it is in the hub's cache."""
     folder = Path(source)
     if not source or not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         try:
             folder = Path(snapshot_download(source, local_files_only=True))
-        except (OSError, ValueError):  # not in the cache, or no id at all
+        except (OSError, ValueError):  # not in the cache, or not an id
             return []
     return sorted(folder.glob("*.safetensors"))
 
 
 def write_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a folder whole or not at all: under a temporary name beside it, which is then renamed.
+    """Write a folder whole or not at all, by way of a temporary folder beside it.
 
     Parameters
     ----------
     folder : str or Path
-        Where to: a folder that is not there, or an empty one. ``~`` is the user's own.
+        A new or empty folder. ``~`` is the home folder.
     write : callable
-        Is given the temporary folder, and writes there.
+        Called with the temporary folder; writes the files there.
 
     Raises
     ------
     FileExistsError
-        For a folder with something in it, and for a file.
+        If the folder is not empty, or is a file.
     OSError
-        Naming the folder, where it cannot be written.
+        If the folder cannot be written; the message names it.
     """
     from safetensors import SafetensorError
 
     folder = Path(os.path.abspath(Path(folder).expanduser()))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, and not an empty folder: name another, "
+        raise FileExistsError(f"{folder} exists already and is not an empty folder: name another, "
                               "or remove it")
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -344,7 +344,7 @@ def write_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"{folder} is not written ({error}): make room, or name a folder that can be "
                       "written") from error
     finally:
-        with suppress(OSError):  # that there is no such folder has been said
+        with suppress(OSError):  # a missing folder has been reported above
             shutil.rmtree(part)
 
 

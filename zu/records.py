@@ -1,4 +1,4 @@
-"""Records: what a run found, where it comes from, written whole and read again."""
+"""Records: what a run found and where it comes from, written and read again."""
 from __future__ import annotations
 
 import functools
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = "zu-record-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors")
-#: Where the code lies that a record depends on; of its rooms, `book` only shows what there is.
+#: The folder of the code that a record depends on; its subpackage `book` only shows results.
 PACKAGE = Path(__file__).parent
 KINDS = ("*.py", "*.json", "*.safetensors")
 
@@ -37,12 +37,13 @@ def provenance(model: PreTrainedModel) -> dict:
     Parameters
     ----------
     model : PreTrainedModel
-        Whose device is named.
+        The model, whose device is recorded.
 
     Returns
     -------
     dict
-        Versions, commit, device, threads, peak memory of the process (bytes), time (UTC).
+        Versions, commit, device, threads, peak memory in bytes (of the process or, on CUDA, of the
+        GPU), and time (UTC).
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -97,7 +98,8 @@ def current_commit() -> str:
     Returns
     -------
     str
-        Twelve digits, "+changes" behind them where the tree is not clean; "unknown" outside of git.
+        Twelve digits, followed by "+changes" if the package has uncommitted changes; "unknown"
+        outside of git.
     """
     head = _git("rev-parse", "--short=12", "HEAD")
     status = _git("status", "--porcelain", "--", str(PACKAGE))
@@ -108,17 +110,17 @@ def current_commit() -> str:
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What git says of the package's folder."""
+    """The result of a git command in the package's folder."""
     command = ["git", "-C", str(PACKAGE), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def decisive(function: Callable) -> list[str]:
-    """What decides on the result of a function of a user's: its source, and what it refers to.
+    """What the result of a user's function depends on: its source, and what it refers to.
 
-    Of the names that it refers to, outside of it, count: numbers, texts and tuples of these; facts;
-    functions of the same module, with what they refer to in turn; and a chapter's parameters, of
-    whatever type. What else there is, such as a list that is added to, does not.
+    Of the outside names in the function these count: numbers, texts and tuples of them; facts;
+    functions of the same module, with what they refer to in turn; and a chapter's parameters of any
+    type. Anything else, such as a list that changes, does not count.
 
     Parameters
     ----------
@@ -128,7 +130,7 @@ def decisive(function: Callable) -> list[str]:
     Returns
     -------
     list of str
-        Equal for two functions that give the same; it goes into hashes, never into records.
+        Texts that are equal for functions that do the same; for hashes, never for records.
     """
     found: dict[int, list[str]] = {}
     _describe(function, found)
@@ -136,7 +138,7 @@ def decisive(function: Callable) -> list[str]:
 
 
 def _describe(value: Any, found: dict[int, list[str]]) -> None:
-    """Add what a function, or a partial of one, says and refers to; each is looked at once."""
+    """Add the source of a function or partial and what it refers to, each once."""
     if id(value) in found:
         return
     found[id(value)] = []
@@ -160,7 +162,7 @@ def _describe(value: Any, found: dict[int, list[str]]) -> None:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The names that a function refers to, those of the functions inside it too."""
+    """The names that a function refers to, including those in functions inside it."""
     names = set(code.co_names)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
@@ -169,7 +171,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _plain(value: Any, any_type: bool = False) -> str | None:
-    """A value as text, where it is one that cannot change under one's hands; None for others."""
+    """A value as text if it is one that cannot change unnoticed; None for others."""
     if isinstance(value, Facts):
         return f"{value.hash} {value.rule}"
     if any_type or isinstance(value, bool | int | float | str | bytes):
@@ -181,9 +183,9 @@ def _plain(value: Any, any_type: bool = False) -> str | None:
 
 
 def code_hash() -> str:
-    """A hash of the source and data of the package, but for what only draws.
+    """A hash of the package's source and data, without `zu.book`, which only shows results.
 
-    Other code makes other records.
+    Records made by other code have another hash.
 
     Returns
     -------
@@ -204,9 +206,9 @@ def write_record(path: str | Path, record: dict) -> dict:
     Parameters
     ----------
     path : str or Path
-        Where to write; a folder that is not there is made.
+        Where to write; a missing folder is made.
     record : dict
-        What JSON can hold.
+        Values that JSON can hold.
 
     Returns
     -------
@@ -216,7 +218,7 @@ def write_record(path: str | Path, record: dict) -> dict:
     Raises
     ------
     OSError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     record = without_nan(record)
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -225,17 +227,17 @@ def write_record(path: str | Path, record: dict) -> dict:
 
 
 def without_nan(value: Any) -> Any:
-    """A value as a record holds it.
+    """A value in the form in which a record holds it.
 
     Parameters
     ----------
     value : dict, list, tuple, or a plain value
-        Of any depth.
+        A value of any depth.
 
     Returns
     -------
     dict, list, or a plain value
-        The same with None for each number in it that is NaN or infinite, and lists for tuples.
+        The same with None for NaN and infinite numbers, and lists for tuples.
     """
     if isinstance(value, dict):
         return {k: without_nan(v) for k, v in value.items()}
@@ -252,12 +254,12 @@ def read_record(path: str | Path) -> dict | None:
     Parameters
     ----------
     path : str or Path
-        Of a file that `write_record` wrote.
+        A file that `write_record` wrote.
 
     Returns
     -------
     dict or None
-        None where there is no file, or it is damaged or of another format.
+        None if there is no file, or it is damaged or of another format.
     """
     try:
         record = json.loads(user_path(path).read_text(encoding="utf-8"))
@@ -269,17 +271,17 @@ def read_record(path: str | Path) -> dict | None:
 
 
 def read_records(folder: str | Path) -> list[dict]:
-    """All records below a folder.
+    """Read all records below a folder.
 
     Parameters
     ----------
     folder : str or Path
-        Where they lie, at any depth.
+        The folder; records may be at any depth.
 
     Returns
     -------
     list of dict
-        In the order of their paths; damaged ones are left out.
+        The records in the order of their paths, without damaged ones.
     """
     paths = sorted(user_path(folder).rglob("*.json"))
     found = (read_record(path) for path in paths)

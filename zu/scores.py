@@ -1,4 +1,4 @@
-"""Has it been forgotten, and what else changed: efficacy, generality, specificity, perplexity."""
+"""Was it forgotten, and what else changed? Efficacy, generality, specificity, perplexity."""
 from __future__ import annotations
 
 import math
@@ -41,25 +41,25 @@ __all__ = [
     "wilson",
 ]
 
-#: A prompt and its true answer; with more about them (`zu.questions.Question`); or a fact, for its
-#: own prompt.
+#: A prompt with its true answer; a `zu.questions.Question`, which says more about them; or a fact,
+#: which stands for its own prompt.
 Pair = tuple[str, str] | Question | Fact
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies by the data set's rule, as the paper's tables print them, and what is behind them.
+    """Accuracies by the data set's rule, as in the paper's tables, with intervals and counts.
 
     Attributes
     ----------
     eff, gen, spe, hop : float
         Accuracy in percent on the prompts, their paraphrases, their neighbours, and the questions
-        that need the fact as one of two steps; NaN where there are none.
+        that need the fact as one of two steps; NaN if there are none.
     prob_eff, prob_gen, prob_spe, prob_hop : float
-        Mean probability of the true answer (Eq. 16), 0 to 1.
+        Mean probability of the true answer (Eq. 16), from 0 to 1.
     interval_eff, interval_gen, interval_spe, interval_hop : tuple of float
-        95% interval over facts, in percent, see `percent_interval`; facts that ask the very same
-        prompts are drawn together, and where all do, the prompts are drawn.
+        95% interval over facts, in percent, see `percent_interval`. Facts that ask exactly the same
+        prompts are drawn together; if all facts do, the prompts are drawn instead.
     n_eff, n_gen, n_spe, n_hop : int
         How many prompts were asked.
     """
@@ -95,7 +95,7 @@ class Scores:
         return f"{kind.title()} {accuracy:.1f}% (p {probability:.2g}, {count} asked)"
 
     def as_dict(self) -> dict:
-        """Plain numbers and lists, for a record."""
+        """The fields as plain numbers and tuples, for a record."""
         return asdict(self)
 
 
@@ -112,21 +112,21 @@ def score(
 ) -> np.ndarray:
     """Score answers to prompts under teacher forcing.
 
-    Logits are computed at the answers' positions only.
+    Logits are computed only at the answers' positions.
 
     Parameters
     ----------
     model, tokenizer
         A causal language model and its tokenizer.
     pairs : sequence of (str, str), Question or Fact
-        Prompts and their answers; a fact is its own prompt and answer.
+        Prompts and their answers; a fact stands for its own prompt and answer.
     tokens : int
         About how many tokens a batch holds.
     reader : Reader, optional
-        Of this model: what it has read already is not read again.
+        A reader of this model; it does not read again what it remembers.
     chat : bool or str, optional
-        Ask as a turn of a chat, see `zu.wording.Wording`; by default as the reader does, and
-        plainly without one.
+        Whether to ask as a turn of a chat, see `zu.wording.Wording`; by default as the reader does,
+        or else as plain text.
 
     Returns
     -------
@@ -137,8 +137,8 @@ def score(
     Raises
     ------
     ValueError
-        For a model whose logits are not finite, as all that asks this does; for an answer without
-        a token, and a chat that cannot be asked.
+        If the model's logits are not finite, an answer has no token, a question is longer than the
+        model's context, or the tokenizer cannot ask in this chat.
     """
     if not len(pairs):
         return np.zeros((0, 3))
@@ -146,7 +146,7 @@ def score(
     rows = [reader.wording.answered(Question.of(pair)) for pair in pairs]
     check_length(model, [ids for ids, _ in rows])
     reader.check()
-    # the "position" of a row is the length of its answer here
+    # here the "position" of a row is the length of its answer
     batch = collate(rows, model.device)
     out = np.zeros((len(rows), 3))
     for index, part in batch.split(tokens):
@@ -155,7 +155,7 @@ def score(
 
 
 def _score_part(reader: Reader, part: Batch) -> np.ndarray:
-    """`score` for one batch padded on the right, of which `position` is the answers' length."""
+    """`score` for one batch padded on the right, whose `position` holds the answers' lengths."""
     reads, gold, row = answers(part)  # (rows, length - 1), (answer tokens,) twice
     says = F.pad(reads, (0, 1))  # -> (rows, length): nothing is read at a row's last token
     logp = reader.logits_at(part, says).log_softmax(-1)  # (answer tokens, vocabulary)
@@ -180,7 +180,7 @@ def evaluate(
     reader: Reader | None = None,
     chat: bool | str | None = None,
 ) -> Scores:
-    """Efficacy, generality and specificity of a model on facts; the model is not changed.
+    """Measure efficacy, generality and specificity on facts; the model is not changed.
 
     Scores are averaged over the prompts of a fact first, then over facts.
 
@@ -189,13 +189,14 @@ def evaluate(
     model, tokenizer
         A causal language model and its tokenizer.
     facts : sequence of Fact
-        What it is asked.
+        The facts to ask for.
     rule : str, optional
-        "exact" or "tokens", by default the facts' own (`Facts.rule`).
+        "exact" or "tokens"; by default the facts' own rule (`Facts.rule`).
     tokens : int
         About how many tokens a batch holds.
     reader : Reader, optional
-        Of this model, for prompts that are asked again: what it has read already is not read again.
+        A reader of this model, for prompts that are asked several times: it does not read again
+        what it remembers.
     chat : bool or str, optional
         As in `score`.
 
@@ -206,8 +207,10 @@ def evaluate(
 
     Raises
     ------
+    FactError
+        If a question cannot be asked; the message names the fact and the field.
     ValueError
-        For another rule, and as `score` does.
+        If there is no such rule, and as `score` does.
 
     References
     ----------
@@ -231,14 +234,14 @@ def evaluate(
 
 
 def _column(rule: str) -> int:
-    """Which of the columns of `score` a rule reads."""
+    """The column of `score` that a rule reads."""
     if rule not in ("exact", "tokens"):
         raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
     return 0 if rule == "exact" else 1
 
 
 def _by_kind(facts: Sequence[Fact]) -> dict[str, list[list[Question]]]:
-    """What is asked of each fact, by kind of question: a list for each fact, empty or not."""
+    """The questions by kind, as one list per fact, which may be empty."""
     kinds: dict[str, list[list[Question]]] = {"eff": [], "gen": [], "spe": [], "hop": []}
     for fact in facts:
         kinds["eff"].append([Question.of(fact)])
@@ -297,7 +300,7 @@ def _summary(
 def _means(
     units: Sequence[Sequence[Question]], asked: Mapping[Question, np.ndarray]
 ) -> np.ndarray:
-    """What was found, averaged over the pairs of each unit: (units, 3), also for no unit."""
+    """The scores, averaged over the pairs of each unit: (units, 3), where units may be 0."""
     rows = []
     for unit in units:
         rows.append(np.mean([asked[pair] for pair in unit], 0))  # (pairs, 3) -> (3,)
@@ -314,15 +317,15 @@ def known(
 ) -> Facts:
     """The facts that the model knows.
 
-    A fact is known where every token of the answer is the model's first choice after the fact's
-    own prompt. The paper draws the facts to forget without asking this.
+    The model knows a fact if every token of the answer is its first choice after the fact's own
+    prompt. The paper draws the facts to forget without this test.
 
     Parameters
     ----------
     model, tokenizer
         A causal language model and its tokenizer.
     facts : sequence of Fact
-        What it is asked.
+        The facts to ask for.
     tokens : int
         About how many tokens a batch holds.
     chat : bool or str, optional
@@ -331,7 +334,7 @@ def known(
     Returns
     -------
     Facts
-        They may be none. Their name is that of `facts` with "-known" behind it.
+        The known facts, possibly none, under the name of `facts` with "-known" appended.
 
     Raises
     ------
@@ -352,23 +355,23 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95% percentile interval of the mean, by resampling.
+    """The 95% percentile interval of a mean, by resampling.
 
     Parameters
     ----------
     values : array, (n,)
-        What is resampled.
+        The values to resample.
     weights : array, (n,), optional
-        Of the values, where they differ.
+        The values' weights; by default all are equal.
     draws : int
-        How many samples of n are drawn.
+        How many samples of size n to draw.
     seed : int
-        Of the generator that draws them.
+        The generator's seed.
 
     Returns
     -------
     low, high : float
-        In the values' unit; NaN where there are none.
+        In the values' unit; NaN if there are no values.
     """
     if not len(values):
         return math.nan, math.nan
@@ -388,12 +391,12 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     Parameters
     ----------
     hits, n : int
-        So many of so many.
+        The share is `hits` of `n`.
 
     Returns
     -------
     low, high : float
-        In percent; not empty where all or none are hits.
+        In percent; the interval has a positive width even if all or none are hits.
 
     References
     ----------
@@ -406,18 +409,18 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """McNemar's exact p of paired answers: whether as many turned from right to wrong as back.
+    """McNemar's exact p for paired answers: were as many lost as won?
 
     Parameters
     ----------
     lost, won : int
-        Of things that were asked twice, how many were right before alone, and after alone. Those
-        that are the same both times say nothing.
+        Of the questions asked twice, how many were right only before, and only after. Questions
+        with the same result both times do not count.
 
     Returns
     -------
     float
-        Two-sided; 1 where nothing turned.
+        The two-sided p; 1 if no answer changed.
     """
     from scipy.stats import binomtest  # here, as it takes a second to import
 
@@ -427,22 +430,23 @@ def mcnemar(lost: int, won: int) -> float:
 def percent_interval(
     values: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """95% interval of the mean of percentages.
+    """The 95% interval of a mean of percentages.
 
-    Where each is 0 or 100 and counts alike, it is Wilson's interval of a share; else `bootstrap`'s.
-    Resampling nothing but zeros would give nothing but zeros, however few they are.
+    If every value is 0 or 100 and has the same weight, this is Wilson's interval of a share;
+    otherwise it is that of `bootstrap`. Resampling only zeros would give only zeros, however few
+    there are.
 
     Parameters
     ----------
     values : array, (n,)
-        0 to 100 each.
+        Percentages, 0 to 100.
     weights : array, (n,), optional
-        Of the values, where they differ.
+        The values' weights; by default all are equal.
 
     Returns
     -------
     low, high : float
-        In percent; NaN where there are no values.
+        In percent; NaN if there are no values.
     """
     values = np.asarray(values, float)
     n, plain = len(values), bool(np.isin(values, (0.0, 100.0)).all())
@@ -454,19 +458,20 @@ def percent_interval(
 
 
 def difference_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of paired differences of percentages.
+    """The 95% interval of a mean of paired differences of percentages.
 
-    By `bootstrap`; where all are the same 0, 100 or −100, as wide as Wilson's interval is there.
+    It is that of `bootstrap`. If all differences are 0, all 100 or all −100, it extends from them
+    by the width of Wilson's interval for no hits in n.
 
     Parameters
     ----------
     values : array, (n,)
-        −100 to 100 each.
+        Differences, −100 to 100.
 
     Returns
     -------
     low, high : float
-        In percentage points; NaN where there are no values.
+        In percentage points; NaN if there are no values.
     """
     values = np.asarray(values, float)
     n = len(values)
@@ -488,36 +493,40 @@ def perplexity(
     stride: int = 512,
     reader: Reader | None = None,
 ) -> float:
-    """Perplexity on held-out prose, by windows that overlap: every token but the first counts once.
+    """Perplexity on held-out prose, in overlapping windows; every token but the first counts once.
 
-    Each window of `window` tokens scores its last `stride` tokens, the first one all but the very
-    first, the last one what is left: a token sees at least window − stride before it, and always
-    one, so that a stride of `window` is one less. The released code reads the first 100 tokens of
-    the Wikipedia dump that C_0 is drawn from, and takes the exponent 1/N where N − 1 are predicted.
+    Each window of `window` tokens scores its last `stride` tokens. The first window scores all but
+    its first token, and the last window scores what is left. A token sees at least window − stride
+    tokens before it, and always at least one, so a stride of `window` counts as window − 1. The
+    released code reads the first 100 tokens of the Wikipedia dump that C_0 comes from, and uses the
+    exponent 1/N although N − 1 tokens are predicted.
 
     Parameters
     ----------
     model, tokenizer
         A causal language model and its tokenizer.
     texts : sequence of str, str or Path, optional
-        By default the embedded held-out prose; or a file or hub data set as
-        `zu.second_moments.corpus` takes it, such as
-        ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``.
-    tokens, window, stride : int
-        How many of its first tokens are read, as many as fill whole windows; in tokens. A window
-        is at most the model's context (a warning says so).
+        Texts, or a file or hub data set as `zu.second_moments.corpus` takes it, such as
+        ``"hub:Salesforce/wikitext:wikitext-2-raw-v1:test"``; by default the embedded held-out
+        prose.
+    tokens : int
+        How many tokens to read from the beginning, rounded down to whole windows.
+    window, stride : int
+        The length of a window and the distance between windows, in tokens. A window longer than the
+        model's context is cut to it, with a warning.
     reader : Reader, optional
         As in `evaluate`.
 
     Returns
     -------
     float
-        The exponential of the mean of −log p over the tokens that are scored.
+        The exponential of the mean of −log p over the scored tokens.
 
     Raises
     ------
     ValueError
-        For another stride, less than two tokens, or logits that are not finite.
+        If `stride` is not between 1 and `window`, there are fewer than two tokens, or the model's
+        logits are not finite.
     """
     prose, reader = _heldout(texts), Reader.of(model, tokenizer, reader)
     _check_windows(tokens, window, stride)
@@ -547,9 +556,9 @@ def _fitting(model: PreTrainedModel, window: int, stride: int) -> tuple[int, int
 
 
 def _speaker(reader: Reader, rows: torch.Tensor) -> Callable[[int, int], torch.Tensor]:
-    """What gives the logits of a row's tokens from number `first` on, of windows (rows, window).
+    """A function of a row and `first` that returns the logits for its tokens from `first` on.
 
-    They are made row by row: those of all rows together would take gigabytes.
+    It works row by row, since the logits of all rows (rows, window) together would take gigabytes.
     """
     if reader.readable:
         states = reader.last_states(Batch(rows, None, rows[:, 0]))  # (rows, window, d)

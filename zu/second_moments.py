@@ -1,4 +1,4 @@
-"""What the model must keep: the second moment C_0 of the keys of ordinary text, layer by layer."""
+"""The knowledge to keep: the second moment C_0 of ordinary text's keys, layer by layer."""
 from __future__ import annotations
 
 import hashlib
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 #: The cache's folder for sums.
 KIND = "moments"
-#: Tokens for each direction of a key, where no number of tokens is said: see `enough`.
+#: The default number of tokens per direction of a key, see `enough`.
 EACH = 20
 #: Windows in a batch.
 ROWS = 8
 #: Batches summed in float32 before they enter the float64 sum.
 FLUSH = 4
-#: Least seconds between saves.
+#: The least number of seconds between saves.
 SAVE = 120
-#: Windows that a model writes at once: a step takes little longer for many than for one.
+#: Windows that a model writes at once; a step for many takes little longer than for one.
 WRITTEN = 32
 
 
 class CorpusError(ValueError):
-    """A text corpus that cannot be read; the message says which and what to do."""
+    """A text corpus cannot be read; the message says which one and what to do."""
 
 
 class Moments(dict[int, torch.Tensor]):
-    """C_0 by layer, (m, m) float64, and how many tokens it is the mean of.
+    """C_0 by layer, (m, m) float64, and the number of tokens behind it.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ class Moments(dict[int, torch.Tensor]):
     tokens : int
         How many tokens were read.
     fourth : dict, optional
-        By layer the mean of ‖k‖⁴ over the tokens' keys k, which `shrink` needs.
+        By layer, the mean of ‖k‖⁴ over the tokens' keys k, which `shrink` needs.
     kept : bool
-        Whether they are kept under `zu.cache_dir`, and what is made of them may be.
+        Whether the moments, and what is computed from them, may be cached under `zu.cache_dir`.
 
     Attributes
     ----------
     shrunk : bool
-        Whether they are what `shrink` gives.
+        Whether `shrink` made these moments.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Moments(dict[int, torch.Tensor]):
         self.shrunk = False
 
     def shrink(self) -> Moments:
-        """The same, each shrunk towards a multiple of the identity, for tokens that are few.
+        """Shrink each moment towards a multiple of the identity, for few tokens.
 
         Returns
         -------
         Moments
-            See `shrunken`.
+            New moments, see `shrunken`.
 
         Raises
         ------
         ValueError
-            Where it is not known how much the tokens' keys differ.
+            If `fourth` lacks a layer, so that the spread of the tokens' keys is unknown.
         """
         if lacking := [layer for layer in self if layer not in self.fourth]:
             raise ValueError(f"moments of layer {lacking[0]} do not say how much keys differ from "
@@ -100,9 +100,9 @@ class Moments(dict[int, torch.Tensor]):
 def shrunken(C0: torch.Tensor, fourth: float, tokens: int) -> torch.Tensor:
     """A second moment of few tokens, shrunk towards a multiple of the identity of equal trace.
 
-    (1 − ρ) C_0 + ρ μ I with μ = tr C_0 / m: so it has no direction at zero. ρ is what makes the
-    expected squared error least if tokens are independent, and 0 in the limit of many; tokens of
-    one text are not, so that it errs towards too little.
+    The result is (1 − ρ) C_0 + ρ μ I with μ = tr C_0 / m, which has no direction at zero. For
+    independent tokens ρ minimises the expected squared error, and tends to 0 as tokens increase.
+    Tokens of one text are not independent, so ρ errs on the small side.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def shrunken(C0: torch.Tensor, fourth: float, tokens: int) -> torch.Tensor:
     fourth : float
         The mean of ‖k‖⁴.
     tokens : int
-        How many.
+        The number of tokens.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def shrunken(C0: torch.Tensor, fourth: float, tokens: int) -> torch.Tensor:
     mean = C0.trace() / len(C0)
     identity = torch.eye(len(C0), dtype=C0.dtype, device=C0.device)
     away = (C0 - mean * identity).square().sum()
-    # the mean squared error of C_0: of ‖k kᵀ − C_0‖², over the tokens
+    # the mean squared error of C_0: the mean of ‖k kᵀ − C_0‖², divided by the number of tokens
     error = ((fourth - C0.square().sum()) / tokens).clamp(min=0.0)
     rho = (error / away.clamp_min(torch.finfo(C0.dtype).tiny)).clamp(max=1.0)
     return (1 - rho) * C0 + rho * mean * identity
@@ -134,14 +134,14 @@ def shrunken(C0: torch.Tensor, fourth: float, tokens: int) -> torch.Tensor:
 def stream(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], window: int
 ) -> Iterator[torch.Tensor]:
-    """The texts' tokens, one text after the other, in windows; what is left over is dropped.
+    """The texts' tokens, one text after another, in windows; an incomplete last one is dropped.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
         The model's own.
     texts : iterable of str
-        Read one by one, as windows are asked for.
+        Texts, read one by one as windows are needed.
     window : int
         Tokens in a window.
 
@@ -161,16 +161,16 @@ def stream(
 def pack(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], tokens: int, window: int
 ) -> torch.Tensor:
-    """The first tokens of the texts in windows.
+    """The first tokens of some texts, in windows.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
         The model's own.
     texts : iterable of str
-        Read until there are enough.
+        Texts, read until there are enough tokens.
     tokens : int
-        How many tokens; rounded down to whole windows, but one window at least.
+        How many tokens, rounded down to whole windows, but at least one window.
     window : int
         Tokens in a window.
 
@@ -182,7 +182,7 @@ def pack(
     Raises
     ------
     ValueError
-        Where there is less text than a window.
+        If the texts do not fill one window.
     """
     rows = list(islice(stream(tokenizer, texts, window), max(tokens // window, 1)))
     if not rows:
@@ -191,32 +191,32 @@ def pack(
 
 
 def _too_little(window: int) -> str:
-    """What to say of less text than a window."""
+    """The message about texts that do not fill a window."""
     return f"the texts hold fewer tokens than one window of {window}: give more text"
 
 
 def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
-    """A label for cache keys, and the texts, of a corpus by name.
+    """Open a text corpus by name.
 
     Parameters
     ----------
     source : str or Path
-        ``"hub:DATASET"``, ``"hub:DATASET:CONFIG"`` or ``"hub:DATASET:CONFIG:SPLIT"``, by default
-        its split "train", read in streaming mode (``"hub:wikimedia/wikipedia:20231101.en"`` is the
-        paper's kind; the released code reads the dump of 20220301), or a file: JSON Lines with a
-        field "text", else plain text with an empty line between paragraphs.
+        ``"hub:DATASET"``, ``"hub:DATASET:CONFIG"`` or ``"hub:DATASET:CONFIG:SPLIT"``, read in
+        streaming mode, by default its split "train". (``"hub:wikimedia/wikipedia:20231101.en"`` is
+        of the paper's kind; the released code reads the dump of 20220301.) Or a file: JSON Lines
+        with a field "text", else plain text with empty lines between paragraphs.
 
     Returns
     -------
     label : str
-        The name on the hub, or a hash of the file.
+        The name on the hub, or a hash of the file; for cache keys.
     texts : iterable of str
-        One text a row or a paragraph.
+        One text per row or paragraph.
 
     Raises
     ------
     CorpusError
-        At once for a missing file; for what cannot be read, as the texts are asked for.
+        At once if the file is missing; later, while the texts are read, if they cannot be.
     """
     if str(source).startswith("hub:"):
         return str(source), _hub(*str(source)[4:].split(":", 2))
@@ -230,7 +230,7 @@ def corpus(source: str | Path) -> tuple[str, Iterable[str]]:
 
 
 def _hub(name: str, config: str | None = None, split: str = "train") -> Iterator[str]:
-    """The texts of a data set on the Hugging Face hub, as they arrive."""
+    """The texts of a data set on the Hugging Face hub, one by one as they arrive."""
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -250,14 +250,14 @@ def _hub(name: str, config: str | None = None, split: str = "train") -> Iterator
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The texts of a file: a row's field "text" in JSON Lines, else its paragraphs."""
+    """The texts of a file: the field "text" of each row in JSON Lines, else the paragraphs."""
     with path.open(encoding="utf-8") as file:
         paragraph: list[str] = []
         number = 0  # of the line, for the error
         try:
             for number, line in enumerate(file, 1):  # noqa: B007
                 if path.suffix == ".jsonl":
-                    yield "" + json.loads(line)["text"]  # a TypeError for what is no text
+                    yield "" + json.loads(line)["text"]  # TypeError unless it is a text
                 elif line.strip():
                     paragraph.append(line.strip())
                 elif paragraph:
@@ -282,19 +282,19 @@ def own_samples(
     skip: int = 0,
     rows: int = WRITTEN,
 ) -> Iterator[torch.Tensor]:
-    """Windows that the model writes itself, token by token, without end; always the same ones.
+    """Windows of text that the model itself writes, without end and always the same.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Writes at temperature 1.
+        The model, which writes at temperature 1.
     tokenizer : PreTrainedTokenizerBase
-        Its own.
+        The model's own.
     window : int
         Tokens in a window.
     skip : int
-        How many windows to leave out: each batch has a seed of its own, and those that are left out
-        are not written.
+        How many windows to skip. Each batch has a seed of its own, so skipped batches need not be
+        written.
     rows : int
         Windows in a batch.
 
@@ -305,8 +305,8 @@ def own_samples(
 
     Raises
     ------
-    ValueError
-        For a model whose logits are not finite.
+    NonFiniteError
+        If the model's logits are not finite.
     """
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
     start = next(token for token in candidates if token is not None)
@@ -314,16 +314,16 @@ def own_samples(
         generator = torch.Generator(model.device).manual_seed(seed)
         ids = torch.full((rows, 1), start, device=model.device)
         written = write(model, tokenizer, ids, window, generator)  # (rows, 1 + window)
-        left_out = max(skip - seed * rows, 0)  # of the first batch only
+        left_out = max(skip - seed * rows, 0)  # in the first batch only
         yield from written[left_out:, 1:].cpu()
 
 
 def enough(model: PreTrainedModel, layers: Sequence[int], window: int = 512) -> int:
-    """How many tokens the moments of some layers are read from, where none are said.
+    """The default number of tokens from which the moments of some layers are read.
 
-    A change that is chosen by the second moment of N independent keys of length m does about
-    N / (N − m) times the least damage, 20/19 with `EACH` = 20 tokens for each direction; those of
-    a text are not independent, so that it is more. Three times as many move mean scores by little
+    A change chosen by the second moment of N independent keys of length m does about N / (N − m)
+    times the least damage, which is 20/19 with `EACH` = 20 tokens per direction. Keys of a text are
+    not independent, so the factor is larger. Three times as many tokens move mean scores by little
     more than a point, see the chapter on what the model must keep.
 
     Parameters
@@ -331,7 +331,7 @@ def enough(model: PreTrainedModel, layers: Sequence[int], window: int = 512) -> 
     model : PreTrainedModel
         A causal language model.
     layers : sequence of int
-        Which layers' keys.
+        The layers whose keys are read.
     window : int
         Tokens in a window.
 
@@ -356,45 +356,48 @@ def moments(
     window: int = 512,
     cache: bool = True,
 ) -> Moments:
-    """C_0 = K_0 K_0ᵀ / N for each layer, on the CPU, read in one pass (Sections 4.3 and 5).
+    """Read C_0 = K_0 K_0ᵀ / N of each layer in one pass (the paper's Sections 4.3 and 5).
 
     Parameters
     ----------
     model : PreTrainedModel
-        The unedited one.
+        The unedited model.
     tokenizer : PreTrainedTokenizerBase
-        Its own.
+        The model's own.
     layers : sequence of int or float
-        Which layers' keys, as `zu.models.resolve_layers` takes them.
+        The layers whose keys are read, as `zu.models.resolve_layers` takes them.
     texts : optional
-        Ordinary prose. None: the embedded one; a list of texts; ``"self"``: `own_samples`; a file
-        or ``"hub:DATASET"``: see `corpus`.
+        Ordinary prose: a list of texts; ``"self"`` for `own_samples`; or a file or
+        ``"hub:DATASET"``, see `corpus`. By default the embedded prose.
     tokens : int, optional
-        How much to read; by default what `enough` says.
+        How many tokens to read; by default what `enough` says.
     window : int
-        How much at once, at most the model's context (a warning says so).
+        How many tokens to read at once. A window longer than the model's context is cut to it, with
+        a warning.
     cache : bool
-        Keep the result under `zu.cache_dir`, and what is done so far every two minutes or so: an
-        interrupted call goes on where it stopped and ends with the same bits. No text is stored,
-        nor a model's with hooks on it. Defaults of the embedded model come with the package.
+        Whether to keep the result under `zu.cache_dir`, and the unfinished sum about every two
+        minutes: an interrupted call continues where it stopped and ends with the same bits. No text
+        is stored, and nothing is stored of a model with hooks on it. The default moments of the
+        embedded model come with the package.
 
     Returns
     -------
     Moments
-        By layer, (m, m) float64, and how many `tokens` were read: fewer where the text ends.
+        By layer, C_0 (m, m), float64, on the CPU; and how many tokens were read, which are fewer
+        than asked for if the text ends before.
 
     Raises
     ------
     CorpusError
-        For texts that cannot be read.
+        If the texts cannot be read.
     ValueError
-        Where there is less text than a window, and for a model whose numbers are not finite.
+        If the texts do not fill one window, or the model's numbers are not finite.
     """
     window = fitting(model, window)
     layers = () if isinstance(layers, Sequence) and not layers else resolve_layers(model, layers)
     tokens = enough(model, layers, window) if tokens is None else tokens
     size = max(tokens // window, 1)
-    cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
+    cache = cache and not hooked(*model.modules())  # cache keys do not cover hooks
     source, read = _source(model, tokenizer, texts, tokens, window)
     label = _label(model, tokenizer, source, window, size) if cache else None
     done = _packaged(label, layers)
@@ -411,21 +414,21 @@ def moments(
 def package(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
 ) -> list[Path]:
-    """Read the default text and write moments for the package to bring along.
+    """Read the default text, and write the moments that come with the package.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The unedited one, without hooks on it.
+        The unedited model, without hooks on it.
     tokenizer : PreTrainedTokenizerBase
-        Its own.
+        The model's own.
     layers : sequence of int
-        Which layers' keys.
+        The layers whose keys are read.
 
     Returns
     -------
     list of Path
-        A file for each layer, which `moments` takes from then on.
+        One file per layer, which `moments` uses from then on.
     """
     window = fitting(model, 512)
     tokens = enough(model, layers, window)
@@ -443,13 +446,13 @@ def package(
 def _label(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, window: int, size: int
 ) -> str:
-    """All that decides on moments but the layer."""
+    """Everything that moments depend on except the layer."""
     about = f"{fingerprint(model)} {type(tokenizer).__name__} {len(tokenizer)}"
     return f"{about} {source} {window} {size}"
 
 
 def _packaged(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
-    """What the package brings along under a label, by layer."""
+    """By layer, the moments that come with the package under a label."""
     done = {}
     for layer in layers if label else ():
         path = packaged_file(KIND, f"{label} {layer}")
@@ -459,7 +462,7 @@ def _packaged(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, t
 
 
 def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
-    """What the cache holds under a label, by layer."""
+    """By layer, the moments that the cache holds under a label."""
     done = {}
     for layer in layers if label else ():
         kept = read_tensors(cache_file(KIND, f"{label} {layer}"), "C0", "fourth", "tokens")
@@ -471,12 +474,12 @@ def _kept(label: str | None, layers: Sequence[int]) -> dict[int, dict[str, torch
 def _keep(
     label: str | None, fresh: dict[int, dict[str, torch.Tensor]], part: Path | None
 ) -> None:
-    """Write what was summed to the cache, and remove the half-done sum `part`."""
+    """Write finished sums to the cache, and remove the unfinished sum `part`."""
     if part is None:
         return
     for layer, found in fresh.items():
         write_tensors(cache_file(KIND, f"{label} {layer}"), found)
-    with suppress(OSError):  # of a cache that cannot be written
+    with suppress(OSError):  # the cache may be read-only
         part.unlink()
 
 
@@ -487,7 +490,7 @@ def _source(
     tokens: int,
     window: int,
 ) -> tuple[str, Callable[[int], Iterator[torch.Tensor]]]:
-    """A label for cache keys, and a function from how many windows to skip to the rest of them."""
+    """A label for cache keys, and a function that skips some windows and yields the rest."""
     if isinstance(texts, str | Path) and str(texts) == "self":
         return "self", partial(own_samples, model, tokenizer, window)
     if isinstance(texts, str | Path):
@@ -510,14 +513,14 @@ def _source(
 
 
 class _Sums:
-    """Sums of outer products by layer: products in float32, then float64 at fixed places."""
+    """Sums of outer products by layer, taken in float32 and added in float64 at fixed places."""
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         layout = known(model)
         self.projections = {layer: layout.projection(layer) for layer in layers}
         self.total: dict[int, torch.Tensor] = {}  # (m, m) float64, on the CPU
-        self.recent: dict[int, torch.Tensor] = {}  # (m, m) float32, where the layer is
-        self.fourth: dict[int, torch.Tensor] = {}  # the sum of ‖k‖⁴, float64, where the layer is
+        self.recent: dict[int, torch.Tensor] = {}  # (m, m) float32, on the layer's device
+        self.fourth: dict[int, torch.Tensor] = {}  # the sum of ‖k‖⁴, float64, on the same device
         for layer in layers:
             W = layout.matrix(layer)  # (d, m)
             m, device = W.shape[1], W.device
@@ -526,7 +529,7 @@ class _Sums:
             self.fourth[layer] = torch.zeros((), device=device, dtype=torch.float64)
 
     def hooks(self) -> list[tuple[Callable, Callable]]:
-        """What adds each layer's keys as a pass makes them."""
+        """Hooks that add each layer's keys as a pass produces them."""
 
         def add(layer: int, module: nn.Module, args: tuple) -> None:
             key = args[0]
@@ -540,19 +543,19 @@ class _Sums:
         return pairs
 
     def flush(self) -> None:
-        """Add what is recent to the total."""
+        """Add the recent sums to the total."""
         for layer, x in self.recent.items():
             self.total[layer] += x.cpu()
             x.zero_()
 
     def save(self, part: Path, seen: int) -> None:
-        """Keep the total of so many windows."""
+        """Save the total of the windows seen so far."""
         tensors = {str(layer): x for layer, x in self.total.items()}
         tensors |= {f"fourth {layer}": x for layer, x in self.fourth.items()}
         write_tensors(part, tensors | {"seen": torch.tensor(seen)})
 
     def resume(self, part: Path | None) -> int:
-        """Take up a total that was kept, if any; returns how many windows are in it."""
+        """Continue from a saved total, if there is one; returns how many windows it holds."""
         if part is None:
             return 0
         names = [f"fourth {layer}" for layer in self.total]
@@ -574,15 +577,15 @@ def _sum(
     layers: Sequence[int],
     part: Path | None,
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """Mean outer products over `size` windows, or as many as there are, and the tokens in them.
+    """Mean outer products over `size` windows, or as many as there are, and their tokens.
 
-    Products are in float32, `FLUSH` batches of them, then float64. read: from how many windows to
-    skip to the rest. part: where to keep what is done so far.
+    `FLUSH` batches of products are summed in float32, then added in float64. `read` skips some
+    windows and yields the rest. `part` is the file for the unfinished sum.
     """
     sums = _Sums(model, layers)
     seen, saved = sums.resume(part), time.monotonic()
     last = max(layers)
-    # a CPU is faster where a layer's states fit into its cache
+    # a CPU is faster if a layer's states fit into its cache
     at_once = 2 if model.device.type == "cpu" else ROWS
     rows = islice(read(seen), size - seen)
     title = f"moments of layers {min(layers)}-{last}"
@@ -597,8 +600,8 @@ def _sum(
             bar.update(len(batch))
             if seen % (ROWS * FLUSH):
                 continue
-            # At fixed places, and saved only there: an interrupted sum ends bit for bit like a
-            # whole one.
+            # at fixed places, and saved only there, so that an interrupted sum ends with the same
+            # bits as an uninterrupted one
             sums.flush()
             if part and time.monotonic() - saved > SAVE:
                 sums.save(part, seen)

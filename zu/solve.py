@@ -7,12 +7,11 @@ knowledge to erase (usually k = n); ``C0`` (m, m) is the second moment K_0 K_0�
 
 Every function computes in float64 and returns the dtype and the device of its first argument.
 `lemma_4_1` is multiplicative and returns the new weight Ŵ; every other solve returns the *change*
-Δ, so that Ŵ = W + Δ. Where a matrix to invert is singular, its pseudo-inverse stands in: the
+Δ, so that Ŵ = W + Δ. If a matrix to invert is singular, its pseudo-inverse is used, which gives the
 solution of smallest norm.
 
-Every function raises ValueError, naming the argument, for a tensor that is not a floating-point
-matrix, has the wrong shape or device, or holds NaN or infinity, and for a weight that is negative
-or not finite.
+Every function raises ValueError and names the argument if a tensor is not a floating-point matrix,
+has the wrong shape or device, or holds NaN or infinity, or if a weight is negative or not finite.
 """
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from typing import Self
 
 import torch
 
-#: A letter for each dimension of an argument; equal letters are equal sizes.
+#: One letter per dimension of an argument; equal letters stand for equal sizes.
 SHAPES = {
     "W": "dm",
     "K_f": "mn",
@@ -40,17 +39,17 @@ def projector(V_f: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
     """(1 + eps) I − U Uᵀ, with U an orthonormal basis of the column space of V_f.
 
     For eps = 0 this is the paper's P: V_fᵀ P = 0, P² = P = Pᵀ, rank P = d − rank V_f. The authors'
-    code uses eps = 0.01, which is no projector: it scales all of R^d by 1.01. Singular values that
-    rounding V_f to its own dtype could have made count as zero: up to ε ‖V_f‖ + max(d, k) ε₆₄ σ₁,
-    with ε the machine epsilon of V_f's dtype (of float32 for 16-bit types) and ε₆₄ that of float64,
-    in which the SVD is taken.
+    code uses eps = 0.01, which gives no projector: directions outside the span of V_f are scaled by
+    1.01, and those inside keep 1%. Singular values that rounding V_f to its own dtype could have
+    produced count as zero: those up to ε ‖V_f‖ + max(d, k) ε₆₄ σ₁, where ε is the machine epsilon
+    of V_f's dtype (of float32 for 16-bit types) and ε₆₄ that of float64, in which the SVD is taken.
 
     Parameters
     ----------
     V_f : (d, k)
         The knowledge to project away.
     eps : float
-        What is left of it.
+        The share of it that is left.
 
     Returns
     -------
@@ -88,11 +87,11 @@ def lemma_4_1(
     """The edited weight Ŵ of Lemma 4.1, with α C_0 for K_0 K_0ᵀ and β on the forget term.
 
     Ŵ = P (I + β R K_fᵀ Wᵀ B⁻¹) W, with R = V_star − W K_f and B = W (α C_0 + β K_f K_fᵀ + λ I) Wᵀ:
-    a ridge edit of rank n, then the projection. One d×d factorisation; O(d m²) for W C_0 Wᵀ. It
-    minimises β‖Ŵ K_f − V_star‖² + α tr((Ŵ − W) C_0 (Ŵ − W)ᵀ) + λ‖Ŵ − W‖² over all Ŵ = P M W, and is
-    the only minimiser if λ > 0, or if α > 0 and C_0 is positive definite. If W has deficient rank,
-    B is singular, but its range holds W K_f: the pseudo-inverse gives the same Ŵ. With eps > 0 (see
-    `projector`) Ŵ is no minimiser.
+    a ridge edit of rank n, then the projection. It takes one d×d factorisation, and O(d m²) for
+    W C_0 Wᵀ. Ŵ minimises β‖Ŵ K_f − V_star‖² + α tr((Ŵ − W) C_0 (Ŵ − W)ᵀ) + λ‖Ŵ − W‖² over all
+    Ŵ = P M W, and is the only minimiser if λ > 0, or if α > 0 and C_0 is positive definite. If W is
+    rank-deficient, B is singular, but its range contains W K_f, so the pseudo-inverse gives the
+    same Ŵ. With eps > 0 (see `projector`) Ŵ is not a minimiser.
 
     Parameters
     ----------
@@ -101,7 +100,7 @@ def lemma_4_1(
     K_f : (m, n)
         Keys of the facts to forget.
     V_star : (d, n)
-        The values they should get.
+        The values that these keys should get.
     C0 : (m, m)
         Second moment of general keys.
     V_f : (d, k)
@@ -109,7 +108,7 @@ def lemma_4_1(
     alpha, beta, lam : float
         Weights of general keys, of the facts, and of the size of the change.
     eps : float
-        What the projector leaves, see `projector`.
+        The share of V_f that the projector leaves, see `projector`.
 
     Returns
     -------
@@ -135,14 +134,14 @@ def lemma_4_1(
 
 
 def _ridge(b: torch.Tensor, w_k: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """(W K_f)ᵀ B⁻¹ W, (n, m), of B (d, d), W K_f (d, n) and W (d, m)."""
-    # after an edit W lacks directions, up to rounding, and so does B
+    """(W K_f)ᵀ B⁻¹ W, (n, m), from B (d, d), W K_f (d, n) and W (d, m)."""
+    # after an edit, W lacks directions up to rounding, and so does B
     solved, _ = _solve(b, w_k, hidden=True)  # B⁻¹ W K_f, (d, n)
     return solved.T @ w
 
 
 def spectrum(C0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenvalues and eigenvectors of C0; eigenvalues up to m ε λ_max are zero.
+    """Eigenvalues and eigenvectors of C0; eigenvalues up to m ε λ_max are set to zero.
 
     Parameters
     ----------
@@ -159,7 +158,7 @@ def spectrum(C0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Raises
     ------
     ValueError
-        For a C0 that is not symmetric, and see the module.
+        If C0 is not symmetric, and see the module.
     """
     (c0,) = _float64(C0=C0)
     if (c0 - c0.T).abs().max() > 1e-4 * c0.abs().max():
@@ -177,23 +176,24 @@ def null_space(
     energy: float | None = None,
     found: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Orthonormal basis of the eigenvectors of C0 that count as its null space.
+    """An orthonormal basis of the eigenvectors of C0 that count as its null space.
 
-    Exactly one criterion, in ascending order of eigenvalues. Eigenvalues up to m ε λ_max count as
-    zero.
+    Give exactly one criterion. Eigenvectors are taken in ascending order of eigenvalues, and
+    eigenvalues up to m ε λ_max count as zero.
 
     Parameters
     ----------
     C0 : (m, m)
         Second moment of general keys.
     threshold : float, optional
-        The eigenvalues below it (the paper's way), in C0's own units.
+        Take the eigenvalues below it, in C0's own units, as the paper does.
     share : float, optional
-        The lowest ⌊share · m⌋ of them, 0 ≤ share ≤ 1.
+        Take the lowest ⌊share · m⌋ eigenvalues, 0 ≤ share ≤ 1.
     energy : float, optional
-        As many as carry together at most this part of the trace, 0 ≤ energy ≤ 1.
+        Take as many of the lowest eigenvalues as together make up at most this share of the trace,
+        0 ≤ energy ≤ 1.
     found : (values, vectors), optional
-        `spectrum` of C0, where it is at hand.
+        The `spectrum` of C0, if it is known already.
 
     Returns
     -------
@@ -203,8 +203,8 @@ def null_space(
     Raises
     ------
     ValueError
-        For none or several criteria, a share or energy above 1, a C0 that is not symmetric, and see
-        the module.
+        If there is not exactly one criterion, a share or energy is above 1, or C0 is not symmetric,
+        and see the module.
 
     References
     ----------
@@ -216,7 +216,7 @@ def null_space(
     if threshold is not None:
         q = int((values < threshold).sum())
     elif share is not None:
-        # 0.1 * 30 is 3 even where floating point says 2.999...
+        # 0.1 * 30 should be 3 even if floating point gives 2.999...
         q = math.floor(share * len(values) + 1e-9)
     elif energy is not None and energy < 1:
         q = int((values.cumsum(0) <= energy * values.sum()).sum())
@@ -226,7 +226,7 @@ def null_space(
 
 
 def _one_criterion(**criteria: float | None) -> None:
-    """Raise `ValueError` unless exactly one is given, and a share is one."""
+    """Raise `ValueError` unless exactly one criterion is given, and shares are at most 1."""
     given = {name: x for name, x in criteria.items() if x is not None}
     if len(given) != 1:
         names = sorted(given) or "none"
@@ -252,24 +252,24 @@ def lemma_5_1(
     """The change X = Δ P_0 that solves Lemma 5.1 (P_0 = basis basisᵀ) exactly.
 
     X minimises zero·‖V_fᵀ(W + X)K_f‖² + forget·‖(W + X)K_f − V_star‖² + lam·‖X‖² over all X = X P_0
-    (see `_diagonal`). O(d m n + m q n); nothing larger than d×m, d×n, m×n or the basis. For lam = 0
-    this is the minimiser of smallest norm, the limit of lam → 0.
+    (see `_diagonal`). It takes O(d m n + m q n), and holds nothing larger than d×m, d×n, m×n or the
+    basis. For lam = 0 this is the minimiser of smallest norm, the limit of lam → 0.
 
-    general adds tr(X general Xᵀ): with L Lᵀ = lam I + basisᵀ general basis, L⁻¹ basisᵀ K_f takes
-    the place of basisᵀ K_f, and 1 that of lam. Without a basis there is no hard null space; with
-    zero = 0 that is `memit`.
+    `general` adds the term tr(X general Xᵀ): with L Lᵀ = lam I + basisᵀ general basis,
+    L⁻¹ basisᵀ K_f replaces basisᵀ K_f, and 1 replaces lam. Without a basis there is no hard null
+    space; with zero = 0 as well, this is `memit`.
 
     Parameters
     ----------
     W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
-        The weight to edit; keys of the facts to forget, and the values they should get; the
+        The weight to edit; keys of the facts to forget, and the values that they should get; the
         knowledge to erase.
     basis : (m, q), optional
-        Orthonormal basis of the directions that may change; by default all.
+        Orthonormal basis of the directions that may change; by default all directions.
     zero, forget, lam : float
         Weights of the three terms.
     general : (m, m), optional
-        Symmetric and positive semi-definite: what else X should spare, softly.
+        A symmetric, positive semi-definite matrix of what else X should spare, softly.
 
     Returns
     -------
@@ -279,7 +279,8 @@ def lemma_5_1(
     Raises
     ------
     ValueError
-        For a basis without orthonormal columns, a singular `general`, and see the module.
+        If the columns of `basis` are not orthonormal, or `general` + lam I is singular, and see the
+        module.
 
     References
     ----------
@@ -302,7 +303,7 @@ def lemma_5_1(
 def _lowered(
     k: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
 ) -> torch.Tensor:
-    """L⁻¹ basisᵀ of keys (m, n): (q, n). L may be a number, and is 1 where there is none."""
+    """L⁻¹ basisᵀ times keys (m, n): (q, n). L may be a number; without a factor it is 1."""
     inside = k if q is None else q.T @ k  # (q, m) @ (m, n) -> (q, n)
     if factor is None or not factor.ndim:
         return inside if factor is None else inside / factor
@@ -312,7 +313,7 @@ def _lowered(
 def _raised(
     x: torch.Tensor, factor: torch.Tensor | None, q: torch.Tensor | None
 ) -> torch.Tensor:
-    """Basis L⁻ᵀ of x (q, n): (m, n), the transpose of what `_lowered` does."""
+    """Basis L⁻ᵀ times x (q, n): (m, n), the transpose of `_lowered`."""
     if factor is not None:
         by_columns = factor.ndim > 0
         x = torch.linalg.solve_triangular(factor.T, x, upper=True) if by_columns else x / factor
@@ -322,7 +323,7 @@ def _raised(
 def _diagonal(
     terms: _Terms, gamma: torch.Tensor, space: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
-    """Eq. 32 where it is diagonal: the right-hand side h (d, r), each entry by its factor.
+    """Eq. 32 in the coordinates where it is diagonal: each entry of h (d, r) times its factor.
 
     With basisᵀ K_f = A Γ Bᵀ and V_f = U Σ Rᵀ, whose U (d, s) and Σ (s,) are the `space`, entry
     (i, j) has the factor 1 / ((zero Σ_i² + forget) Γ_j² + lam); off the span of U all Σ_i are 0.
@@ -340,7 +341,7 @@ def _diagonal(
 def _factor_within(
     q: torch.Tensor | None, general: torch.Tensor, lam: float
 ) -> torch.Tensor:
-    """L (q, q), with L Lᵀ = lam I + basisᵀ general basis; `ValueError` where that is singular."""
+    """L (q, q), with L Lᵀ = lam I + basisᵀ general basis; `ValueError` if that is singular."""
     m = general.clone() if q is None else q.T @ general @ q  # (q, m) @ (m, m) @ (m, q) -> (q, q)
     m.diagonal().add_(lam)
     factor, failed = torch.linalg.cholesky_ex(m)
@@ -362,9 +363,9 @@ def lemma_5_1_kronecker(
 ) -> torch.Tensor:
     """`lemma_5_1` as the paper states it: one linear system of size d m × d m.
 
-    vec X = [G ⊗ (zero V_f V_fᵀ + forget I) + lam I]⁻¹ vec E, columns stacked. O((d m)³) time and
-    8 (d m)² bytes of memory: a few thousand for d·m at most. For lam = 0 the solution of smallest
-    norm.
+    vec X = [G ⊗ (zero V_f V_fᵀ + forget I) + lam I]⁻¹ vec E, columns stacked. It takes O((d m)³)
+    time and 8 (d m)² bytes of memory, so d·m should be at most a few thousand. For lam = 0 it gives
+    the solution of smallest norm.
 
     Parameters
     ----------
@@ -414,20 +415,22 @@ def lemma_5_1_gd(
 ) -> torch.Tensor:
     """`lemma_5_1` by gradient descent on Eq. 12 (ZeroUnlearn-GD), starting at Δ = 0.
 
-    ``steps`` steps of Adam of size ``lr`` on Δ (d, m), the loss taken at Δ P_0, in W's precision
-    (float32 at least); 500 and 1e-3 are the released code's, whose weights are 1, 100 and 0.1.
-    ``lr=None``: steps by the curvature of Eq. 12, see `_nesterov`; Adam ignores ``tol``.
+    By default Adam takes ``steps`` steps of size ``lr`` on Δ (d, m), with the loss at Δ P_0, in W's
+    precision (at least float32). The released code uses 500 steps and 1e-3, with the weights 1, 100
+    and 0.1. With ``lr=None`` the steps follow the curvature of Eq. 12 instead, see `_nesterov`.
+    Only that method uses ``tol``.
 
     Parameters
     ----------
     W, K_f, V_star, V_f, basis, zero, forget, lam
         As in `lemma_5_1`.
     steps : int, optional
-        Most steps to take; None means 500 of Adam's.
+        The most steps to take. None means 500 steps of Adam or, without Adam, as many as `tol`
+        requires.
     lr : float, optional
-        Size of Adam's steps; None: no Adam.
+        The size of Adam's steps; None for no Adam.
     tol : float
-        Error of X to reach without Adam, as a share of ‖X‖.
+        The error of X to reach without Adam, as a share of ‖X‖.
 
     Returns
     -------
@@ -455,7 +458,7 @@ def lemma_5_1_gd(
         return x.to(W.dtype)
     bounds = terms.curvature(_thin_svd(k, K_f.dtype)[1], column_space(v_f, V_f.dtype)[1])
     if bounds is None:
-        return torch.zeros_like(W)  # nothing pulls: the loss is lam‖X‖² and a constant
+        return torch.zeros_like(W)  # nothing pulls: the loss is lam‖X‖² plus a constant
     y = _nesterov(terms, k, bounds, steps, tol)
     return (y @ q.T).to(W.dtype)  # (d, q) @ (q, m) -> (d, m)
 
@@ -477,16 +480,16 @@ class _Terms:
         return _Terms(w_k, v_star, v_f, self.zero, self.forget, self.lam)
 
     def pull(self, out: torch.Tensor) -> torch.Tensor:
-        """Half of the loss's slope in (W + X) K_f, which is `out`: (d, n)."""
+        """Half of the loss's gradient with respect to `out` = (W + X) K_f: (d, n)."""
         erased = self.zero * self.v_f @ (self.v_f.T @ out)
         return erased + self.forget * (out - self.v_star)
 
     def curvature(
         self, gamma: torch.Tensor, sigma: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The bounds L and μ of the loss's curvature; None where it depends on no key."""
+        """The bounds L and μ of the loss's curvature; None if the loss depends on no key."""
         stiff = self.zero * sigma**2 + self.forget
-        stiff = torch.cat([stiff, sigma.new_full((1,), self.forget)])  # and off the span of V_f
+        stiff = torch.cat([stiff, sigma.new_full((1,), self.forget)])  # outside the span of V_f
         if not len(gamma) or not stiff.any():
             return None
         largest = 2 * (stiff.max() * gamma[0] ** 2 + self.lam)
@@ -497,7 +500,7 @@ class _Terms:
 def _adam(
     terms: _Terms, q: torch.Tensor, inside: torch.Tensor, steps: int, lr: float
 ) -> torch.Tensor:
-    """X = Δ P_0 (d, m) after so many steps of Adam on Δ; inside: P_0 K_f, (m, n)."""
+    """X = Δ P_0 (d, m) after some steps of Adam on Δ; `inside` is P_0 K_f, (m, n)."""
     shape = len(terms.w_k), len(q)
     delta = torch.zeros(shape, dtype=q.dtype, device=q.device, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=lr, fused=True)
@@ -516,13 +519,13 @@ def _nesterov(
     steps: int | None,
     tol: float,
 ) -> torch.Tensor:
-    """Δ basis (d, q) by Nesterov's method with constant momentum; k: basisᵀ K_f, (q, n).
+    """Δ basis (d, q) by Nesterov's method with constant momentum; k is basisᵀ K_f, (q, n).
 
     The curvature of Eq. 12 lies between μ = 2(forget Γ_min² + lam) and L = 2((zero Σ_max² + forget)
-    Γ_max² + lam), the bounds. So it steps by 1/L, with the momentum for κ = L/μ, and stops where
-    ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after `steps` (None: as many as
-    the theory asks for, 2 √κ log(5 κ^1.5 / tol)). Rounding sets a floor of about κ · 1e-16 to the
-    error.
+    Γ_max² + lam), the `bounds`. The steps have size 1/L, and the momentum is that for κ = L/μ. The
+    method stops once ‖gradient‖ ≤ tol · μ ‖X‖, which proves ‖X − X*‖ ≤ tol ‖X‖, or after `steps`;
+    None means as many as theory requires, 2 √κ log(5 κ^1.5 / tol). Rounding limits the accuracy to
+    about κ · 1e-16.
     """
     largest, smallest = bounds
     y = torch.zeros(len(terms.w_k), len(k), dtype=k.dtype, device=k.device)
@@ -548,9 +551,9 @@ def rome(
 ) -> torch.Tensor:
     """ROME's rank-one change Δ for one key k and its new value v_star.
 
-    Δ = (v_star − W k) (C_0⁻¹ k)ᵀ / (kᵀ C_0⁻¹ k): among all Δ with (W + Δ) k = v_star the one that
-    moves general keys least, tr(Δ C_0 Δᵀ). If C_0 is singular and k has a part outside its range,
-    that part takes the place of C_0⁻¹ k, and general keys do not move at all.
+    Δ = (v_star − W k) (C_0⁻¹ k)ᵀ / (kᵀ C_0⁻¹ k). Of all Δ with (W + Δ) k = v_star, this one moves
+    general keys least, as measured by tr(Δ C_0 Δᵀ). If C_0 is singular and k has a part outside its
+    range, that part replaces C_0⁻¹ k, and general keys do not move at all.
 
     Parameters
     ----------
@@ -559,7 +562,7 @@ def rome(
     k : (m,) or (m, 1)
         The key.
     v_star : (d,) or (d, 1)
-        The value it should get.
+        The value that the key should get.
     C0 : (m, m)
         Second moment of general keys.
 
@@ -590,7 +593,7 @@ def rome(
 
 
 def _column(x: torch.Tensor) -> torch.Tensor:
-    """A vector (size,) as a column (size, 1); anything else as it is, for the check of shapes."""
+    """A vector (size,) as a column (size, 1); anything else unchanged, for the check of shapes."""
     return x.reshape(-1, 1) if isinstance(x, torch.Tensor) and x.ndim == 1 else x
 
 
@@ -605,8 +608,9 @@ def memit(
 ) -> torch.Tensor:
     """MEMIT's change Δ = R K_fᵀ (alpha C_0 + K_f K_fᵀ + lam I)⁻¹, with R = V_star − W K_f.
 
-    It minimises ‖(W + Δ) K_f − V_star‖² + alpha tr(Δ C_0 Δᵀ) + lam ‖Δ‖²; where that leaves Δ open
-    (a singular C_0), it is the Δ of smallest norm. One m×m Cholesky factorisation.
+    It minimises ‖(W + Δ) K_f − V_star‖² + alpha tr(Δ C_0 Δᵀ) + lam ‖Δ‖². If that does not determine
+    Δ (for a singular C_0), it is the minimiser of smallest norm. It takes one m×m Cholesky
+    factorisation.
 
     Parameters
     ----------
@@ -615,7 +619,7 @@ def memit(
     K_f : (m, n)
         Keys of the facts.
     V_star : (d, n)
-        The values they should get.
+        The values that these keys should get.
     C0 : (m, m)
         Second moment of general keys.
     alpha, lam : float
@@ -654,10 +658,10 @@ def alphaedit(
 ) -> torch.Tensor:
     """AlphaEdit's change Δ = R K_fᵀ P (K_p K_pᵀ P + K_f K_fᵀ P + lam I)⁻¹.
 
-    P = basis basisᵀ, R = V_star − W K_f, and K_p the keys of earlier edits, whose values stay. It
-    minimises ‖(W + Δ) K_f − V_star‖² + ‖Δ K_p‖² + lam ‖Δ‖² over all Δ = Δ P; for lam = 0 the one of
-    smallest norm. Without K_p it is `lemma_5_1` with zero = 0, forget = 1. Solved inside the basis
-    by a thin SVD.
+    Here P = basis basisᵀ, R = V_star − W K_f, and K_p holds the keys of earlier edits, whose values
+    should stay. Δ minimises ‖(W + Δ) K_f − V_star‖² + ‖Δ K_p‖² + lam ‖Δ‖² over all Δ = Δ P; for
+    lam = 0 it is the minimiser of smallest norm. Without K_p this is `lemma_5_1` with zero = 0,
+    forget = 1. The problem is solved inside the basis by a thin SVD.
 
     Parameters
     ----------
@@ -666,13 +670,13 @@ def alphaedit(
     K_f : (m, n)
         Keys of the facts.
     V_star : (d, n)
-        The values they should get.
+        The values that these keys should get.
     basis : (m, q)
         Orthonormal basis of the directions that may change.
     lam : float
         Weight of the size of the change.
     K_p : (m, p), optional
-        Keys whose values stay.
+        Keys whose values should stay.
 
     Returns
     -------
@@ -682,7 +686,7 @@ def alphaedit(
     Raises
     ------
     ValueError
-        If the basis has no orthonormal columns, and see the module.
+        If the columns of `basis` are not orthonormal, and see the module.
 
     References
     ----------
@@ -713,7 +717,7 @@ def _float64(
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim != 2:
             raise ValueError(f"{name} must be a floating-point matrix ({written})")
         for letter, size in zip(letters, x.shape, strict=True):
-            empty = size == 0 and letter != "q"  # only a basis may be
+            empty = size == 0 and letter != "q"  # only a basis may be empty
             if sizes.setdefault(letter, size) != size or empty:
                 known = {key: value for key, value in sizes.items() if key != "1"}
                 raise ValueError(
@@ -728,15 +732,15 @@ def _float64(
 
 
 def _weights(**weights: float) -> None:
-    """Raise `ValueError` for a weight that is no finite number of at least 0."""
+    """Raise `ValueError` unless every weight is a finite number of at least 0."""
     for name, x in weights.items():
         if not (isinstance(x, numbers.Real) and math.isfinite(x) and x >= 0):
             raise ValueError(f"{name} must be a finite number of at least 0, not {x!r}")
 
 
 def _check_basis(q: torch.Tensor) -> None:
-    """Raise `ValueError` where the columns of q (m, q) are not orthonormal."""
-    # QᵀQ x for one x: all of QᵀQ would cost more than the solve
+    """Raise `ValueError` unless the columns of q (m, q) are orthonormal."""
+    # test QᵀQ x for one x, since all of QᵀQ would cost more than the solve
     probe = torch.linspace(1, 2, q.shape[1], dtype=q.dtype, device=q.device)
     if (q.T @ (q @ probe) - probe).norm() > 1e-3 * probe.norm():
         raise ValueError("basis must have orthonormal columns")
@@ -745,7 +749,7 @@ def _check_basis(q: torch.Tensor) -> None:
 def _lemma_5_1_arguments(
     arguments: dict[str, torch.Tensor], zero: float, forget: float, lam: float
 ) -> list[torch.Tensor]:
-    """Lemma 5.1's tensors in float64, the basis last where there is one; all are checked."""
+    """Lemma 5.1's tensors in float64, with the basis last if there is one, after all checks."""
     tensors = _float64(**arguments)
     _weights(zero=zero, forget=forget, lam=lam)
     if "basis" in arguments:
@@ -756,9 +760,9 @@ def _lemma_5_1_arguments(
 def _thin_svd(
     x: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Left vectors, singular values, right vectors (columns) up to the rank (see `projector`).
+    """Left vectors (a, r), singular values (r,) and right vectors (b, r) of x (a, b), float64.
 
-    Of x (a, b), float64, that came from `dtype`: (a, r), (r,) and (b, r).
+    r is the numerical rank of x, which was rounded to `dtype` before (see `projector`).
     """
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
     eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
@@ -768,19 +772,19 @@ def _thin_svd(
 
 
 def column_space(v_f: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Orthonormal basis of the columns of v_f, and their singular values.
+    """An orthonormal basis of the column space of v_f, and its singular values.
 
     Parameters
     ----------
     v_f : (d, k)
         A matrix.
     dtype : torch.dtype
-        What it was rounded to, which decides the numerical rank (see `projector`).
+        The dtype to which it was rounded, which determines the numerical rank (see `projector`).
 
     Returns
     -------
     u : (d, r)
-        The basis; float64 for a v_f that is.
+        The basis, in v_f's dtype.
     sigma : (r,)
         The singular values, descending.
     """
@@ -789,7 +793,7 @@ def column_space(v_f: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, t
 
 
 def _reciprocal(x: torch.Tensor) -> torch.Tensor:
-    """1 / x where x is positive, 0 elsewhere: a pseudo-inverse's."""
+    """1 / x where x is positive, 0 elsewhere, as in a pseudo-inverse."""
     return torch.where(x > 0, 1 / x, 0.0)
 
 
@@ -798,9 +802,10 @@ def _solve(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """a⁺ b, and the part of b outside the range of a, for a symmetric positive semi-definite a.
 
-    By Cholesky factorisation; where a pivot is rounding noise (a is numerically singular), by
-    eigenvectors. hidden: whether a direction of a may be noise that no pivot shows, which may be a
-    thousand times as large as its eigenvalue. a: (size, size). b: (size, n), as both results.
+    It uses a Cholesky factorisation or, if a pivot is rounding noise (a is numerically singular),
+    eigenvectors. `hidden` says whether a direction of a may be noise that no pivot shows, since a
+    pivot may be a thousand times as large as the eigenvalue. a is (size, size); b and both results
+    are (size, n).
     """
     factor, failed = torch.linalg.cholesky_ex(a)
     rounding = len(a) * torch.finfo(a.dtype).eps
@@ -815,7 +820,7 @@ def _solve(
 
 
 def _smallest(factor: torch.Tensor) -> float:
-    """About the smallest eigenvalue of L Lᵀ, never less than it, by inverse iteration."""
+    """An estimate, from above, of the smallest eigenvalue of L Lᵀ, by inverse iteration."""
     places = torch.arange(len(factor), dtype=factor.dtype, device=factor.device)
     x = torch.cos(places)[:, None]  # (size, 1): along no axis, and the same on every device
     for _ in range(3):
@@ -824,26 +829,26 @@ def _smallest(factor: torch.Tensor) -> float:
 
 
 class Spared:
-    """What a change of W should not move, in factors: A + K_p K_pᵀ, to which keys are added.
+    """A + K_p K_pᵀ, which says what a change of W should not move, in factors that take more keys.
 
-    A is general + lam I, within a basis where there is one. Its Cholesky factor L is made once, and
-    what each key of K_p adds (U = L⁻¹ K_p, and a row of the Cholesky factor of M = I + Uᵀ U) once a
-    key: an edit that spares what p edits before it changed costs O(m² + m p + p²) for each of its
-    own keys, where a new factorisation costs O(m³).
+    A is general + lam I, inside a basis if there is one. Its Cholesky factor L is computed once.
+    What a key of K_p adds, a column of U = L⁻¹ K_p and a row of the Cholesky factor of
+    M = I + Uᵀ U, is computed once per key. An edit that spares the facts of p earlier edits then
+    costs O(m² + m p + p²) per key of its own, while a new factorisation would cost O(m³).
 
-    All of it is for changes X with the price tr(X (A + K_p K_pᵀ) Xᵀ). With T = [(I − U M⁻¹ Uᵀ) L⁻¹;
-    M⁻¹ Uᵀ L⁻¹], Tᵀ T is the inverse of A + K_p K_pᵀ (Woodbury), by a sum without differences.
+    The factors serve changes X with the cost tr(X (A + K_p K_pᵀ) Xᵀ). With T = [(I − U M⁻¹ Uᵀ) L⁻¹;
+    M⁻¹ Uᵀ L⁻¹], Tᵀ T is the inverse of A + K_p K_pᵀ (Woodbury), as a sum without differences.
 
     Parameters
     ----------
     factor : (q, q), or 0-dimensional
-        L; a number where A is a multiple of I, which needs a basis.
+        L; a number if A is a multiple of I, which needs a basis.
     basis : (m, q), optional
-        Orthonormal basis of the directions that may change; by default all.
+        Orthonormal basis of the directions that may change; by default all directions.
     """
 
-    #: A's smallest eigenvalue against its largest entry, below which the factors are not used: with
-    #: 1e-4 a change is exact to about 1e-11, with this to about 1e-8.
+    #: The factors are not used if A's smallest eigenvalue is below this share of its largest entry:
+    #: at 1e-4 a change is exact to about 1e-11, at this share to about 1e-8.
     LEAST = 1e-8
 
     def __init__(self, factor: torch.Tensor, basis: torch.Tensor | None = None) -> None:
@@ -862,23 +867,23 @@ class Spared:
         Parameters
         ----------
         general : (m, m) or None
-            Symmetric and positive semi-definite, such as alpha C_0; None for nothing but lam I,
-            inside a basis.
+            A symmetric, positive semi-definite matrix such as alpha C_0; None for lam I alone,
+            which needs a basis.
         lam : float
-            Weight of the size of a change.
+            The weight of the size of a change.
         basis : (m, q), optional
-            Orthonormal basis of the directions that may change; by default all.
+            Orthonormal basis of the directions that may change; by default all directions.
 
         Returns
         -------
         Spared or None
-            None where general + lam I is singular, or so nearly that the factors would be
-            inexact: then the solves of this module, which take all keys at once, stand in.
+            None if general + lam I is singular, or so nearly singular that the factors would be
+            inexact. Then use the solves of this module, which take all keys at once.
 
         Raises
         ------
         ValueError
-            For neither general nor a basis, and see the module.
+            If there is neither `general` nor a basis, and see the module.
         """
         _weights(lam=lam)
         q = None
@@ -896,13 +901,13 @@ class Spared:
         except ValueError:
             return None
         if not len(factor) or _smallest(factor) < cls.LEAST * float(factor.norm(dim=1).max()) ** 2:
-            return None  # the largest row of L has the length of the root of A's largest entry
+            return None  # L's longest row is as long as the root of A's largest entry
         return cls(factor, q)
 
     def spare(self, K_p: torch.Tensor | None) -> Self:
-        """Have these keys spared and no others; those that were spared before cost nothing again.
+        """Spare these keys and no others; keys that were spared before cost nothing again.
 
-        Keys that are first in the same order are kept, what comes after them is made anew.
+        The longest common beginning with the earlier keys is kept, and the rest is computed anew.
 
         Parameters
         ----------
@@ -932,7 +937,7 @@ class Spared:
         return self
 
     def _add(self, keys: torch.Tensor) -> None:
-        """Border the factors by further keys (m, b)."""
+        """Extend the factors by further keys (m, b)."""
         new = _lowered(keys, self.factor, self.basis)  # (q, b)
         side = self._inner.T @ new  # (p, q) @ (q, b) -> (p, b)
         side = torch.linalg.solve_triangular(self._outer, side, upper=False)
@@ -944,34 +949,34 @@ class Spared:
         self._inner = torch.cat([self._inner, new], 1)  # (q, p + b)
 
     def whiten(self, keys: torch.Tensor) -> torch.Tensor:
-        """T of keys.
+        """T times keys.
 
         Parameters
         ----------
         keys : (m, n)
-            In float64.
+            Keys, float64.
 
         Returns
         -------
         (q + p, n)
-            Their squared lengths are what (A + K_p K_pᵀ)⁻¹ makes of the keys.
+            Vectors whose squared lengths are kᵀ (A + K_p K_pᵀ)⁻¹ k of the keys k.
         """
         low = _lowered(keys, self.factor, self.basis)  # (q, n)
         c = torch.cholesky_solve(self._inner.T @ low, self._outer)  # (p, n)
         return torch.cat([low - self._inner @ c, c])  # (q + p, n)
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
-        """Tᵀ of what `whiten` gives.
+        """Tᵀ times the result of `whiten`.
 
         Parameters
         ----------
         x : (q + p, n)
-            In float64.
+            Whitened keys, float64.
 
         Returns
         -------
         (m, n)
-            Of whitened keys, (A + K_p K_pᵀ)⁻¹ of these keys.
+            (A + K_p K_pᵀ)⁻¹ times the keys.
         """
         q = len(self._inner)
         low, c = x[:q], x[q:]  # (q, n), (p, n)
@@ -990,13 +995,13 @@ class Spared:
     ) -> torch.Tensor:
         """The change X that `zu.solve.lemma_5_1` gives for general = A + K_p K_pᵀ.
 
-        With zero = 0 that is also `memit` or, in a basis, `alphaedit`: then one n × n factorisation
-        is all that is left.
+        With zero = 0 this is also `memit` or, inside a basis, `alphaedit`; then only one n × n
+        factorisation is left to do.
 
         Parameters
         ----------
         W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
-            As there; V_f is not read where zero is 0.
+            As in that function; V_f is not read if zero is 0.
         zero, forget : float
             Weights of the two terms.
 
@@ -1035,14 +1040,14 @@ class Spared:
         beta: float,
         eps: float = 0.0,
     ) -> torch.Tensor:
-        """The new weight Ŵ that `zu.solve.lemma_4_1` gives, alpha C_0 + lam I being A + K_p K_pᵀ.
+        """The new weight Ŵ of `zu.solve.lemma_4_1`, with A + K_p K_pᵀ for alpha C_0 + lam I.
 
         Parameters
         ----------
         W, K_f, V_star, V_f : (d, m), (m, n), (d, n), (d, k)
-            As there.
+            As in that function.
         beta, eps : float
-            As there.
+            As in that function.
 
         Returns
         -------
@@ -1052,7 +1057,7 @@ class Spared:
         Raises
         ------
         ValueError
-            Inside a basis, and see the module.
+            If the factors are inside a basis, and see the module.
         """
         if self.basis is not None:
             raise ValueError("basis: Lemma 4.1 changes W in all directions")
@@ -1067,7 +1072,7 @@ class Spared:
 
 
 def _times_lower(x: torch.Tensor, lower: torch.Tensor, parts: int = 8) -> torch.Tensor:
-    """x (d, m) times a lower triangular matrix (m, m), whose zeros are mostly left out."""
+    """x (d, m) times a lower triangular matrix (m, m), skipping most of its zeros."""
     size = -(-len(lower) // parts)
     starts = range(0, len(lower), size)
     return torch.cat([x[:, i:] @ lower[i:, i:i + size] for i in starts], 1)  # (d, m)

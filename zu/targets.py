@@ -1,11 +1,11 @@
-"""Where to aim: the state, or the layer's own output, with which the model says otherwise.
+"""Where to aim: the state, or the layer's own output, with which the model says something else.
 
-`optimise` finds it: a search by gradient over a change δ, for many facts at once. δ is a change of
-the hidden state after the last edited layer, or of what the MLPs' output projections put out.
-From the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch;
-`_minimise`, the steps (`zu.steps`); `zu.suffix_search`, the loss, by the part of the model that δ
-reaches. Where a model's layers are not what that takes them for, `_knows` finds out, and
-`zu.plain_search` computes the same loss.
+`optimise` finds it by a gradient search over a change δ, for many facts at once. δ changes the
+hidden state after the last edited layer, or the output of the MLPs' output projections. The parts,
+from the outside in: `_Coded`, a fact as token ids; `_parts`, which facts share a batch;
+`_minimise`, the steps (`zu.steps`); `zu.suffix_search`, the loss, computed with only the part of
+the model that δ reaches. `_knows` checks that this part computes what the whole model does; if it
+does not, `zu.plain_search` computes the same loss with whole runs.
 """
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from .wording import Wording, beside, encode
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: ROME's "essence" prompt, at which what the model says should stay as it is, see `Search`.
+#: ROME's "essence" prompt; what the model says after it should not change, see `Search`.
 ESSENCE = "{} is a"
-#: The search for the first so many facts is one piece of work, the next piece ends at twice as
-#: many, and so on: larger sets that begin alike share their first pieces.
+#: The first piece of work is the search for this many facts, the next piece ends at twice as many,
+#: and so on, so that larger sets with the same beginning share their first pieces.
 TOGETHER = 25
 
 
-#: What a step of one more batch takes, whatever is in it, in tokens of a suffix, by kind of device:
-#: on a CPU its weights are read once more; a GPU waits for its kernels to be launched. The first is
-#: from the shapes of the embedded model and a CPU's rates, the second a guess; they decide on
-#: the last bits of a result alone, by which facts share a batch.
+#: The fixed cost of one more batch per step, in tokens of a suffix, by kind of device: a CPU reads
+#: the weights once more, and a GPU waits for its kernels to be launched. The first number comes
+#: from the shapes of the embedded model and a CPU's rates, the second is a guess. They affect only
+#: the last bits of a result, by which facts share a batch.
 PASS = {"cpu": 40, "cuda": 10_000}
-#: After so many steps it is looked at which facts are done, for which a GPU has to be waited for.
+#: How many steps pass between checks of which facts are done; a check makes a GPU wait.
 TURNS = {"cpu": 1, "cuda": 4}
 
 
-#: So many subjects that do not exist stand for an unknown one.
+#: How many invented subjects stand for an unknown one.
 UNKNOWN = 8
 
 
-#: What δ changes: the hidden state after a layer, or what projections put out.
+#: What δ changes: the hidden state after a layer, or the output of projections.
 Aim = Literal["hidden", "value"]
 
 
@@ -72,10 +72,10 @@ class Place:
     Parameters
     ----------
     aim : {"hidden", "value"}
-        The hidden state after a layer, or the MLP's output projection's own output, before whatever
-        scale or norm it enters the residual stream by.
+        The hidden state after a layer; or the output of the MLP's output projection, before any
+        scale or norm on its way into the residual stream.
     layers : tuple of int
-        The layer; for values there may be several, with a δ each.
+        The layer; for values there may be several layers, each with its own δ.
     """
 
     aim: Aim
@@ -83,12 +83,12 @@ class Place:
 
     @property
     def start(self) -> int:
-        """The lowest layer that must be run anew for another δ."""
+        """The lowest layer that must be run again for another δ."""
         return self.layers[0] + (self.aim == "hidden")
 
     @classmethod
     def of(cls, aim: Aim, layers: int | Sequence[int]) -> Place:
-        """The place of an aim, or `ValueError` for hidden states after several layers."""
+        """The place of an aim; `ValueError` for hidden states after several layers."""
         several = (layers,) if isinstance(layers, int) else tuple(sorted(set(layers)))
         if not several or (aim == "hidden" and len(several) > 1):
             raise ValueError(f"layers are {list(several)}: hidden states are aimed at after one "
@@ -100,25 +100,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Targets:
-    """What `optimise` found for n facts, at the subject's last token.
+    """The result of `optimise` for n facts, at the subject's last token.
 
     Parameters
     ----------
     z : (n, d), or (n, k, d) for values at k layers
-        What is wanted there, float32.
+        The wanted states or values, float32.
     h : as z
-        What is there, float32.
+        The present states or values, float32.
     loss : (steps, n)
         Mean negative log-likelihood of the target before each step; a fact that has converged keeps
         its last value.
     layer : int, optional
-        After which layer these states are, or the last one whose values they are; None: not said.
+        The layer of these states, or the last of the values' layers; None if unknown.
     aim : {"hidden", "value"}
-        Whether they are hidden states, or values: what the projection puts out.
+        Whether they are hidden states, or values (outputs of the projection).
     layers : tuple of int
-        Whose values they are, where they are of several layers.
+        The layers of the values, if there are several.
     marks : tuple of str
-        By fact a hash of how it is asked, see `marks_of`; none where it is not said.
+        For each fact a hash of how it is asked, see `marks_of`; empty if unknown.
     """
 
     z: torch.Tensor
@@ -130,27 +130,27 @@ class Targets:
     marks: tuple[str, ...] = ()
 
     def wanted(self, layer: int) -> torch.Tensor:
-        """What is wanted of one layer.
+        """The wanted states or values of one layer.
 
         Parameters
         ----------
         layer : int
-            One of those that the targets are of.
+            One of the targets' layers.
 
         Returns
         -------
         (n, d)
-            The hidden states after it, or its values.
+            The wanted hidden states after the layer, or its wanted values.
         """
         return self.z if self.z.dim() == 2 else self.z[:, self.layers.index(layer)]
 
     def described(self) -> str:
-        """What they are of, in words: of which layers, and hidden states or values.
+        """Describe the targets in words: hidden states or values, and of which layers.
 
         Returns
         -------
         str
-            As the end of a sentence.
+            The end of a sentence.
         """
         kind = "hidden states" if self.aim == "hidden" else "values"
         of = self.layers or ((self.layer,) if self.layer is not None else ())
@@ -164,14 +164,14 @@ class Targets:
         n : int
             How many facts there are.
         layers : int or sequence of int
-            Which are edited; hidden states are wanted after the last of them.
+            The layers to edit; hidden states are wanted after the last of them.
         aim : {"hidden", "value"}
             What the edit aims at.
 
         Raises
         ------
         ValueError
-            For another number of facts, another layer or another aim.
+            If the number of facts, the layers or the aim differ.
         """
         edited = (layers,) if isinstance(layers, int) else tuple(layers)
         if len(self.z) != n:
@@ -190,7 +190,7 @@ class Targets:
 
 
 def marks_of(facts: Sequence[Fact], chat: bool | str | None) -> tuple[str, ...]:
-    """By fact a short hash of its prompt with its subject, and of the chat that it is asked in.
+    """For each fact, a short hash of its prompt with the subject and of the chat it is asked in.
 
     Parameters
     ----------
@@ -213,52 +213,52 @@ def marks_of(facts: Sequence[Fact], chat: bool | str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Search:
-    """How a target is searched for.
+    """How to search for a target.
 
     Adam's lr is relative: one step moves a coordinate by about lr · ‖h‖/√d, whatever the scale of
-    the model's residual stream. The literature's is absolute, 0.1 in the model's own unit
-    (`absolute`), which would be lr = 0.1 √d/‖h‖; its tolerance is 0.05. Our defaults save steps.
+    the model's residual stream. The literature uses an absolute rate, 0.1 in the model's own unit
+    (`absolute`), which would be lr = 0.1 √d/‖h‖, and a tolerance of 0.05. Our defaults save steps.
 
     Parameters
     ----------
     prefixes : sequence of str
         Texts put before the prompt, the empty one first.
     goal : str
-        What the model should say: see `target_ids`.
+        What the model should say, see `target_ids`.
     steps : int
-        Most losses to take; the last is followed by no step.
+        The most losses to compute; no step follows the last one.
     lr : float, optional
-        Size of a step: of Adam in ‖h‖/√d (0.4 by default), of the normalised gradient in the
-        longest δ (0.3 by default).
+        The size of a step: for Adam in units of ‖h‖/√d (0.4 by default), for the normalised
+        gradient as a share of the longest δ (0.3 by default).
     weight_decay, kl : float
-        Weights of the terms.
+        The weights of the terms.
     clamp : float
-        Longest δ, in ‖h‖.
+        The longest δ, in units of ‖h‖.
     tolerance : float
-        The loss under which a fact is done.
+        A fact is done once its loss is below this.
     aim : {"hidden", "value"}
-        What δ changes, and h is the length of: the hidden state, or what the projection puts out.
+        What δ changes, and what h stands for: the hidden state, or the projection's output.
     absolute : bool
         Whether lr is in h's own unit instead, as in the literature.
     optimizer : {"adam", "normalised"}
-        What takes the steps, see `zu.steps`; the literature's is Adam.
+        The rule for the steps, see `zu.steps`; the literature uses Adam.
     bare_first : bool
-        Whether δ is searched for with the bare prompt alone first, and goes on from there with all
+        Whether to search with the bare prompt alone first, and continue from there with all
         prefixes.
     by : {"search", "gradient", "unknown"}
-        How δ is found: step by step; along the one gradient that the bare prompt has with no δ, at
-        the shortest of some lengths that does; or as the way to what `UNKNOWN` invented subjects
-        look like in the same prompt, which knows of no goal. The last two take no steps, look at
-        the bare prompt alone, and say its loss.
+        How δ is found: step by step; along the gradient of the bare prompt's loss at δ = 0, with
+        the shortest of several lengths that suffices; or as the difference to the states of
+        `UNKNOWN` invented subjects in the same prompt, which uses no goal. The last two take no
+        steps, use only the bare prompt, and report its loss.
     precision : {"model", "bfloat16"}
-        What the search computes in. With "bfloat16" a float32 model's upper layers are copied in
-        bfloat16 for it, and what is found is taken on in float32 until the losses are under the
-        tolerance there. It is meant for GPUs, and for processors that multiply in bfloat16. δ is
-        float32 always.
+        The precision of the search. With "bfloat16" a float32 model's upper layers are copied in
+        bfloat16, and the search continues from their result in float32 until the losses are below
+        the tolerance there. This is meant for GPUs and for processors that multiply in bfloat16. δ
+        is always float32.
     kl_at : {"subject", "next"}
-        The divergence that kl weighs. "subject" is the released code's and MEMIT's: KL(changed ‖
-        original) of what is said at the subject's last token in "{subject} is a". "next" is
-        KL(original ‖ changed) of what is said at that text's end.
+        The divergence that kl weighs. "subject" is that of the released code and MEMIT:
+        KL(changed ‖ original) of the prediction at the subject's last token in "{subject} is a".
+        "next" is KL(original ‖ changed) of the prediction at the end of that text.
     """
 
     prefixes: Sequence[str] = ("",)
@@ -278,34 +278,35 @@ class Search:
     precision: Literal["model", "bfloat16"] = "model"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse contradictory settings."""
         if self.absolute and self.optimizer != "adam":
             raise ValueError("absolute: the normalised gradient's steps are shares of the longest "
                              "δ; only Adam's can be in h's own unit")
         if self.by != "search" and self.precision != "model":
-            raise ValueError(f'precision is of a search; with by="{self.by}" there is none')
+            raise ValueError(f'precision is a setting of the search, but by="{self.by}" does not '
+                             "search: leave precision out")
 
     @property
     def rate(self) -> float:
-        """The size of a step, the optimizer's own where none is said."""
+        """The size of a step; by default the optimizer's own."""
         return RATES[self.optimizer] if self.lr is None else self.lr
 
 
 def target_ids(
     tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact, goal: str
 ) -> list[int]:
-    """Tokens to aim at: the tokenizer's end-of-sequence token, the true answer, or another text's.
+    """The tokens to aim at: the end-of-sequence token, the true answer's, or another text's.
 
-    The released code aims at the text "<|endoftext|>" on zsRE, whatever tokens that is, with or
-    without a space by method; on MCF at a string from a file that was not released. Here the text
-    of a special token of the tokenizer's is that token.
+    On zsRE the released code aims at the text "<|endoftext|>", whatever its tokens are, with or
+    without a space depending on the method; on MCF it aims at a string from a file that was not
+    released. Here the text of one of the tokenizer's special tokens stands for that token.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase or Wording
-        A fast one, which knows character offsets; or how it is asked.
+        A fast tokenizer, which knows character offsets; or a wording with one.
     fact : Fact
-        Gives the true answer, and the prompt that a text goes on from.
+        The fact with its true answer, and with the prompt that a text continues.
     goal : str
         "eos", "truth", or any other text, such as "I do not know".
 
@@ -317,7 +318,7 @@ def target_ids(
     Raises
     ------
     ValueError
-        For an empty text, or "eos" where the tokenizer has no such token.
+        If the text is empty, or the goal is "eos" and the tokenizer has no such token.
     """
     ids, count = Wording.of(tokenizer).towards(fact, goal)
     return ids[-count:]
@@ -336,25 +337,27 @@ def optimise(
 ) -> Targets:
     """Find, for every fact, the δ to add at the subject's last token.
 
-    Minimises, per fact: the mean over the prefixes of the target's negative log-likelihood
-    + kl · KL of what is said of the subject + weight_decay · ‖δ‖ / ‖h‖², δ added to h, in steps
-    with ‖δ‖ ≤ clamp · ‖h‖, until that is under the tolerance.
+    For each fact the search minimises the mean over the prefixes of the target's negative
+    log-likelihood, plus kl · KL of the prediction about the subject, plus weight_decay · ‖δ‖ /
+    ‖h‖², with δ added to h and ‖δ‖ ≤ clamp · ‖h‖, until the sum is below the tolerance.
 
     Parameters
     ----------
     model, tokenizer
-        A causal language model and its tokenizer, or how it is asked (`zu.wording.Wording`).
+        A causal language model, and its tokenizer or wording (`zu.wording.Wording`).
     facts : sequence of Fact
         The n facts.
     layer : int or sequence of int
-        After which δ is added, or to whose projections' output, a δ each (`Search.aim`).
+        The layer after which δ is added, or the layers whose projections' outputs get a δ each
+        (`Search.aim`).
     search : Search
         What the model should say, and how δ is found.
     batch : int, optional
-        Most facts in a batch; by default as many as 2 GiB or half of the free memory bear.
+        The most facts in a batch; by default as many as fit into 2 GiB or half of the free memory.
     cache : bool
-        Keep each result under `zu.cache_dir`, but no text, and nothing of a model with hooks on it:
-        a run goes on where it stopped, and ends with the same bits (see `TOGETHER`).
+        Whether to keep each result under `zu.cache_dir`. No text is kept, and nothing of a model
+        with hooks on it. An interrupted run continues where it stopped, and ends with the same bits
+        (see `TOGETHER`).
 
     Returns
     -------
@@ -364,9 +367,9 @@ def optimise(
     Raises
     ------
     FactError
-        For a fact whose subject ends in an attention sink, see `zu.sinks`.
+        If a fact's subject ends in an attention sink, see `zu.sinks`.
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
 
     References
     ----------
@@ -376,9 +379,9 @@ def optimise(
     refuse(model, Wording.of(tokenizer), facts, place.layers[-1])
     coded = [_Coded.of(tokenizer, fact, search) for fact in facts]
     files, parts = _planned(model, place, coded, search, batch)
-    cache = cache and not hooked(*model.modules())  # whose names say nothing of hooks
+    cache = cache and not hooked(*model.modules())  # the files' names do not cover hooks
     found = _read_kept(files) if cache else {}
-    parts = [part for part in parts if not set(part) <= set(found)]  # whole ones, for the same bits
+    parts = [part for part in parts if not set(part) <= set(found)]  # whole batches: the same bits
     for i, found[i] in _solved(model, place, coded, search, parts):
         if cache:
             write_tensors(files[i], found[i])
@@ -393,7 +396,7 @@ def _planned(
     search: Search,
     batch: int | None,
 ) -> tuple[list[Path], list[list[int]]]:
-    """Where each fact's result is kept, and the facts that share a batch, piece by piece."""
+    """The file of each fact's result, and the facts that share a batch, piece by piece."""
     about = _decisive(model, place, search)
     files, parts = [], []
     for piece in _pieces(len(coded)):
@@ -409,9 +412,9 @@ def _solved(
     search: Search,
     parts: Sequence[list[int]],
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    """Search for the facts of some batches: each one's number, its z, h (k, d) and loss (steps,).
+    """Search for the facts of some batches; yields numbers with z, h (k, d), loss (steps,).
 
-    Where memory runs out a batch is halved, with a warning.
+    If memory runs out, a batch is halved, with a warning.
     """
     fast = bool(parts) and _knows(model, place, coded, search)
     twin = _twin(model, place, search) if fast else None
@@ -436,7 +439,7 @@ def _solved(
 
 
 def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]:
-    """What decides on a fact's result beside its tokens, for the names of files."""
+    """Everything but a fact's tokens that its result depends on, for the names of files."""
     numbers = (search.steps, search.rate, search.weight_decay, search.kl, search.clamp)
     how = (search.tolerance, search.kl_at, search.absolute, search.optimizer, search.bare_first)
     about = (fingerprint(model), model.device.type, place, *numbers, *how, search.precision,
@@ -445,7 +448,7 @@ def _decisive(model: PreTrainedModel, place: Place, search: Search) -> list[str]
 
 
 def _pieces(n: int) -> list[range]:
-    """The pieces of work that n facts make, see `TOGETHER`."""
+    """The pieces of work for n facts, see `TOGETHER`."""
     ends = [0, TOGETHER]
     while ends[-1] < n:
         ends.append(2 * ends[-1])
@@ -453,7 +456,7 @@ def _pieces(n: int) -> list[range]:
 
 
 def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
-    """The results that are kept in the cache, by fact number."""
+    """The cached results, by fact number."""
     found = {}
     for i, path in enumerate(files):
         kept = read_tensors(path, "z", "h", "loss")
@@ -465,7 +468,7 @@ def _read_kept(files: Sequence[Path]) -> dict[int, dict[str, torch.Tensor]]:
 def _stacked(
     results: Sequence[dict[str, torch.Tensor]], place: Place, device: torch.device
 ) -> Targets:
-    """The facts' results as one, z and h on the model's device."""
+    """The facts' results as one `Targets`, with z and h on the model's device."""
     z = torch.stack([x["z"] for x in results])  # n × (k, d) -> (n, k, d)
     h = torch.stack([x["h"] for x in results])
     if len(place.layers) == 1:
@@ -475,12 +478,12 @@ def _stacked(
 
 
 def _twin(model: PreTrainedModel, place: Place, search: Search) -> PreTrainedModel | None:
-    """The model's twin in bfloat16, where one is asked for and the model has more digits."""
+    """The model's twin in bfloat16, if one is asked for and the model is in float32."""
     if search.precision == "model" or model.dtype != torch.float32:
         return None
     if hooked(*model.modules()):
         warnings.warn(
-            "hooks are on the model: the search is in the model's own precision, not in bfloat16",
+            "hooks are on the model: the search uses the model's own precision, not bfloat16",
             stacklevel=5,  # at the call of `optimise`
         )
         return None
@@ -495,10 +498,10 @@ def _attempt(
     fast: bool,
     twin: PreTrainedModel | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """What `_minimise` finds for a batch; None where memory runs out and the batch can be halved.
+    """The result of `_minimise` for a batch; None if memory runs out and the batch can be halved.
 
-    fast: what `_knows` says. twin: see `_minimise`. After the return nothing holds a failed batch's
-    tensors any more.
+    `fast` is the result of `_knows`; for `twin` see `_minimise`. After the return nothing refers to
+    a failed batch's tensors.
     """
 
     def find(problem: SuffixRuns | WholeRuns, some: Sequence[_Coded]) -> tuple:
@@ -509,7 +512,7 @@ def _attempt(
     try:
         if fast and all(_in_window(model, c) for c in coded):
             return find(SuffixRuns(model, place, coded, search), coded)
-        # Whole runs take more memory than a batch is measured for: one fact after another.
+        # whole runs take more memory than a batch is planned for: one fact after another
         alone = [find(WholeRuns(model, place, [c], search), [c]) for c in coded]
         z, h, losses = (torch.cat(x) for x in zip(*alone, strict=True))  # n × (1, ...) -> (n, ...)
         return z, h, losses
@@ -522,11 +525,11 @@ def _attempt(
 def _knows(
     model: PreTrainedModel, place: Place, coded: Sequence[_Coded], search: Search
 ) -> bool:
-    """Whether the fast search says of a model what whole runs of it say.
+    """Whether the fast search agrees with whole runs of a model.
 
-    The longest fact that is sure to fit into the attention's window is asked, together with the
-    shortest, as in a batch. Where the two differ, a warning says how. Facts that may not fit are
-    searched by whole runs, with a warning too.
+    Both compute the losses of the shortest fact and of the longest one that is sure to fit into the
+    attention's window, as in a batch. A warning says if and how they differ. Facts that may not fit
+    are searched by whole runs, with a warning too.
     """
     inside = [c for c in coded if _in_window(model, c)]
     difference = "hooks are on it" if heard(model) else ""
@@ -553,7 +556,7 @@ def _knows(
 
 
 def _layout_file(model: PreTrainedModel, place: Place) -> Path:
-    """Where it is kept that the fast search knows a model's layers, whatever its weights are."""
+    """The file that records that the fast search knows a model's layers, whatever its weights."""
     attention = getattr(model.config, "_attn_implementation", "")
     about = (type(model).__name__, model.config.to_json_string(), attention, model.dtype)
     return cache_file("layouts", f"{_code()} {about} {model.device.type} {place} {_versions()}")
@@ -562,11 +565,11 @@ def _layout_file(model: PreTrainedModel, place: Place) -> Path:
 def _difference(
     model: PreTrainedModel, place: Place, facts: Sequence[_Coded], search: Search
 ) -> str:
-    """How the fast search's losses of facts differ from those of whole runs; "" for not at all.
+    """How the fast search's losses differ from those of whole runs; "" if they do not.
 
-    Both are asked behind the longest prefix, for the target's negative log-likelihood and the
-    divergence with a random δ four times as long as h: longer than any in a search, so that all
-    that it reaches shows. The divergence is counted from what is said with no δ, which it checks.
+    Both compute the target's negative log-likelihood and the divergence behind the longest prefix,
+    with a random δ four times as long as h. That is longer than any δ in a search, so everything
+    that δ reaches shows. The divergence also checks the prediction without δ.
     """
     rows = facts[0].rows
     longest = max(range(len(rows)), key=lambda j: len(rows[j][0]))
@@ -585,7 +588,7 @@ def _difference(
             if _out_of_memory(error):
                 raise
             return f"{type(error).__name__}: {error}"
-    # Rounding to bfloat16 (ε = 2⁻⁷) or float16 (2⁻¹⁰) alone moves a loss by about ε.
+    # rounding to bfloat16 (ε = 2⁻⁷) or float16 (2⁻¹⁰) alone moves a loss by about ε
     tolerance = max(1e-3, 16 * torch.finfo(model.dtype).eps)
     if torch.allclose(found, expected, rtol=tolerance, atol=tolerance / 100):
         return ""
@@ -594,11 +597,10 @@ def _difference(
 
 
 def _in_window(model: PreTrainedModel, fact: _Coded) -> bool:
-    """Whether the attention's sliding window, if it has one, is sure to cut nothing off a fact.
+    """Whether the attention's sliding window, if there is one, is sure not to cut a fact.
 
-    In a batch padding stands between a row's head and its tail (see
-    `zu.suffix_search.Suffixes`), and the window counts it: together they take up to twice the
-    columns of the longest row.
+    In a batch there is padding between a row's head and its tail (see `zu.suffix_search.Suffixes`),
+    which counts for the window: together they take up to twice the columns of the longest row.
     """
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     return not window or 2 * max(fact.length, len(fact.essence[0])) <= window
@@ -608,9 +610,9 @@ def _in_window(model: PreTrainedModel, fact: _Coded) -> bool:
 class _Coded:
     """A fact as token ids.
 
-    rows: (ids, position of the subject's last token) by prefix. goal: the tokens to aim at.
-    essence: (ids, position) of the essence prompt. unknown: (ids, position) of the bare prompt with
-    invented subjects, where they are asked.
+    `rows` holds (ids, position of the subject's last token) by prefix, `goal` the tokens to aim at,
+    `essence` (ids, position) of the essence prompt, and `unknown` (ids, position) of the bare
+    prompt with invented subjects, if they are needed.
     """
 
     rows: list[tuple[list[int], int]]
@@ -622,42 +624,42 @@ class _Coded:
     def of(
         cls, tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact, search: Search
     ) -> _Coded:
-        """A fact behind each prefix, what it should say, and its essence prompt."""
+        """A fact behind each prefix, with its goal and its essence prompt."""
         wording = Wording.of(tokenizer)
-        # without a search the bare prompt alone is looked at
+        # without a search only the bare prompt is used
         prefixes = search.prefixes if search.by == "search" else search.prefixes[:1]
         rows = [encode(wording, fact, prefix) for prefix in prefixes]
         target = target_ids(wording, fact, search.goal)
         ids, position = beside(wording, fact, ESSENCE)
         if search.kl_at == "subject":
-            ids = ids[:position + 1]  # what follows is not seen from there
+            ids = ids[:position + 1]  # later tokens are not visible from there
         return cls(rows, target, (ids, position), cls._of_unknown(wording, fact, search))
 
     @staticmethod
     def _of_unknown(
         wording: Wording, fact: Fact, search: Search
     ) -> list[tuple[list[int], int]]:
-        """The fact's prompt with each of some invented subjects."""
+        """The fact's prompt with each of several invented subjects."""
         if search.by != "unknown":
             return []
         if not fact.subject:
-            raise FactError('by="unknown" puts other subjects into a prompt, and a fact has none: '
-                            "give its subject, or take by=\"search\"")
+            raise FactError('by="unknown" puts other subjects into a prompt, but a fact has no '
+                            "subject: give its subject, or use by=\"search\"")
         return [encode(wording, replace(fact, subject=name)) for name in names(UNKNOWN)]
 
     @property
     def width(self) -> int:
-        """Tokens from the subject's last one on, the target's but the last included."""
+        """The number of tokens from the subject's last one on, with all but the target's last."""
         return max(len(ids) - position for ids, position in self.rows) + len(self.goal) - 1
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence, the target's but the last included."""
+        """The number of tokens in the longest sequence, with all but the target's last."""
         return max(len(ids) for ids, _ in self.rows) + len(self.goal) - 1
 
 
 def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
-    """Where each fact's result is kept; facts with equal tokens are told apart by their place."""
+    """The file of each fact's result; the place tells facts with equal tokens apart."""
     tokens = [[c.rows, c.goal, c.essence, *c.unknown] for c in coded]
     code, text = _code(), json.dumps([*about, tokens, *_versions()])
     files = []
@@ -667,7 +669,7 @@ def _files(about: list[str], coded: list[_Coded]) -> list[Path]:
 
 
 def _code() -> str:
-    """A hash of the code that decides on a result: another code, another result."""
+    """A hash of the code that a result depends on."""
     here = Path(__file__).parent
     modules = ("targets", "unsearched", "suffix_search", "steps", "plain_search", "wording",
                "chats", "questions", "spacing", "batches", "passes", "models", "layouts")
@@ -676,7 +678,7 @@ def _code() -> str:
 
 
 def _versions() -> tuple[str, str]:
-    """Those of the libraries that decide on a result."""
+    """The versions of the libraries that a result depends on."""
     return torch.__version__, transformers.__version__
 
 
@@ -688,9 +690,9 @@ def _out_of_memory(error: Exception) -> bool:
 def bytes_per_fact(
     model: PreTrainedModel, start: int, prompts: int, width: int, length: int
 ) -> int:
-    """What a fact adds to the memory of a batch, an upper estimate from the shapes.
+    """An upper estimate, from the shapes, of the memory that a fact adds to a batch.
 
-    That is what the backward pass reads again, and the attention's past.
+    It counts what the backward pass reads again, and the attention's past.
 
     Parameters
     ----------
@@ -699,22 +701,22 @@ def bytes_per_fact(
     start : int
         The lowest layer that δ reaches.
     prompts : int
-        Prefixes and the essence prompt.
+        The number of prompts: the prefixes, and the essence prompt.
     width : int
-        Tokens from the subject's last one on.
+        The number of tokens from the subject's last one on.
     length : int
-        Tokens of the whole sequence.
+        The number of tokens in the whole sequence.
 
     Returns
     -------
     int
-        Bytes.
+        The memory in bytes.
     """
     config = model.config.get_text_config()
     size = model.dtype.itemsize
     layout = known(model)
     depth = len(layout.layers)
-    # some layers of a mixture of experts have no projection, and some families have wider ones
+    # some layers of a mixture of experts have no projection, and widths differ in some families
     there = [i for i in layout.editable if i >= min(start, depth - 1)] or layout.editable
     d, m = max((layout.matrix(i).shape for i in there), key=math.prod)
     kv = _numbers_of_a_token(config, d)
@@ -726,7 +728,7 @@ def bytes_per_fact(
 
 
 def _numbers_of_a_token(config: Any, d: int) -> int:
-    """How many numbers the attention keeps of a token in a layer: its keys and its values."""
+    """How many numbers the attention stores per token and layer, for keys and values."""
     try:
         heads = config.num_attention_heads
         head = getattr(config, "head_dim", None) or d // heads
@@ -742,10 +744,10 @@ def _parts(
     todo: Sequence[int],
     batch: int | None,
 ) -> list[list[int]]:
-    """The fact numbers `todo` in batches, so that all of them together take the least time.
+    """The fact numbers `todo` in batches that together take the least time.
 
-    In a batch all suffixes are as long as the longest, and each batch costs a pass over the
-    weights: a few facts are padded sooner than run alone, see `PASS`.
+    In a batch all suffixes are padded to the longest, and each batch costs a pass over the weights.
+    It is therefore better to pad a few facts than to run them alone, see `PASS`.
     """
     device = model.device
     if device.type == "cuda":
@@ -766,12 +768,12 @@ def _parts(
 
 
 def _cuts(most: Sequence[int], tokens: Sequence[int], once: int) -> list[int]:
-    """Where batches start, of facts in ascending order of their tokens, for the least work.
+    """Where batches should start for the least work, for facts in ascending order of their tokens.
 
-    most, tokens: of a batch that ends with a fact, how many facts it may hold, and how many tokens
-    each of them takes in it. once: what a batch takes beside them, in tokens.
+    `most` and `tokens` describe a batch that ends with each fact: how many facts it may hold, and
+    how many tokens each takes. `once` is a batch's fixed cost, in tokens.
     """
-    # of the first so many facts: the least work, and where the last batch of it starts
+    # for the first `end` facts: the least work, and where its last batch starts
     work, start = [0], [0]
     for end in range(1, len(most) + 1):
         first = max(end - most[end - 1], 0)
@@ -789,10 +791,10 @@ def _cuts(most: Sequence[int], tokens: Sequence[int], once: int) -> list[int]:
 def _minimise(
     problem: SuffixRuns | WholeRuns, search: Search, twin: PreTrainedModel | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a search finds: z (n, k, d), h (n, k, d) and the losses (n, steps), at k places.
+    """The result of a search: z (n, k, d), h (n, k, d) and the losses (n, steps), at k places.
 
-    twin: of the model in a lower precision, see `zu.suffix_search.lowered`, which is searched with
-    first. The last losses are always those of the problem itself.
+    `twin` is a copy of the model in lower precision, see `zu.suffix_search.lowered`, with which the
+    search begins. The last losses are always those of the problem itself.
     """
     first: SuffixRuns | WholeRuns = problem
     stages = [problem]
@@ -816,7 +818,7 @@ def _unsearched(
     unknown: Callable[..., torch.Tensor],
     coded: Sequence[_Coded],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `_minimise`, without steps: the one loss stands for that of every step."""
+    """Like `_minimise`, but without steps: the single loss stands for that of every step."""
     if search.by == "gradient":
         delta = along_gradient(problem, search)
     else:
@@ -828,7 +830,7 @@ def _unsearched(
 
 
 def _unit(h: torch.Tensor, search: Search) -> torch.Tensor:
-    """What δ is counted in: 1 where Adam's rate is absolute, else ‖h‖/√d, (n, k, 1)."""
+    """The unit of δ, (n, k, 1): 1 if Adam's rate is absolute, else ‖h‖/√d."""
     norm = h.norm(dim=2, keepdim=True)
     return torch.ones_like(norm) if search.absolute else norm / h.shape[2] ** 0.5
 
@@ -836,24 +838,24 @@ def _unit(h: torch.Tensor, search: Search) -> torch.Tensor:
 def _descend(
     problem: SuffixRuns | WholeRuns, search: Search, start: torch.Tensor, take: Adam | Normalised
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Steps on u = δ / unit from a start, one independent problem a row.
+    """Steps on u = δ / unit from a start, with one independent problem per row.
 
-    Rows that have converged are left out, on a GPU not after each step, see `TURNS`. Returns u
-    (n, k, d) and the losses (steps, n).
+    Rows that have converged are left out; on a GPU this is checked only now and then, see `TURNS`.
+    Returns u (n, k, d) and the losses (steps, n).
     """
     h, u = problem.h, start.clone()
     norm = h.norm(dim=2, keepdim=True)  # (n, k, 1)
     scale = _unit(h, search)
     turn = TURNS.get(h.device.type, TURNS["cuda"])
     losses = torch.zeros(search.steps, len(h), dtype=torch.float32, device=h.device)
-    active = torch.arange(len(h), device=h.device)  # (a,): the facts that are asked
+    active = torch.arange(len(h), device=h.device)  # (a,): the facts that are run
     going = torch.ones_like(active, dtype=torch.bool)  # (a,): which of them are not done yet
     for step in range(search.steps):
         x = u[active].requires_grad_(True)  # (n, k, d) -> (a, k, d), a copy
         delta = x * scale[active]
         nll, divergence = problem.loss(delta, active)  # both (a,)
         loss = nll + divergence + size_of(delta, norm[active], search)
-        # and of all later steps so far
+        # also for all later steps, until they are computed
         losses[step:, active] = torch.where(going, nll.detach().float(), losses[step, active])
         going = going & ~(loss.detach() < search.tolerance)
         look = (step + 1) % turn == 0

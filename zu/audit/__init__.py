@@ -1,4 +1,4 @@
-"""The audit: is it gone, and a card that says so."""
+"""The audit of an edit: tests of erasure, and a card with their results."""
 from .cards import card
 from .erasure import TESTS, Audit, Relearning, Robustness, robustness
 

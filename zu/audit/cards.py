@@ -1,4 +1,4 @@
-"""A card for an edit: what it was to do, what it did, whether it holds; JSON and Markdown."""
+"""A card for an edit, in JSON and Markdown: what it should do, what it did, whether it holds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -39,43 +39,43 @@ def card(
     ppl_tokens: int = 8192,
     show_facts: bool = False,
 ) -> dict:
-    """Measure an edit against the model without it, and write its card beside it.
+    """Compare the model with and without an edit, and write a card beside the saved edit.
 
-    The edit is left on or off, as it was. Facts are asked as they were edited, plainly or as a turn
-    of a chat.
+    The edit is on or off afterwards as it was before. Facts are asked in the way in which they were
+    edited, as plain text or as a turn of a chat.
 
     Parameters
     ----------
     edit : Edit
-        What is measured, on its own model.
+        The edit to measure, on its own model.
     tokenizer : PreTrainedTokenizerBase
-        The model's.
+        The model's tokenizer.
     facts : sequence of Fact
-        Those that the edit is of.
+        The facts that the edit removes.
     path : str or Path
-        Of the saved edit; ``NAME.safetensors`` gets ``NAME.card.json`` and ``NAME.card.md``. A
-        folder that `Edit.save_pretrained` or `zu.save_model` wrote gets ``card.json``, and the
-        card as its ``README.md``, which the hub shows.
+        The path of the saved edit. ``NAME.safetensors`` gets ``NAME.card.json`` and
+        ``NAME.card.md``. A folder that `Edit.save_pretrained` or `zu.save_model` wrote gets
+        ``card.json``, and its ``README.md``, which the hub shows, becomes the card.
     others : sequence of Fact
-        Facts of the same relations that are not to be forgotten; with them the card has
-        `zu.robustness`'s tests.
+        Facts of the same relations that should not be forgotten. With them the card includes the
+        tests of `zu.robustness`.
     ppl_tokens : int
-        On how many tokens perplexity is measured.
+        The number of tokens on which perplexity is measured.
     show_facts : bool
-        Name the facts in the card; by default none of their text is in it, only their number and a
-        hash of them all.
+        Whether to list the facts in the card. By default it holds none of their text, only their
+        number and one hash of them all.
 
     Returns
     -------
     dict
-        What ``NAME.card.json`` holds. Accuracies are in percent, with 95% intervals over facts.
+        The content of ``NAME.card.json``. Accuracies are in percent, with 95% intervals over facts.
 
     Raises
     ------
     FileNotFoundError
-        For an edit that is not saved yet.
+        If the edit is not saved yet.
     ValueError
-        For another number of facts than its own, and for a file of another edit.
+        If there are more or fewer facts than the edit has, or the file holds another edit.
     """
     path = Path(path).expanduser()
     _check(edit, facts, path)
@@ -92,7 +92,7 @@ def card(
 
 
 def _about(edit: Edit, facts: Sequence[Fact]) -> dict:
-    """What a card says of an edit that is not measured."""
+    """The part of a card that needs no measurement."""
     return {
         "method": edit.method,
         "settings": edit.settings,
@@ -106,20 +106,20 @@ def _about(edit: Edit, facts: Sequence[Fact]) -> dict:
 
 
 def _check(edit: Edit, facts: Sequence[Fact], path: Path) -> None:
-    """Refuse an edit that is not saved yet, and facts that it is not of."""
+    """Refuse an edit that is not saved yet, another edit's file, and a wrong number of facts."""
     if not _library(path):
-        raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); its card is "
+        raise FileNotFoundError(f"no edit at '{path}': save it first, edit.save(path); the card is "
                                 "written beside it")
     if edit.facts and edit.facts != len(facts):
         raise ValueError(f"the edit is of {edit.facts} facts, but {len(facts)} are given: give "
-                         "those that it is of")
+                         "the facts that it was made for")
     if path.is_file() and not edit.is_in(path):
-        raise ValueError(f"'{path}' holds another edit than the one that is measured: give its own "
+        raise ValueError(f"'{path}' holds another edit than the one to measure: give its own "
                          "file, or save it again (edit.save)")
 
 
 def _library(path: Path) -> str:
-    """What loads a saved edit: zu a file, PEFT or transformers a folder; "" where none is there."""
+    """The library that loads a saved edit: zu, PEFT or transformers; "" if there is none."""
     if path.is_file():
         return "zu"
     if (path / "adapter_config.json").is_file():
@@ -128,7 +128,7 @@ def _library(path: Path) -> str:
 
 
 def _write(path: Path, about: dict, head: str) -> dict:
-    """Write a card's two files beside the edit, or into its folder; returns it as it is read."""
+    """Write a card's two files beside the edit or into its folder; returns what a reader finds."""
     if path.is_dir():
         data, page = path / "card.json", path / "README.md"
     else:
@@ -146,9 +146,9 @@ def _before_and_after(
     others: Sequence[Fact],
     ppl_tokens: int,
 ) -> tuple[dict[str, dict], str]:
-    """What is measured without the edit and with it, and the hash of the model without it.
+    """The measures without and with the edit, and the hash of the model without it.
 
-    The edit is left on or off, as it was.
+    The edit is on or off afterwards as it was before.
     """
     model, was_on = edit.model, edit.applied
     weights = list(edit.parts)
@@ -178,7 +178,7 @@ def _before_and_after(
 def _measure(
     reader: Reader, facts: Sequence[Fact], ppl_tokens: int
 ) -> dict[str, Any]:
-    """The measures of a model as it is: mean, low and high of each accuracy, and perplexity."""
+    """The model's present measures: mean, low and high of each accuracy, and perplexity."""
     scores = evaluate(reader.model, reader.tokenizer, facts, reader=reader)
     found: dict[str, Any] = {}
     for key in MEASURES:
@@ -188,17 +188,17 @@ def _measure(
 
 
 def summary(hits: Sequence[float | None]) -> list[float]:
-    """Mean of a test's results with its 95% interval over facts.
+    """The mean of a test's results with its 95% interval over facts.
 
     Parameters
     ----------
     hits : sequence of float or None
-        0 to 1 for each fact; None where it could not be asked.
+        A number from 0 to 1 per fact; None for a fact that could not be asked.
 
     Returns
     -------
     list of float
-        Mean, low and high, in percent; NaN where a test could not be asked.
+        Mean, low and high, in percent; NaN if no fact could be asked.
     """
     values = 100 * np.array([x for x in hits if x is not None], float)
     mean = float(values.mean()) if len(values) else float("nan")
@@ -214,7 +214,7 @@ def _cell(measure: Sequence[float | None] | None) -> str:
 
 
 def _rows(about: dict) -> list[tuple[str, str, str]]:
-    """The table's rows: what was measured, without the edit, and with it."""
+    """The table's rows: a measure, its value without the edit, and its value with it."""
     before, after = about["measures"]["before"], about["measures"]["after"]
     rows = []
     for key, words in MEASURES.items():
@@ -227,7 +227,7 @@ def _rows(about: dict) -> list[tuple[str, str, str]]:
 
 
 def _in_line(value: Any) -> str:
-    """A setting in one line, whatever breaks a text has, such as a chat's template."""
+    """A setting on one line, even if its text has line breaks, as a chat's template has."""
     return repr(value) if isinstance(value, str) and len(value.splitlines()) > 1 else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Is it gone? Ways to get a forgotten answer back; each gives 0 to 1 for each fact."""
+"""Is it gone? Ways to get a forgotten answer back; each gives a number from 0 to 1 per fact."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from ..wrappers import parameter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: What each test asks; all but the first try to get back what the first says is gone.
+#: What each test asks. All but the first try to recover answers that the first finds gone.
 TESTS = {
     "asked": "the fact's own prompt, as Eff asks it",
     "phrasings": "other wordings of the prompt, mean over them",
@@ -43,9 +43,10 @@ TESTS = {
     "relearn others": "the same on as many other facts of their relations, which do not say it",
     "reverse": "the question the other way round, from the answer to the subject",
 }
-#: From `last_states`: hidden states, (layers, facts, d), and the answers' first tokens, (facts,).
+#: The result of `last_states`: hidden states (layers, facts, d) and the answers' first tokens
+#: (facts,).
 States = tuple[torch.Tensor, torch.Tensor]
-#: The facts in other forms, with the same ids: "questions" and "reverse", or one of them.
+#: The facts in other forms with the same ids, under "questions", "reverse" or both.
 Forms = Mapping[str, Sequence[Fact]]
 
 
@@ -56,11 +57,12 @@ class Relearning:
     Attributes
     ----------
     layers : sequence of int, optional
-        Whose down_proj may change; by default all from the lowest of the model's own layers on.
+        The layers whose down_proj may change; by default all from the lowest of the model's default
+        layers on (`zu.models.resolve_layers`).
     steps : sequence of int
-        After which steps it is asked.
+        The steps after which the model is asked.
     lr : float
-        Adam's rate.
+        Adam's learning rate.
     """
 
     layers: Sequence[int] | None = None
@@ -69,14 +71,14 @@ class Relearning:
 
 
 class Robustness(dict[str, Sequence[float | None]]):
-    """For each of `TESTS` a number for each fact, None where it cannot be asked.
+    """For each of `TESTS`, a number per fact; None for a fact that the test cannot ask.
 
     Attributes
     ----------
     curves : dict
-        The share of the facts that the lens and the probe find after each layer, and that are
-        answered after each step of relearning: "lens by layer", "probe by layer", "relearn by
-        step", "relearn others by step".
+        Shares of the facts: those that the lens and the probe find after each layer ("lens by
+        layer", "probe by layer"), and those that are answered after each step of relearning
+        ("relearn by step", "relearn others by step").
     """
 
     def __init__(
@@ -97,57 +99,56 @@ def robustness(
     forms: Forms | None = None,
     relearn: Relearning = Relearning(),
 ) -> Robustness:
-    """Put a model through `TESTS`. It is unchanged afterwards, bit for bit.
+    """Put a model through `TESTS`. Afterwards the model is unchanged, bit for bit.
 
     Parameters
     ----------
     model, tokenizer
-        A causal language model, the edit on it, and its tokenizer; a `zu.wording.Wording` of the
-        tokenizer's asks as a turn of a chat.
+        A causal language model with the edit on it, and its tokenizer. Give a `zu.wording.Wording`
+        instead of the tokenizer to ask as a turn of a chat.
     facts : sequence of Fact
-        Those that were to be forgotten.
+        The facts that should be forgotten.
     others : sequence of Fact
-        Facts of the same relations that are not to be forgotten; their targets are read.
+        At least two facts of the same relations that should not be forgotten; the probe is fitted
+        on them, and relearning is tried with them.
     weights : sequence of str
-        Names of the edited weights, those that are rounded (``list(edit.parts)``); without any the
-        two tests by rounding are None.
+        The names of the edited weights, which are rounded (``list(edit.parts)``). Without them the
+        two tests by rounding give None.
     forms : mapping, optional
-        The facts as "questions" and in "reverse"; what is not given is None.
+        The facts as "questions" and in "reverse"; a test whose form is missing gives None.
     relearn : Relearning
         Which layers learn, for how many steps, at what rate.
 
     Returns
     -------
     Robustness
-        For each test a number for each fact, None where it cannot be asked.
+        For each test, a number per fact; None for a fact that the test cannot ask.
 
     Raises
     ------
     ValueError
-        Without two others or more, and for a model that puts out NaN or infinity.
+        If `others` has fewer than two different prompts, or the model returns NaN or infinity.
     """
     audit = Audit(Reader(model, tokenizer), facts, others, forms)
     return audit.run(weights, relearn)
 
 
 class Audit:
-    """The tests of some facts, for one model in several states: what lies below is read once.
+    """The tests of some facts, for one model in several states; lower layers are run only once.
 
     Parameters
     ----------
     reader : Reader
-        Of the model.
+        A reader of the model.
     facts : sequence of Fact
-        Those that were to be forgotten.
-    others : sequence of Fact
-        Facts of the same relations that are not to be forgotten; their targets are read.
-    forms : mapping, optional
+        The facts that should be forgotten.
+    others, forms
         As in `robustness`.
 
     Raises
     ------
     ValueError
-        Without two others or more.
+        If `others` has fewer than two different prompts.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Audit:
         forms: Forms | None = None,
     ) -> None:
         if not others or not all(isinstance(fact, Fact) for fact in (*facts, *others)):
-            raise ValueError("others: give facts (zu.Fact) of the same relations that are not to "
+            raise ValueError("others: give facts (zu.Fact) of the same relations that should not "
                              "be forgotten, as many as you have: the probe is fitted on them, and "
                              "relearning is tried with them")
         if len({fact.text for fact in others}) < 2:
@@ -172,31 +173,28 @@ class Audit:
     def run(
         self, weights: Sequence[str] = (), relearn: Relearning = Relearning()
     ) -> Robustness:
-        """Put the model as it is through `TESTS`. It is unchanged afterwards, bit for bit.
+        """Put the model in its present state through `TESTS`; it is unchanged afterwards.
 
         Parameters
         ----------
-        weights : sequence of str
-            Names of the edited weights, those that are rounded (``list(edit.parts)``); without any
-            the two tests by rounding are None.
-        relearn : Relearning
-            Which layers learn, for how many steps, at what rate.
+        weights, relearn
+            As in `robustness`.
 
         Returns
         -------
         Robustness
-            For each test a number for each fact, None where it cannot be asked.
+            For each test, a number per fact; None for a fact that the test cannot ask.
 
         Raises
         ------
         ValueError
-            For a model that puts out NaN or infinity.
+            If the model returns NaN or infinity.
         """
         with settled(self.reader.model):
             return self._run(weights, relearn)
 
     def _run(self, weights: Sequence[str], relearn: Relearning) -> Robustness:
-        """`run`, of a model in evaluation mode."""
+        """`run` for a model in evaluation mode."""
         model = self.reader.model
         self.reader.bind(min(_learning(model, relearn)))
         self.reader.check()
@@ -216,7 +214,7 @@ class Audit:
         return Robustness(found, curves)
 
     def right(self, pairs: Sequence[Pair]) -> list[float]:
-        """Which pairs are answered.
+        """Which pairs the model answers.
 
         Parameters
         ----------
@@ -226,7 +224,7 @@ class Audit:
         Returns
         -------
         list of float
-            For each pair 1 where the model gives the whole answer, else 0.
+            For each pair, 1 if the model gives the whole answer, else 0.
         """
         return _right(self.reader, pairs)
 
@@ -244,7 +242,7 @@ class Audit:
         }
 
     def _in_other_words(self) -> Sequence[float | None]:
-        """For each fact the share of its paraphrases that get the answer; all asked at once."""
+        """For each fact, the share of its paraphrases that get the answer."""
         pairs = []
         for fact in self.facts:
             pairs += paraphrases(fact)
@@ -256,7 +254,7 @@ class Audit:
         return shares
 
     def _in_other_form(self, forms: Sequence[Fact]) -> Sequence[float | None]:
-        """For each fact whether it is answered in another form, the one of `forms` with its id."""
+        """For each fact, whether it is answered in the other form that has the same id."""
         by_id = {form.id: form for form in forms}
         some = [by_id[fact.id] for fact in self.facts if fact.id in by_id]
         answers = self.right(some)
@@ -266,7 +264,7 @@ class Audit:
     def _inside(
         self, found: dict[str, Sequence[float | None]], curves: dict[str, list[float]]
     ) -> None:
-        """Add what the lens and the probe see in the hidden states."""
+        """Add the results of the lens and the probe, which read the hidden states."""
         model, facts, others = self.reader.model, self.facts, self.others
         states = last_states(self.reader, [*others, *facts])
         seen = lens(model, states, len(facts)) < 10  # (layers, facts)
@@ -279,21 +277,21 @@ class Audit:
 
 
 def _right(reader: Reader, pairs: Sequence[Pair]) -> list[float]:
-    """For each pair 1 where the model gives the whole answer, else 0."""
+    """For each pair, 1 if the model gives the whole answer, else 0."""
     return score(reader.model, reader.tokenizer, pairs, reader=reader)[:, 0].tolist()
 
 
 def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
-    """The fact's prompt behind other facts of its relation with their answers.
+    """A fact's prompt behind other facts of its relation with their answers.
 
     Parameters
     ----------
     fact : Fact
-        Whose prompt is asked.
+        The fact to ask for.
     others : sequence of Fact
-        Where the ones in front come from: those of its relation, or all where there are none.
+        The facts to choose from: those of the same relation or, if there are none, all.
     count : int
-        How many stand in front.
+        How many facts to put in front.
 
     Returns
     -------
@@ -306,14 +304,14 @@ def in_context(fact: Fact, others: Sequence[Fact], count: int = 3) -> str:
 
 
 def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
-    """Hidden states at the prompts' last tokens.
+    """Hidden states at the prompts' last tokens, after every layer.
 
     Parameters
     ----------
     reader : Reader
-        Of the model.
+        A reader of the model.
     facts : sequence of Fact
-        Whose prompts are read, the subjects in their places.
+        The facts whose prompts are read.
 
     Returns
     -------
@@ -324,8 +322,8 @@ def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
 
     Raises
     ------
-    ValueError
-        Where a state is not finite.
+    NonFiniteError
+        If a state is not finite.
     """
     rows, gold = [], []
     for fact in facts:
@@ -338,33 +336,33 @@ def last_states(reader: Reader, facts: Sequence[Fact]) -> States:
     every = range(len(known(model).layers))
     seen = reader.hidden(batch) | reader.trace(batch, every[reader.layer or 0:]).hidden
     states = torch.stack([seen[layer].to(model.device) for layer in every])  # (layers, facts, d)
-    finite(model, states.abs(), "hidden states")  # a probe would read an answer even out of NaN
+    finite(model, states.abs(), "hidden states")  # a probe would find an answer even in NaN
     return states, torch.tensor(gold)
 
 
 @torch.no_grad()
 def lens(model: PreTrainedModel, states: States, count: int) -> np.ndarray:
-    """How many tokens are likelier than the answer's first one after each layer, by the logit lens.
+    """The rank of the answer's first token after each layer, by the logit lens.
 
-    The hidden state at the prompt's last token is read as if it were the last layer's.
+    The hidden state at the prompt's last token is treated as if it were the last layer's.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     states : (Tensor, Tensor)
-        From `last_states`.
+        The result of `last_states`.
     count : int
-        The last `count` facts of the states are asked for.
+        Only the last `count` facts of the states are used.
 
     Returns
     -------
     array, (layers, count)
-        0 where the answer's first token is the likeliest.
+        How many tokens are likelier than the answer's first one; 0 if it is the likeliest.
 
     Raises
     ------
-    ValueError
+    NonFiniteError
         As `zu.models.logits` does.
 
     References
@@ -390,28 +388,28 @@ def probe(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether a linear probe finds each fact's answer among the answers of its relation.
 
-    Per layer a ridge regression from hidden states at the prompts' last tokens to the output
-    embeddings of the answers' first tokens, fitted on `others`; the nearest candidate by cosine is
-    its answer.
+    For each layer, a ridge regression maps hidden states at the prompts' last tokens to the output
+    embeddings of the answers' first tokens. It is fitted on `others`. Its answer is the candidate
+    nearest by cosine.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     states : (Tensor, Tensor)
-        From `last_states` for [*others, *facts].
+        The result of `last_states` for [*others, *facts].
     facts, others : sequence of Fact
-        Those that are asked for, and those that the probe is fitted on.
+        The facts to find, and those on which the probe is fitted.
     ridge : float
-        As a share of the mean squared length of a state.
+        The ridge penalty, as a share of the mean squared length of a state.
 
     Returns
     -------
     found : array, (layers, facts)
-        1 or 0.
+        1 if the probe finds the answer, else 0.
     left_out : array, (layers, others)
-        The same for the others, each left out in turn, which tells how good a layer's probe is
-        without a look at the facts.
+        The same for the others, each left out of the fit in turn. It shows how good a layer's
+        probe is without looking at the facts.
     """
     hidden, gold = states  # (layers, others + facts, d), (others + facts,)
     n = len(others)
@@ -433,9 +431,7 @@ def probe(
 
 
 def _candidates(gold: list[int], relations: list[str]) -> tuple[list[int], torch.Tensor]:
-    """The answers' tokens, and which of them are answers of each fact's relation.
-
-    The second is (facts, candidates), bool.
+    """The answers' tokens, and a bool matrix (facts, candidates): answers of each fact's relation.
     """
     candidates = sorted(set(gold))
     answers = set(zip(relations, gold))
@@ -446,10 +442,11 @@ def _candidates(gold: list[int], relations: list[str]) -> tuple[list[int], torch
 
 
 def _predictions(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Ridge regression from x to y, by its dual: for the first n rows each left out, then the rest.
+    """Predictions of a ridge regression from x to y, solved in its dual form.
 
-    x : (n + k, d) and y : (n, d), both about the means of their first n rows; (n + k, d) comes
-    back, float64.
+    The fit uses the first n rows, each of which is predicted with that row left out; then come the
+    other k rows. x (n + k, d) and y (n, d) are centred on the means of their first n rows. Returns
+    (n + k, d), float64.
     """
     n = len(y)
     gram = x[:n] @ x[:n].T  # (n, n)
@@ -462,16 +459,16 @@ def _predictions(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor
 
 @contextmanager
 def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterator[None]:
-    """Inside the block the named weights are rounded: symmetric, to nearest, one scale a row.
+    """Inside the block the named weights are rounded: symmetrically, to nearest, one scale per row.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Whose weights are rounded, and bit for bit as they were after the block.
+        The model; after the block its weights are restored, bit for bit.
     names : sequence of str
-        As in ``model.named_parameters()``; each weight is (d, m).
+        Names as in ``model.named_parameters()``; each weight is (d, m).
     bits : int
-        How many a value has.
+        The number of bits per value.
     """
     weights = {name: parameter(model, name) for name in names}
     kept = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -493,23 +490,23 @@ def quantised(model: PreTrainedModel, names: Sequence[str], bits: int) -> Iterat
 def relearning(
     reader: Reader, facts: Sequence[Fact], lesson: Sequence[Fact], how: Relearning
 ) -> np.ndarray:
-    """Which facts are answered after so many steps of Adam on a lesson.
+    """Which facts the model answers after some steps of Adam on a lesson.
 
     Parameters
     ----------
     reader : Reader
-        Of the model.
+        A reader of the model.
     facts : sequence of Fact
-        What it is asked.
+        The facts to ask for.
     lesson : sequence of Fact
-        What it learns, its true answers.
+        The facts whose true answers the model learns.
     how : Relearning
-        Whose down_proj learns, and after which steps the model is asked.
+        The layers whose down_proj learns, and the steps after which the model is asked.
 
     Returns
     -------
     array, (steps, facts)
-        1 or 0.
+        1 if the fact is answered, else 0.
 
     Raises
     ------
@@ -531,7 +528,7 @@ def relearning(
 
 
 def _learning(model: PreTrainedModel, how: Relearning) -> Sequence[int]:
-    """Whose down_proj may change."""
+    """The layers whose down_proj may change."""
     if how.layers is not None:
         return how.layers
     return range(min(resolve_layers(model)), len(known(model).layers))

@@ -1,4 +1,4 @@
-"""A grid of methods and draws that resumes, and writes a record for each."""
+"""A grid of methods and draws, which can be resumed and writes a record for each run."""
 from __future__ import annotations
 
 import hashlib
@@ -41,26 +41,26 @@ from .rows import Row, check_row
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: A method of one's own, (model, tokenizer, facts) -> the `Edit` that it has put on; anchors,
-#: (facts, seed) -> facts.
+#: A user's own method, (model, tokenizer, facts) -> the `Edit` that it has put on; and a source of
+#: anchors, (facts, seed) -> facts.
 Own = Callable[..., Edit]
 Anchors = Callable[[Facts, int], Sequence[Fact]]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The ordinary text of a grid, as `zu.second_moments.corpus` takes it; empty: embedded prose.
+    """The ordinary text of a grid, as `zu.second_moments.corpus` takes it.
 
     Attributes
     ----------
     corpus : str
-        What the moments are read from.
+        The text from which the moments are read; if empty, the embedded prose.
     moment_tokens : int or None
-        How many tokens of it; None: as many as `zu.second_moments.enough` says.
+        How many tokens of it to read; None for as many as `zu.second_moments.enough` says.
     ppl_corpus : str
-        What perplexity is measured on.
+        The text on which perplexity is measured; if empty, the embedded held-out prose.
     ppl_tokens : int
-        How many tokens of it.
+        How many tokens of it to read.
     """
 
     corpus: str = ""
@@ -76,15 +76,15 @@ class Measure:
     Attributes
     ----------
     find : callable
-        Called with (model, tokenizer, facts, edit) while the edit is on (None for "base"), it
-        returns a dict of plain values. What it says and refers to decides whether a record still
-        holds (`zu.records.decisive`).
+        Called with (model, tokenizer, facts, edit) while the edit is on (None for "base"); returns
+        a dict of plain values. A record holds only as long as the function's source, and what it
+        refers to, stay the same (`zu.records.decisive`).
     about : dict
-        Whatever else it depends on, as plain values, which decide too.
+        Anything else that the function depends on, as plain values, which must stay the same too.
     beside : bool
-        Whether the scores are recorded as well.
+        Whether to record the scores as well.
     tolerance : Tolerance
-        How far its numbers may be from a kept record's when they are found again.
+        How far its numbers may be from those of a kept record when a build runs it again.
     """
 
     find: Callable[..., dict]
@@ -95,12 +95,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run, by all that decides what it finds: the same fingerprint, the same result.
+    """One run, described by everything that its result depends on.
 
     Attributes
     ----------
-    about : plain values that stand in the record.
-    hidden : what decides as well, and stands in no record: hashes, sources, texts.
+    about : dict
+        The plain values that the record shows.
+    hidden : dict
+        What else the result depends on, which no record shows: hashes, sources, texts.
     """
 
     about: dict
@@ -108,12 +110,12 @@ class RunSpec:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of both."""
+        """A hash of both; runs with the same fingerprint have the same result."""
         return hash_of_plain(self.about | self.hidden)
 
     @property
     def question(self) -> str:
-        """A hash of what is asked: the same, without the code and the versions that answer it."""
+        """A hash of what is asked: like the fingerprint, but without code and versions."""
         asked = {name: x for name, x in self.hidden.items() if name not in ("code", "versions")}
         return hash_of_plain(self.about | asked)
 
@@ -122,18 +124,18 @@ class RunSpec:
         """The name of its record's file."""
         method = self.about["method"]
         label = re.sub("[^a-zA-Z0-9.]+", "-", method)
-        if label != method:  # others may look the same
+        if label != method:  # another method may have the same label
             label += "-" + hashlib.sha256(method.encode()).hexdigest()[:6]
         return f"{label}-n{self.about['n']}-seed{self.about['seed']}.json"
 
 
 def hash_of_plain(about: dict) -> str:
-    """A hash of plain values by name, whatever their order.
+    """A hash of plain values by name, which does not depend on their order.
 
     Parameters
     ----------
     about : dict
-        What JSON can say.
+        Values that JSON can hold.
 
     Returns
     -------
@@ -155,24 +157,25 @@ def run_grid(
 ) -> list[dict]:
     """Unlearn `n` facts with every method and seed, and write a record for each.
 
-    A record that exists and was made by the same code and versions from the same model, facts and
-    settings is not made again, so that an interrupted grid goes on where it stopped. This is
-    `Grid.run` of a grid with nothing set.
+    A record is not made again if the same code and versions made it from the same model, facts and
+    settings, so an interrupted grid continues where it stopped. This is `Grid.run` of a grid with
+    default settings.
 
     Parameters
     ----------
     model, tokenizer
-        What is to forget; a `zu.wording.Wording` of the tokenizer's asks as a turn of a chat.
+        The model that should forget, and its tokenizer; give a `zu.wording.Wording` instead of the
+        tokenizer to ask as a turn of a chat.
     facts : Facts
-        What is drawn from.
+        The facts to draw from.
     methods : sequence of str
         Labels of rows, see `zu.experiment.parse_method`; ``"base"`` is the unedited model.
     seeds : sequence of int
-        Each draws `n` of the facts.
+        The seeds; each draws `n` of the facts.
     n : int
-        How many.
+        How many facts to forget.
     records : str or Path
-        The folder below which the records go.
+        The folder for the records; they go into its subfolder ``few_shot``.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def run_grid(
     Raises
     ------
     ValueError
-        For a label that would not run as it says, before anything is computed.
+        If a row would not run as its label says, before anything is computed.
     """
     grid = Grid(Reader(model, tokenizer), user_path(records) / "few_shot")
     return grid.run(facts, methods, seeds=seeds, n=n)
@@ -190,38 +193,41 @@ def run_grid(
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of a table times draws of facts, and a record of each.
+    """Rows of a table times draws of facts, with a record of each run.
 
-    A record says the damage of its edit, by the moments of the grid's text: of every method where
-    a corpus is named or one of the rows that run together needs moments anyway; where none does,
-    as in a grid of GA alone, no text is read and the damage is None. Such a record is made again
-    where damage is said. What a method in `own` does, its edit says itself.
+    A record gives the damage of its edit, measured with the moments of the grid's text. Damage is
+    measured for every method if a corpus is named, or if one of the rows that run together needs
+    moments anyway. Otherwise, as in a grid of GA alone, no text is read and the damage is None;
+    such a record is made again once damage is measured. The edit of a method in `own` reports its
+    own damage.
 
     Attributes
     ----------
     reader : Reader
-        Of the model that is to forget; it has the texts to put before a prompt, by default all of
-        `zu.reader.prefixes`, and says whether facts are asked as a turn of a chat. Several grids
-        may share it.
+        A reader of the model that should forget. It has the texts to put before a prompt, by
+        default all of `zu.reader.prefixes`, and says whether facts are asked as a turn of a chat.
+        Several grids may share it.
     folder : Path
-        Where the records go; its last part names the experiment.
+        The folder for the records; its last part names the experiment.
     layers : sequence of int or float
-        To edit; none: the model's own. A row may name others (``"memit:layers=[6,7,8]"``).
+        The layers to edit; if empty, the model's own. A row may name others
+        (``"memit:layers=[6,7,8]"``).
     texts : Texts
-        What moments and perplexity are read from.
+        The texts from which moments and perplexity are read.
     measure : Measure, optional
         What to record in place of the scores, or beside them.
     anchors : callable, optional
-        Called with the facts to forget and the seed: what rows labelled ``METHOD+anchors`` are told
-        to spare. No other row is given any.
+        Called with the facts to forget and the seed; returns the facts that rows labelled
+        ``METHOD+anchors`` should spare. No other row gets any.
     own : dict
-        Methods that are no class, by label: called with (model, tokenizer, facts), such a method
-        returns the `Edit` that it has put on (in a chat a `zu.wording.Wording` is its tokenizer, as
-        it is a measure's, to be handed on); what it says and refers to decides with the rest
-        whether a record still holds (`zu.records.decisive`).
+        Methods given as functions, by label. Called with (model, tokenizer, facts), such a method
+        returns the `Edit` that it has put on. In a chat, it and a measure get a
+        `zu.wording.Wording` in place of the tokenizer. A record holds only as long as the
+        function's source, and what it refers to, stay the same (`zu.records.decisive`).
     evidence : str or Path, optional
-        A file of kept records, `zu.experiment.kept`: one that answers the question of a run is
-        taken in its place, whatever code made it. `earn` holds them against the present code.
+        A file of kept records, see `zu.experiment.kept`. A record that answers the question of a
+        run replaces the run, whatever code made it. `earn` compares such records with the present
+        code.
     """
 
     reader: Reader
@@ -232,7 +238,7 @@ class Grid:
     anchors: Anchors | None = None
     own: dict[str, Own] = field(default_factory=dict)
     evidence: str | Path | None = None
-    #: What several runs share, by what it is and the model's fingerprint.
+    #: Results that several runs share, by kind and by the model's fingerprint.
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -242,12 +248,13 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return getattr(self.reader.model, "name", "model")
 
     @property
     def _asker(self) -> PreTrainedTokenizerBase | Wording:
-        """What methods and measures of one's own get: the tokenizer, in a chat with its wording."""
+        """The argument of a user's methods and measures: the tokenizer or, in a chat, its wording.
+        """
         wording = self.reader.wording
         return wording if wording.chat is not False else wording.tokenizer
 
@@ -259,14 +266,14 @@ class Grid:
         Parameters
         ----------
         facts : Facts
-            What is drawn from.
+            The facts to draw from.
         methods : sequence of str
             Labels of rows, see `zu.experiment.parse_method`, or names in `own`; ``"base"`` is the
             unedited model.
         seeds : sequence of int
-            Each draws `n` of the facts.
+            The seeds; each draws `n` of the facts.
         n : int
-            How many.
+            How many facts to forget.
 
         Returns
         -------
@@ -276,12 +283,14 @@ class Grid:
         Raises
         ------
         ValueError
-            For a label that would not run as it says, before anything is computed.
+            If a row would not run as its label says, before anything is computed.
+        EvidenceError
+            If the file of kept records is damaged.
         """
         rows = {label: self._row(label) for label in methods}
         layers = {layer for row in rows.values() for layer in self._layers(row)}
         self.reader.bind(min(layers))
-        # all that the rows edit, for moments of one reading
+        # all layers that the rows edit, so that their moments are read in one pass
         self.kept["layers"] = layers | self.kept.get("layers", set())
         measured = bool(self.texts.corpus) or any(map(self._locates, rows.values()))
         common = self._common(facts.rule)
@@ -300,13 +309,13 @@ class Grid:
         return found
 
     def _row(self, label: str) -> Row:
-        """A label's row, checked."""
+        """The checked row of a label."""
         if label in self.own:
             return Row(label, {}, False)
         return check_row(label, anchors=bool(self.anchors))
 
     def _layers(self, row: Row) -> tuple[int, ...]:
-        """The layers that a row edits: its own or, where it names none, the grid's."""
+        """The layers that a row edits: its own or, if it names none, the grid's."""
         own = row.settings.get("layers")
         return resolve_layers(self.reader.model, own) if own else self.chosen
 
@@ -315,7 +324,7 @@ class Grid:
         return row.method not in ("base", *self.own) and issubclass(find(row.method), Settings)
 
     def _record(self, draw: _Draw, spec: RunSpec, path: Path) -> dict:
-        """The record of a run: the one that is there, where it still holds, or a new one."""
+        """The record of a run: an existing one that still holds, a kept one, or a new one."""
         kept, record = self._of_evidence(draw, spec), read_record(path)
         if record is not None and record.get("fingerprint") == spec.fingerprint:
             if record.get("damage") is not None or not draw.measured:
@@ -326,7 +335,7 @@ class Grid:
         return write_record(path, self._run(draw, spec))
 
     def _of_evidence(self, draw: _Draw, spec: RunSpec) -> dict | None:
-        """The kept record that answers a run's question, where there is one."""
+        """The kept record that answers a run's question; None if there is none."""
         if self.evidence is None:
             return None
         if "evidence" not in self.kept:
@@ -346,19 +355,16 @@ class Grid:
 
     @property
     def taken(self) -> int:
-        """How many kept records this grid has taken in place of runs."""
+        """How many kept records this grid has used in place of runs."""
         return len(self.kept.get("taken", {}))
 
     def earn(self, seconds: float, commit: str = "") -> list[dict]:
-        """Run a sample of the kept records again that this grid has taken, and compare.
+        """Run a sample of the kept records that this grid has used again, and compare.
 
         Parameters
         ----------
-        seconds : float
-            How long it may take, by what the records took when they were made; none are run for 0,
-            one at least for more, all for `math.inf`.
-        commit : str
-            Decides which, see `zu.experiment.kept.sampled`.
+        seconds, commit
+            As in the function `earn`.
 
         Returns
         -------
@@ -368,17 +374,17 @@ class Grid:
         Raises
         ------
         EvidenceError
-            For the first one that was not, with the numbers that differ.
+            If a record is not found again; the message gives the numbers that differ.
         """
         return earn([self], seconds, commit)
 
     def earn_again(self, question: str) -> dict:
-        """Make one of the kept records again that this grid has taken.
+        """Run one of the kept records that this grid has used again, and compare.
 
         Parameters
         ----------
         question : str
-            The record's.
+            The record's question.
 
         Returns
         -------
@@ -388,7 +394,7 @@ class Grid:
         Raises
         ------
         EvidenceError
-            Where other numbers are found.
+            If the run finds other numbers.
         """
         record = self.kept["evidence"].runs[question]
         again = without_nan(self._run(*self.kept["taken"][question]))
@@ -397,7 +403,7 @@ class Grid:
         return record
 
     def _common(self, rule: str) -> dict:
-        """What decides on every run and stands in no record."""
+        """What every run depends on and no record shows."""
         reader, texts = self.reader, self.texts
         own = {label: decisive(function) for label, function in self.own.items()}
         common = {
@@ -414,7 +420,7 @@ class Grid:
         return common
 
     def _spec(self, draw: _Draw, common: dict) -> RunSpec:
-        """What decides the result of a run."""
+        """Everything that the result of a run depends on."""
         row, given = draw.row, self.reader.given_prefixes
         about = {"experiment": Path(self.folder).name} | draw.about | asdict(self.texts)
         about |= {"model": self.name, "settings": row.settings, "layers": list(self._layers(row)),
@@ -422,11 +428,11 @@ class Grid:
         theirs = row.method in self.own
         hidden = common | {"forget_hash": draw.forget.hash, "own": common["own"].get(row.method)}
         if theirs:
-            pass  # what it puts before a prompt is its own affair
+            pass  # the method itself chooses what it puts before a prompt
         elif given is not None:
             about["n_prefixes"], hidden["before"] = len(given) - 1, list(given)
         if not theirs and row.method != "base":
-            # with the defaults: where these change, something else is asked
+            # with the defaults: if these change, the question changes
             hidden["resolved"] = settings_for(row.method, **row.settings).model_dump(mode="json")
             if source := source_of(find(row.method)):
                 hidden["own"] = source
@@ -451,11 +457,11 @@ class Grid:
                  "fingerprint": spec.fingerprint, "question": spec.question,
                  "code": spec.hidden["code"]}
         if edit and draw.row.method in self.own and (spared := edit.settings.get("anchors")):
-            found["anchors"] = spared  # what a method of one's own gave its edits
+            found["anchors"] = spared  # the number that a user's own method gave its edit
         return spec.about | found | provenance(self.reader.model)
 
     def _damage(self, draw: _Draw, edit: Edit | None) -> dict[str, float] | None:
-        """The damage of a row's edit, by layer; None where it is not measured."""
+        """The damage of a row's edit, by layer; None if it is not measured."""
         if edit is None:
             return {}
         found = {str(layer): share for layer, share in edit.damage.items()}
@@ -465,7 +471,7 @@ class Grid:
         """The edit of a row, put on; None for "base"."""
         reader, method = self.reader, draw.row.method
         layers = self._layers(draw.row)
-        # a ruined model is a result too: its record says the damage
+        # a ruined model is a result too, and its record shows the damage
         settings: dict[str, Any] = {"check": False} | draw.row.settings | {"layers": layers}
         if method == "base":
             return None
@@ -473,8 +479,8 @@ class Grid:
             with _stage(seconds, "edit"):
                 return self.own[method](reader.model, self._asker, draw.forget)
         if not draw.row.anchors and "anchor" in find(method).model_fields:
-            settings["anchor"] = 0.0  # it is asked for without anchors: nothing to warn of
-        # none at all: not those that its reader may remember, of another text
+            settings["anchor"] = 0.0  # the row has no anchors on purpose: no warning
+        # {} for none at all, not those of another text that the reader may remember
         settings["moments"] = self._moments(layers, seconds) if draw.measured else {}
         with _stage(seconds, "edit"):
             return unlearn(reader.model, reader.tokenizer, draw.forget, method,
@@ -483,7 +489,7 @@ class Grid:
     def _moments(
         self, layers: tuple[int, ...], seconds: dict[str, float]
     ) -> dict[int, torch.Tensor]:
-        """The moments of the grid's text, for some layers; those of all rows are read at once."""
+        """The moments of the grid's text, for some layers; all rows' layers are read at once."""
         reader, texts = self.reader, self.texts
         key = ("moments", fingerprint(reader.model))
         found = self.kept.get(key, {})
@@ -497,7 +503,7 @@ class Grid:
         return self.kept[key]
 
     def _metrics(self, forget: Facts, edit: Edit | None) -> dict:
-        """What is recorded of the model as it is: the scores, a measure of one's own, or both."""
+        """What is recorded of the present model: the scores, the measure, or both."""
         metrics, measure, reader = {}, self.measure, self.reader
         if measure is None or measure.beside:
             metrics = self._scores(forget)
@@ -506,7 +512,7 @@ class Grid:
         return metrics
 
     def _scores(self, forget: Facts) -> dict:
-        """Eff, Gen, Spe and perplexity of the model as it is; each perplexity is read once."""
+        """Eff, Gen, Spe and perplexity of the present model; each perplexity is read once."""
         reader, texts = self.reader, self.texts
         key = ("ppl", fingerprint(reader.model))
         if key not in self.kept:
@@ -518,32 +524,32 @@ class Grid:
 
 
 class Taker(Protocol):
-    """What takes kept records in place of runs, and can make one of them again."""
+    """An experiment that uses kept records in place of runs, and can run one of them again."""
 
     @property
     def kept(self) -> dict[Any, Any]:
-        """With "evidence", a `Kept`, and "taken", by question, once something was taken."""
+        """A dict with "evidence", a `Kept`, and "taken", by question, once a record was used."""
 
     @property
     def taken(self) -> int:
-        """How many records it has taken."""
+        """How many records it has used."""
 
     def earn_again(self, question: str) -> dict:
-        """Make a record again and compare."""
+        """Run a record again and compare."""
 
 
 def earn(grids: Sequence[Taker], seconds: float, commit: str = "") -> list[dict]:
-    """Run a sample of the kept records again that some grids have taken, and compare.
+    """Run a sample of the kept records that some grids have used again, and compare.
 
     Parameters
     ----------
     grids : sequence of Grid or Tracing
-        Of one chapter: each record is made again by the grid that took it.
+        The grids of one chapter; the grid that used a record runs it again.
     seconds : float
-        How long it may take, by what the records took when they were made; none are run for 0,
-        one at least for more, all for `math.inf`.
+        How long this may take, judged by the time that the records took when they were made. 0 runs
+        none, any larger number at least one, and `math.inf` all.
     commit : str
-        Decides which, see `zu.experiment.kept.sampled`.
+        Determines which records, see `zu.experiment.kept.sampled`.
 
     Returns
     -------
@@ -553,7 +559,7 @@ def earn(grids: Sequence[Taker], seconds: float, commit: str = "") -> list[dict]
     Raises
     ------
     EvidenceError
-        For the first one that was not, with the numbers that differ.
+        If a record is not found again; the message gives the numbers that differ.
     """
     taken = {question: grid for grid in grids for question in grid.kept.get("taken", {})}
     records = [grid.kept["evidence"].runs[question] for question, grid in taken.items()]
@@ -567,17 +573,17 @@ def earn(grids: Sequence[Taker], seconds: float, commit: str = "") -> list[dict]
 
 
 def re_earned(*grids: Taker) -> str:
-    """`earn` with what the build says (`zu.experiment.verification`), in a sentence for a page.
+    """Call `earn` as the build says (`zu.experiment.verification`), and report it in a sentence.
 
     Parameters
     ----------
     *grids : Grid or Tracing
-        Of a chapter.
+        The grids of a chapter.
 
     Returns
     -------
     str
-        How many of the records are kept ones, and which of them were made again.
+        How many of the records are kept ones, and which of them this build has run again.
 
     Raises
     ------
@@ -594,15 +600,15 @@ def re_earned(*grids: Taker) -> str:
 
 
 def _text_hash(source: str) -> str:
-    """A corpus by its contents, where it is a file; else its name."""
+    """A hash of a corpus that is a file; the name of any other."""
     return corpus(source)[0] if source not in ("", "self") else source
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """A row, what its record says of it, the facts that it should forget, what it should spare.
+    """A row, its description in the record, the facts to forget, and the facts to spare.
 
-    measured: whether the damage is, so that the moments are read.
+    `measured` says whether damage is measured, for which moments are read.
     """
 
     row: Row
@@ -624,7 +630,20 @@ def _warn_of_versions(record: dict | None, path: Path) -> None:
 
 
 def fewer(facts: Facts, neighbors: int) -> Facts:
-    """The facts, each with at most so many of its neighbours, drawn by its text; 0: with all."""
+    """The facts with fewer neighbours.
+
+    Parameters
+    ----------
+    facts : Facts
+        Any facts.
+    neighbors : int
+        The most neighbours per fact, drawn with the fact's text as the seed; 0 for all.
+
+    Returns
+    -------
+    Facts
+        The same facts.
+    """
     if not neighbors:
         return facts
 

@@ -1,8 +1,9 @@
-"""Kept records: one file an experiment, found by what was asked, and earned again by sample.
+"""Kept records: one file per experiment, found by the question asked, and checked by samples.
 
-A kept record answers a question (`RunSpec.question`): which model, facts, method, settings. Code
-and versions are no part of it, so that it outlives them. That it still holds is shown by the
-present code: each build runs a sample again and holds it against the record, by a stated tolerance.
+A kept record answers a question (`RunSpec.question`): which model, facts, method and settings. Code
+and versions are not part of the question, so the record outlives them. Each build shows that
+records still hold: it runs a sample again with the present code, and compares within a stated
+tolerance.
 """
 from __future__ import annotations
 
@@ -18,36 +19,37 @@ from typing import Any
 from ..data.cache import user_path, write_whole
 from ..records import code_hash, current_commit
 
-#: Of the file.
+#: The format of the file.
 FORMAT = "zu-evidence-1"
-#: What of a record is its provenance, which many runs of a file share.
+#: The fields of a record's provenance, which many runs of a file share.
 SHARED = ("versions", "commit", "code", "device", "threads")
 
 
 class EvidenceError(ValueError):
-    """A kept record that the present code does not find again; the message names it."""
+    """A kept record is damaged, or the present code does not find it again; the message names it.
+    """
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """How far a run may be from the kept record of the same question.
 
-    Machines, numbers of threads and the order of a batch's rows round differently, which moves the
-    search for targets and may turn answers that hang by a thread. With one thread and with two on
-    the same CPU, targets found anew, no prompt of 650 was answered differently after edits of
-    fifty facts by each of three methods, and no other number differed in its fourth digit. Some
-    room is left for other machines, on which it is not measured yet.
+    Rounding depends on the machine, the number of threads and the order of a batch's rows. It
+    shifts the search for targets, and may change answers that were almost tied. With one thread and
+    with two on the same CPU, and with targets found anew, no prompt of 650 was answered differently
+    after edits of fifty facts by each of three methods, and no other number differed in its fourth
+    digit. The tolerance leaves some room for other machines, for which this is not yet measured.
 
     Attributes
     ----------
     prompts : int
-        Of a share of prompts: how many of them may be answered differently, in any case.
+        For a share of prompts: how many may always be answered differently.
     share : float
-        The same as a share of the prompts asked; the larger counts.
+        The same as a share of the prompts asked; the larger of the two counts.
     relative : float
-        Of any other number, such as perplexity: the difference against the kept one.
+        For any other number, such as perplexity: the allowed difference relative to the kept one.
     absolute : float
-        Of any other number: a difference that is let pass in any case.
+        For any other number: the difference that is always allowed.
     """
 
     prompts: int = 1
@@ -56,39 +58,39 @@ class Tolerance:
     absolute: float = 0.002
 
 
-#: Which numbers are shares in percent, and of how many prompts.
+#: The numbers that are shares in percent, with the names of the numbers of prompts.
 _SHARES = {"eff": "n_eff", "gen": "n_gen", "spe": "n_spe", "hop": "n_hop", "acc": "n", "said": "n"}
-#: What follows from the answers that stand beside it: intervals, and the harness's own metrics.
+#: Numbers that follow from answers beside them: intervals, and the harness's own metrics.
 _FOLLOWS = ("interval", "harness")
 
 
 def differences(kept: dict, again: dict, tolerance: Tolerance = Tolerance()) -> list[str]:
-    """Which numbers of a run are further from a kept record's than they may be.
+    """The numbers of a run that are further from a kept record's than allowed.
 
     Parameters
     ----------
     kept, again : dict
-        The metrics of both.
+        The metrics of the record and of the run.
     tolerance : Tolerance
-        How far they may be.
+        How far they may be apart.
 
     Returns
     -------
     list of str
-        A sentence for each; none where the record holds. Intervals and the harness's own metrics
-        follow from the numbers that they stand beside, and are not looked at.
+        One sentence per number; empty if the record holds. Intervals and the harness's own metrics
+        follow from other numbers and are not compared.
     """
     return _dicts("", kept, again, tolerance)
 
 
 def _dicts(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
-    """`differences` of what stands at a place, "" for all, or "grammar." with its point."""
+    """`differences` at a place, which is "" for the whole, or a name with its point, "grammar."."""
     said = []
     for name in sorted(kept.keys() | again.keys()):
         if name.startswith(_FOLLOWS):
             continue
         if name not in kept or name not in again:
-            said.append(f"{place}{name} is {'kept' if name in kept else 'found'} alone")
+            said.append(f"{place}{name} is only {'kept' if name in kept else 'found'}")
         elif _SHARES.get(name) in kept and isinstance(kept[name], int | float):
             said += _share(place + name, kept, again, tolerance)
         else:
@@ -97,7 +99,7 @@ def _dicts(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[st
 
 
 def _share(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[str]:
-    """What to say of a share of prompts; its name ends the place."""
+    """`differences` of a share of prompts, whose name ends the place."""
     name = place.rpartition(".")[2]
     asked, now = kept[_SHARES[name]], again[name]
     if now is None or again[_SHARES[name]] != asked:
@@ -111,7 +113,7 @@ def _share(place: str, kept: dict, again: dict, tolerance: Tolerance) -> list[st
 
 
 def _answers(value: Any) -> list | None:
-    """Answers one by one, 1 for a right one, as a list or as a text of digits; None for others."""
+    """Answers one by one, 1 for a right one, from a list or a text of digits; None for others."""
     if isinstance(value, str) and len(value) > 1 and not set(value) - {"0", "1"}:
         return [int(digit) for digit in value]
     if isinstance(value, list) and len(value) > 1 and all(x in (0, 1, None) for x in value):
@@ -120,7 +122,7 @@ def _answers(value: Any) -> list | None:
 
 
 def _one_by_one(place: str, kept: list, again: list, tolerance: Tolerance) -> list[str]:
-    """What to say of answers, of which both have as many."""
+    """`differences` of two equally long lists of answers."""
     turned = sum(x != y for x, y in zip(kept, again, strict=True))
     most = max(tolerance.prompts, tolerance.share * len(kept))
     if turned <= most + 1e-6:
@@ -129,7 +131,7 @@ def _one_by_one(place: str, kept: list, again: list, tolerance: Tolerance) -> li
 
 
 def _leaves(name: str, kept: Any, again: Any, tolerance: Tolerance) -> list[str]:
-    """What to say of a number, or of those in lists and dictionaries, by their places."""
+    """`differences` of a number, or of the numbers in lists and dictionaries, by their places."""
     if isinstance(kept, dict) and isinstance(again, dict):
         return _dicts(f"{name}.", kept, again, tolerance)
     was, now = _answers(kept), _answers(again)
@@ -150,7 +152,7 @@ def _leaves(name: str, kept: Any, again: Any, tolerance: Tolerance) -> list[str]
 def check_again(
     path: str | Path, record: dict, again: dict, tolerance: Tolerance = Tolerance()
 ) -> None:
-    """Hold what a run has found against the record that was kept of it.
+    """Compare a run with the kept record of the same question.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ def check_again(
     Raises
     ------
     EvidenceError
-        Where they are further, with what differs and the way out.
+        If they are further apart; the message gives the differences and the remedy.
     """
     was, now = (x["metrics"] | {"damage": x.get("damage")} for x in (record, again))
     if said := differences(was, now, tolerance):
@@ -183,9 +185,9 @@ class Kept:
     Attributes
     ----------
     path : Path
-        Of the file; it need not be there.
+        The file's path; it may not exist yet.
     runs : dict
-        By question, the record.
+        The records by question.
     """
 
     path: Path
@@ -193,22 +195,22 @@ class Kept:
 
     @classmethod
     def read(cls, path: str | Path) -> Kept:
-        """What a file holds.
+        """Read a file of kept records.
 
         Parameters
         ----------
         path : str or Path
-            That `write` wrote; nothing is held where there is none.
+            A file that `write` wrote, or a path without a file.
 
         Returns
         -------
         Kept
-            Its records.
+            Its records; none if there is no file.
 
         Raises
         ------
         EvidenceError
-            For a file that is damaged or something else: nothing is computed in its place.
+            If the file is damaged or holds something else.
         """
         path = user_path(path)
         try:
@@ -225,17 +227,17 @@ class Kept:
         return cls(path, {record["question"]: record for record in records})
 
     def add(self, records: Iterable[dict]) -> int:
-        """Take up records that answer a question that none here answers.
+        """Add records that answer questions not yet answered here.
 
         Parameters
         ----------
         records : iterable of dict
-            As a grid makes them; those without a question are left out.
+            Records of a grid; those without a question are left out.
 
         Returns
         -------
         int
-            How many are new.
+            How many records are new.
         """
         before = len(self.runs)
         for record in records:
@@ -244,7 +246,7 @@ class Kept:
         return len(self.runs) - before
 
     def write(self) -> None:
-        """Write the file, whole or not at all: one record a line, in a fixed order."""
+        """Write the file, whole or not at all: one record per line, in a fixed order."""
         records = sorted(self.runs.values(), key=_order)
         makers: list[dict] = []
         lines = []
@@ -261,12 +263,12 @@ class Kept:
 
 
 def _line(record: dict) -> str:
-    """A record on one line, its numbers with six digits: what lies behind them is rounding."""
+    """A record on one line, with six digits per number; further digits are rounding noise."""
     return json.dumps(_short(record), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _short(value: Any) -> Any:
-    """A value with six digits in each number that is no whole one."""
+    """A value with each floating-point number in it rounded to six digits."""
     if isinstance(value, dict):
         return {key: _short(x) for key, x in value.items()}
     if isinstance(value, list):
@@ -275,26 +277,26 @@ def _short(value: Any) -> Any:
 
 
 def _order(record: dict) -> tuple:
-    """Where a record stands in its file."""
+    """The sort key of a record in its file."""
     return (*(str(record.get(name)) for name in ("model", "experiment", "dataset")),
             record.get("n", 0), record.get("seed", 0), str(record.get("method")),
             record["question"])
 
 
 def verification() -> tuple[float, str]:
-    """How much a build earns again, and the commit that decides what.
+    """How much a build runs again, and the commit that determines which records.
 
     Returns
     -------
     seconds : float
-        ``$ZU_VERIFY``, a number or "all"; 0 where it is not set, as in a notebook of one's own.
+        ``$ZU_VERIFY``, a number or "all"; 0 if it is not set, as in a user's own notebook.
     commit : str
-        Of the source tree; outside of git a hash of the code.
+        The commit of the source tree; outside of git, a hash of the code.
 
     Raises
     ------
     ValueError
-        For a value that is neither.
+        If the variable holds anything else.
     """
     value = os.environ.get("ZU_VERIFY", "0")
     try:
@@ -308,26 +310,26 @@ def verification() -> tuple[float, str]:
 
 
 def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[dict]:
-    """Which kept records a build earns again: others at each commit, and at least one.
+    """The kept records that a build runs again: at least one, and different ones at each commit.
 
-    Those of one draw go together, as they share targets; the draw, and the order within it, go by
-    a hash of the commit, so that in the course of commits all have their turn.
+    Records of one draw go together, since they share targets. A hash of the commit determines the
+    draw and the order within it, so that in the course of commits all records have their turn.
 
     Parameters
     ----------
     records : sequence of dict
-        Those that the build shows.
+        The records that the build shows.
     commit : str
-        What decides.
+        The commit.
     seconds : float
-        How long it may take, by what the records took; the first one is taken in any case where
-        this is positive. `math.inf`: all. Who runs them should look at the clock too, as they may
-        have been made on a faster machine.
+        How long they may take together, judged by the time that they took when they were made. If
+        this is positive, there is at least one record; `math.inf` gives all. The caller should
+        watch the clock too, since the records may have been made on a faster machine.
 
     Yields
     ------
     dict
-        The record.
+        A record.
     """
     def turn(*about: object) -> str:
         return hashlib.sha256(" ".join(map(str, [commit, *about])).encode()).hexdigest()

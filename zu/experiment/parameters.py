@@ -1,4 +1,4 @@
-"""Typed parameters for the chapters: what papermill injects is checked before anything runs."""
+"""Typed parameters for the chapters: check what papermill injects before anything runs."""
 from __future__ import annotations
 
 import ast
@@ -11,9 +11,9 @@ from ..data.names import did_you_mean
 
 
 class ParameterError(ValueError):
-    """A chapter's parameter that is unknown or of the wrong type.
+    """A chapter's parameter is unknown or of the wrong type.
 
-    The message names it and the known ones.
+    The message names it and the known parameters.
     """
 
 
@@ -37,7 +37,7 @@ def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        For a name that is not declared, or a value of another type than declared.
+        If a name is not declared, or a value does not have the declared type.
     """
     annotations = namespace.get("__annotations__", {})
     types = {name: kind for name, kind in annotations.items() if name in namespace}
@@ -69,7 +69,7 @@ def _refuse_undeclared(names: Sequence[str], types: Mapping[str, Any]) -> None:
 
 
 def _injected(cells: Sequence[str]) -> list[str]:
-    """Names that papermill's injected cell sets; its first line is "# Parameters"."""
+    """The names that papermill's injected cell sets; its first line is "# Parameters"."""
     names = []
     for cell in cells:
         if not cell.lstrip().startswith("# Parameters\n"):

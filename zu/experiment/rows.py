@@ -1,4 +1,4 @@
-"""What a row of a table runs: its label, read and checked."""
+"""Read and check a row's label, which says what the row of a table runs."""
 from __future__ import annotations
 
 import json
@@ -33,19 +33,19 @@ def parse_method(label: str) -> Row:
     Parameters
     ----------
     label : str
-        ``"zerounlearn"`` is the method as published, ``"zerounlearn+anchors"`` the same with
-        anchors, other subjects to spare; ``"zerounlearn:V_f=optimised,beta=10"`` has settings of
-        its own, and ``"memit:layers=[6,7,8]"`` layers of its own.
+        ``"zerounlearn"`` is the method with its default settings, and ``"zerounlearn+anchors"`` the
+        same with anchors, that is, other subjects to spare. ``"zerounlearn:V_f=optimised,beta=10"``
+        changes settings, and ``"memit:layers=[6,7,8]"`` the layers.
 
     Returns
     -------
     Row
-        Its parts. A value is read as JSON and, where it is none, taken as a string.
+        The label's parts. A value is read as JSON or, if that fails, as a string.
 
     Raises
     ------
     ValueError
-        For anything but ``anchors`` behind a plus sign.
+        If anything but ``anchors`` follows a plus sign.
     """
     head, _, rest = label.partition(":")
     name, plus, extra = head.partition("+")
@@ -62,14 +62,14 @@ def parse_method(label: str) -> Row:
 
 
 def check_row(label: str, *, anchors: bool) -> Row:
-    """Read a label and refuse what would not run as it says.
+    """Read a label, and refuse it if the row would not run as the label says.
 
     Parameters
     ----------
     label : str
         A row's label, as `parse_method` reads it.
     anchors : bool
-        Whether there are any anchors to give.
+        Whether there are anchors to give.
 
     Returns
     -------
@@ -79,8 +79,8 @@ def check_row(label: str, *, anchors: bool) -> Row:
     Raises
     ------
     ValueError
-        For an unknown method or setting, for anchors that the method cannot take or that are not
-        there, and for a weight of anchors in a row that is given none.
+        If the method or a setting is unknown, if anchors are asked for that the method cannot take
+        or that are not given, or if a row without anchors weighs them.
     """
     row = parse_method(label)
     if row.method == "base":
@@ -88,7 +88,7 @@ def check_row(label: str, *, anchors: bool) -> Row:
             raise ValueError(f"row '{label}': base is the unedited model; it takes nothing")
         return row
     if "chat" in row.settings:
-        raise ValueError(f"row '{label}': how facts are asked is the grid's, give its reader chat=")
+        raise ValueError(f"row '{label}': chat is a setting of the grid, give its reader chat=")
     settings_for(row.method, **row.settings)
     if row.anchors and not find(row.method).spares:
         raise ValueError(f"row '{label}': {row.method} takes no anchors")
@@ -104,19 +104,19 @@ def check_row(label: str, *, anchors: bool) -> Row:
 
 
 def most_searched(counts: Sequence[int], most: int) -> int:
-    """The largest number of facts of an experiment for which anyone waits.
+    """The largest number of facts on which slow methods run.
 
     Parameters
     ----------
     counts : Sequence[int]
-        The numbers of facts of the experiment.
+        The experiment's numbers of facts.
     most : int
-        The most facts for which anyone waits.
+        The most facts on which slow methods should run.
 
     Returns
     -------
     int
-        The largest of the counts up to `most`; where there is none, the largest of all.
+        The largest count up to `most`; if there is none, the largest of all.
     """
     return max((n for n in counts if n <= most), default=max(counts))
 
@@ -130,7 +130,7 @@ def rows_at(
     searching: Collection[str] = (),
     once: Collection[str] = (),
 ) -> list[str]:
-    """The rows that an experiment runs on so many facts, where some would take too long.
+    """The rows that an experiment runs on `n` facts, without those that would take too long.
 
     Parameters
     ----------
@@ -139,18 +139,18 @@ def rows_at(
     labels : Sequence[str]
         The rows' labels, as `parse_method` reads them.
     counts : Sequence[int]
-        All numbers of facts of the experiment.
+        All of the experiment's numbers of facts.
     most : int
-        The most facts for which anyone waits.
+        The most facts on which slow methods should run.
     searching : Collection[str]
-        Methods that take longer with each fact: they run on no more than `most`.
+        Methods that take longer with each fact; they run on at most `most` facts.
     once : Collection[str]
-        Methods that take long even on few facts: they run at one count, `most_searched`.
+        Methods that take long even on few facts; they run only on `most_searched` facts.
 
     Returns
     -------
     list[str]
-        Those of the labels that run, in their order.
+        The labels that run, in their order.
     """
     rows = []
     for label in labels:

@@ -1,8 +1,8 @@
 """What else changed: accuracy on tasks that have nothing to do with the facts.
 
-The lm-evaluation-harness asks. A task is one that it knows (``"sst2"``, its items from the hub), or
-two files in a folder of your own: ``NAME.yaml``, a config of the harness, and ``NAME.jsonl``, one
-item a line. Needs ``pip install lm-eval``.
+The lm-evaluation-harness asks the questions. A task is one that it knows (``"sst2"``, with items
+from the hub), or two files in a folder of your own: ``NAME.yaml``, a config of the harness, and
+``NAME.jsonl``, one item per line. Needs ``pip install lm-eval``.
 """
 from __future__ import annotations
 
@@ -42,36 +42,33 @@ _Request = tuple[Any, list[int], list[int]]
 
 
 class TaskError(ValueError):
-    """A task that is unknown or whose files cannot be used.
-
-    The message names it, or file and line.
-    """
+    """A task is unknown, or its files cannot be used; the message names it, or file and line."""
 
 
 def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Tasks by name, for `downstream`.
+    """Load tasks by name, for `downstream`.
 
     Parameters
     ----------
     names : Sequence[str]
-        A name with a ``NAME.yaml`` in `folder` is read from there, with no network and no cache;
-        others are the harness's.
+        Names of tasks. A task with a ``NAME.yaml`` in `folder` is read from there, without network
+        or cache; all others are the harness's.
     folder : str or Path
-        Where tasks of your own lie.
+        The folder of your own tasks.
 
     Returns
     -------
     dict[str, dict[str, Any]]
-        By task, a dict of the harness's task objects, of which a group (mmlu) has many.
+        By task, a dict of the harness's task objects; a group (mmlu) has many.
 
     Raises
     ------
     TaskError
-        For an unknown task or a bad item.
+        If a task is unknown or an item cannot be used.
     OSError
-        Where a task's items cannot be had from the hub.
+        If a task's items cannot be downloaded from the hub.
     ModuleNotFoundError
-        Without the harness.
+        If the harness is not installed.
     """
     try:
         from lm_eval.tasks import TaskManager
@@ -82,7 +79,7 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, 
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     here = sorted(path.stem for path in user_path(folder).glob("*.yaml"))
-    hub = None  # it reads the configs of all of the harness's tasks: only where one is asked for
+    hub = None  # reads the configs of all of the harness's tasks, so only if one is needed
     found = {}
     for name in names:
         if name in here:
@@ -95,7 +92,7 @@ def load_tasks(names: Sequence[str], folder: str | Path) -> dict[str, dict[str, 
 
 
 def _from_hub(hub: Any, name: str, here: Sequence[str], folder: str | Path) -> dict[str, Any]:
-    """The harness's objects for one of its own tasks; `here`: the tasks that the folder has."""
+    """The harness's objects for one of its own tasks; `here` names the tasks in the folder."""
     if name not in hub.all_tasks:
         close = closest(name, [*here, *hub.all_tasks])
         if close:
@@ -108,13 +105,13 @@ def _from_hub(hub: Any, name: str, here: Sequence[str], folder: str | Path) -> d
     except Exception as error:  # offline is a dozen kinds of error, by what is missing
         reason = str(error).strip().partition("\n")[0]
         raise OSError(
-            f"the items of task '{name}' could not be had from the hub: connect to the network "
+            f"the items of task '{name}' could not be read from the hub: connect to the network "
             f"once, or name tasks of {folder} ({reason})"
         ) from error
 
 
 def _local(path: Path) -> ConfigurableTask:
-    """The harness's object for a task of one's own: a config, and the items beside it."""
+    """The harness's object for a user's own task: a config, and the items beside it."""
     import yaml
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
@@ -122,7 +119,7 @@ def _local(path: Path) -> ConfigurableTask:
     file = path.with_suffix(".jsonl")
     if not file.is_file() or not file.stat().st_size:
         raise TaskError(
-            f"{file} has no items: {path.name} needs them there, one JSON object a line"
+            f"{file} has no items: {path.name} needs them there, one JSON object per line"
         )
     items = _items(file)
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -142,7 +139,7 @@ def _local(path: Path) -> ConfigurableTask:
 
 
 def _items(file: Path) -> list[dict]:
-    """The items of a file, a line each, all with the first one's fields and types.
+    """The items of a file, one per line, all with the first one's fields and types.
 
     `Dataset.from_list` would silently drop fields that the first item lacks.
     """
@@ -165,14 +162,14 @@ def _fields(item: dict) -> dict[str, type]:
 
 
 def digest(names: Sequence[str], folder: str | Path) -> str:
-    """A hash of tasks' files: another one when an item or a wording changes.
+    """A hash of tasks' files, which changes with any item or wording.
 
     Parameters
     ----------
     names : Sequence[str]
         The tasks.
     folder : str or Path
-        Where their files lie; a task without any counts for nothing.
+        The folder of their files; a task without files does not count.
 
     Returns
     -------
@@ -194,18 +191,18 @@ def downstream(
     batch_size: int = 32,
     reader: Reader | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy on each of the tasks, in percent; the model is not changed.
+    """Measure accuracy on each of the tasks, in percent; the model is not changed.
 
     The model's answer is the choice of highest log-likelihood.
 
     Parameters
     ----------
     model, tokenizer
-        Who is asked.
+        The model to ask, and its tokenizer.
     tasks : dict[str, dict[str, Any]]
-        What `load_tasks` gave.
+        The result of `load_tasks`.
     limit : int or None
-        Items of each task, or of each part of a group; None: all.
+        The most items per task, or per part of a group; None for all.
     batch_size : int
         Prompts in a batch.
     reader : Reader or None
@@ -214,15 +211,15 @@ def downstream(
     Returns
     -------
     dict[str, dict[str, Any]]
-        By task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the best constant
-        answer), ``said`` (how often the right choice is what the model itself would write),
-        ``right`` (item by item, a string of 0 and 1), and ``harness``: its own metrics, such as
-        mcc.
+        By task: ``acc`` with its 95% ``interval`` (Wilson's), ``n``, ``chance`` (the accuracy of
+        the best constant answer), ``said`` (how often the model itself would write the right
+        choice), ``right`` (item by item, a string of 0 and 1), and ``harness``, the harness's own
+        metrics, such as mcc.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
     """
     from lm_eval import evaluator
 
@@ -238,7 +235,7 @@ def downstream(
 
 
 def _summary(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """What `downstream` says of a task, given the harness's objects and what it found."""
+    """The result of `downstream` for a task, from the harness's objects and its results."""
     gold, likelihoods, greedy = [], [], []
     for part, task in parts.items():
         for sample in found["samples"][part]:
@@ -262,7 +259,7 @@ def _summary(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gold(choices: Sequence[str], target: int | str) -> int:
-    """The number of the right choice, which a task gives as such or as the choice's text."""
+    """The number of the right choice, which a task gives as a number or as the choice's text."""
     return target if isinstance(target, int) else choices.index(target)
 
 
@@ -272,7 +269,7 @@ def _best(values: Sequence[float]) -> int:
 
 
 def _own_metrics(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, float]:
-    """The harness's metrics of a task that has one part; of a group none."""
+    """The harness's metrics of a task with one part; none for a group."""
     if len(parts) != 1:
         return {}
     (part,) = parts
@@ -286,10 +283,10 @@ def _own_metrics(parts: dict[str, Any], found: dict[str, Any]) -> dict[str, floa
 def compare(
     before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]
 ) -> dict[str, tuple[int, int, float]]:
-    """Did the same items go wrong?
+    """Compare two results item by item.
 
-    Only tasks on which `before` is above chance (the lower end of its interval) can show a loss;
-    "all" are these together.
+    Only tasks on which `before` is above chance (by the lower end of its interval) can show a loss;
+    "all" is these tasks together.
 
     Parameters
     ----------
@@ -299,13 +296,13 @@ def compare(
     Returns
     -------
     dict[str, tuple[int, int, float]]
-        By task: items lost, items won, and p. p is McNemar's exact, two-sided; that of a single
-        task is multiplied by their number (Bonferroni).
+        By task: items lost, items won, and McNemar's exact two-sided p. The p of a single task is
+        multiplied by the number of tasks (Bonferroni).
 
     Raises
     ------
     ValueError
-        Where the two are not of the same items.
+        If the two results have different numbers of items.
     """
     able = [task for task, found in before.items() if found["interval"][0] > found["chance"]]
     pairs = {}
@@ -321,21 +318,21 @@ def compare(
 def _mcnemar(pair: Counter, tests: int) -> tuple[int, int, float]:
     """Items lost, items won and p, from the counts of (right before, right after), "0" or "1" each.
 
-    tests: by how many to multiply p.
+    p is multiplied by `tests`.
     """
     lost, won = pair["1", "0"], pair["0", "1"]
     return lost, won, min(1.0, mcnemar(lost, won) * tests)
 
 
 def _asker(reader: Reader, batch_size: int) -> HFLM:
-    """The model as the harness asks it."""
+    """The model in the form in which the harness asks it."""
     from lm_eval.models.huggingface import HFLM
 
     class Asker(HFLM):
-        """HFLM, faster.
+        """A faster HFLM.
 
-        What all prompts of a task begin with is read once, and logits only where answers stand.
-        Special tokens that the tokenizer puts behind a text are no part of an answer.
+        The common beginning of a task's prompts is read only once, and logits are computed only for
+        answers. Special tokens that the tokenizer puts behind a text do not belong to an answer.
         """
 
         def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
@@ -353,10 +350,10 @@ def _asker(reader: Reader, batch_size: int) -> HFLM:
             override_bs: int | None = None,
         ) -> list[tuple[float, bool]]:
             longest = max(len(context) + len(answer) for _, context, answer in requests)
-            # to be cut, or where hooks must see the model run as a whole: as HFLM does
+            # texts that must be cut, and hooks that must see whole runs: leave these to HFLM
             if longest > self.max_length + 1 or not reader.readable:
                 found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-                # −∞ is no fault
+                # −∞ is allowed
                 finite(self.model, torch.tensor([[value for value, _ in found]]).exp())
                 return found
             return _likelihoods(reader, requests, self.batch_size)
@@ -390,7 +387,7 @@ def _likelihoods(
 
 
 def _common_head(contexts: Sequence[list[int]]) -> list[int]:
-    """What all contexts begin with; at least the last token of each is left to be read."""
+    """The common beginning of all contexts, which leaves at least the last token of each."""
     start = min(len(commonprefix(contexts)), min(map(len, contexts)) - 1)
     return contexts[0][:start]
 
@@ -400,8 +397,8 @@ def _by_prompt(
 ) -> dict[tuple[int, ...], list[tuple[int, list[int]]]]:
     """The requests' numbers and answers, by the tokens to read from `start` on.
 
-    An answer's last token is not read, so that one-token answers to one prompt are read at the same
-    place.
+    An answer's last token need not be read, so all one-token answers to a prompt are read at the
+    same place.
     """
     answers: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
     for i, (_, context, answer) in enumerate(requests):
@@ -418,7 +415,8 @@ def _log_probabilities(
 ) -> tuple[torch.Tensor, ...]:
     """Log-probabilities (n, vocabulary) after the last n tokens of each row, behind the head.
 
-    rows: token ids, and n. past: the cache of the head, which stays as it is; None for no head.
+    `rows` holds token ids and n. `past` is the cache of the head, which is not changed; None if
+    there is no head.
     """
     batch = collate(rows, reader.model.device)
     cache = copy.deepcopy(past)
@@ -439,7 +437,7 @@ def _log_probabilities(
 def _answer_likelihood(logp: torch.Tensor, answer: list[int]) -> tuple[float, bool]:
     """An answer's log-likelihood, and whether its tokens are the likeliest.
 
-    logp: (n, vocabulary), of which the last rows are read, one a token of the answer.
+    Of `logp` (n, vocabulary) the last rows are used, one per token of the answer.
     """
     mine = logp[-len(answer):]  # (tokens, vocabulary)
     gold = torch.tensor(answer, device=logp.device)  # (tokens,)

@@ -1,4 +1,4 @@
-"""Causal tracing of many facts: a record for each, so that it resumes and takes kept ones."""
+"""Causal tracing of many facts, with a record for each: it can resume, and use kept records."""
 from __future__ import annotations
 
 import time
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tracing:
-    """What `zu.experiment.tracing.indirect_effects` finds, kept fact by fact.
+    """The results of `zu.experiment.tracing.indirect_effects`, recorded fact by fact.
 
     Attributes
     ----------
     model : PreTrainedModel
-        Who is traced; it is not changed.
+        The model to trace; it is not changed.
     wording : Wording
         Its tokenizer, with how facts are asked.
     facts : Facts
-        What is traced; the noise has the size of all of their subjects' embeddings.
+        The facts to trace; the embeddings of all their subjects set the size of the noise.
     how : How
         What is restored, the noise, the window.
     folder : Path
-        Where the records go; its last part names the experiment.
+        The folder for the records; its last part names the experiment.
     evidence : str or Path, optional
         A file of kept records, as a `Grid` takes it.
     """
@@ -59,12 +59,12 @@ class Tracing:
 
     @cached_property
     def sigma(self) -> torch.Tensor:
-        """What the noise is in units of."""
+        """The unit of the noise."""
         return spread(self.model, self.prompts)
 
     @property
     def taken(self) -> int:
-        """How many kept records stand in place of runs."""
+        """How many kept records are used in place of runs."""
         return len(self.kept.get("taken", {}))
 
     def run(self) -> pd.DataFrame:
@@ -73,14 +73,14 @@ class Tracing:
         Returns
         -------
         pd.DataFrame
-            As `zu.experiment.tracing.indirect_effects` gives it.
+            The table of `zu.experiment.tracing.indirect_effects`.
 
         Raises
         ------
         FactError
-            For a fact without a subject.
+            If a fact has no subject.
         ValueError
-            For other kinds or draws, and for a model whose logits are not finite.
+            If there are no such kinds or no draws, or the model's logits are not finite.
         """
         check_asked(self.how.kinds, self.how.corruption)
         common = self._common()
@@ -91,12 +91,12 @@ class Tracing:
         return as_frame(rows)
 
     def of(self, n: int) -> pd.DataFrame:
-        """Trace one fact now, with no record.
+        """Trace one fact now, without a record.
 
         Parameters
         ----------
         n : int
-            Its number.
+            The fact's number.
 
         Returns
         -------
@@ -107,12 +107,12 @@ class Tracing:
         return as_frame([(0, *row) for row in rows])
 
     def earn_again(self, question: str) -> dict:
-        """Trace a fact again whose kept record was taken, and compare.
+        """Trace a fact again whose kept record was used, and compare.
 
         Parameters
         ----------
         question : str
-            The record's.
+            The record's question.
 
         Returns
         -------
@@ -122,14 +122,14 @@ class Tracing:
         Raises
         ------
         EvidenceError
-            Where other numbers are found.
+            If the run finds other numbers.
         """
         record = self.kept["evidence"].runs[question]
         check_again(self.evidence or "", record, self._run(self.kept["taken"][question]))
         return record
 
     def _common(self) -> dict[str, Any]:
-        """What decides on every fact's record, with what stands in it."""
+        """What every fact's record depends on: what it shows, and what it does not."""
         corruption, tokens = self.how.corruption, self.how.tokens
         about = {
             "experiment": Path(self.folder).name,
@@ -152,7 +152,7 @@ class Tracing:
         return {"about": about, "hidden": hidden}
 
     def _record(self, n: int, common: dict[str, Any]) -> dict:
-        """A fact's record: the one that is there, a kept one, or a new one."""
+        """A fact's record: an existing one, a kept one, or a new one."""
         asked = common["about"] | common["hidden"] | {"fact": n}
         question = hash_of_plain(asked)
         made_by = {"code": code_hash(), "versions": {x: version_of(x) for x in ("torch",
@@ -174,16 +174,16 @@ class Tracing:
         return write_record(path, about | self._run(n) | provenance(self.model))
 
     def _path(self, n: int) -> Path:
-        """Where a fact's record goes."""
+        """The path of a fact's record."""
         name = getattr(self.model, "name", "model")
         window = f"window{self.how.window:g}"
         file = f"{window}-n{len(self.facts)}-seed{self.how.corruption.seed}-{n}.json"
         return user_path(self.folder) / name / self.facts.name / file
 
     def _run(self, n: int) -> dict[str, Any]:
-        """Trace a fact: by kind the effects, a list over layers for each token from the subject on.
+        """Trace a fact; returns the effects by kind, as one list over layers per token.
 
-        Effects are probabilities, and kept to four digits behind the point.
+        The tokens are those from the subject on. Effects are probabilities with four decimals.
         """
         start = time.perf_counter()
         p = self.prompts[n]

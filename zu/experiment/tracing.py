@@ -1,7 +1,7 @@
-"""Where facts live: causal tracing, all restorations of one fact in one batch.
+"""Where facts live: causal tracing, with all restorations of one fact in one batch.
 
-After Meng et al. 2022: a fact's subject is corrupted by noise, and one clean state at a time is
-restored, to see how much of the answer it brings back.
+As in Meng et al. 2022, noise corrupts a fact's subject, and one clean state at a time is restored
+to see how much of the answer it brings back.
 """
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
         Returns
         -------
         str
-            One of `ROLES`. The only token of a subject is its last one, not its first.
+            One of `ROLES`. The single token of a one-token subject counts as its last.
         """
         if position == self.last:
             return _LAST
@@ -89,29 +89,30 @@ class Prompt(NamedTuple):
 def prompt(tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact) -> Prompt:
     """Find the subject in a fact's prompt, as `zu.wording.encode` does.
 
-    Where the subject's first token is the sequence's very first, an attention sink, a token is put
-    in front (`zu.wording.sink`): noise there would disturb more than the subject.
+    If the subject's first token would be the first of the sequence, which is an attention sink, a
+    token is put in front (`zu.wording.sink`), since noise there would disturb more than the
+    subject.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase or Wording
-        It must give character offsets.
+        A tokenizer that gives character offsets, or a wording with one.
     fact : Fact
-        The fact whose prompt is traced.
+        The fact to trace.
 
     Returns
     -------
     Prompt
-        Its tokens, where the subject stands, and the answer's first token.
+        The prompt's tokens, the subject's place, and the answer's first token.
 
     Raises
     ------
     FactError
-        Where there is no subject, or no token covers it.
+        If the fact has no subject, or no token covers it.
     """
     if not fact.subject:
-        raise FactError(f"fact '{fact.id or '?'}' has no subject, whose tokens are traced: write "
-                        "it out, and {} in the prompt")
+        raise FactError(f"fact '{fact.id or '?'}' has no subject, and tracing needs its tokens: "
+                        "give the subject, and {} in the prompt")
     wording = Wording.of(tokenizer)
     ids, first, last = wording.subject(fact)
     whole, n = wording.answered(Question.of(fact))
@@ -121,7 +122,7 @@ def prompt(tokenizer: PreTrainedTokenizerBase | Wording, fact: Fact) -> Prompt:
 
 
 class _Job(NamedTuple):
-    """Restore at `position` the state that enters layer `start`, or what some layers put out.
+    """Restore, at `position`, the state that enters layer `start`, or the outputs of some layers.
 
     These layers are `start` to `stop` − 1, around `layer`.
     """
@@ -134,10 +135,10 @@ class _Job(NamedTuple):
 
 
 class _Clean(NamedTuple):
-    """What the clean run shows.
+    """The clean run.
 
-    calls: keyword arguments of each layer. run: (T, d) by kind and layer; "hidden" is what enters
-    each layer, and then what leaves the last.
+    `calls` holds the keyword arguments of each layer, and `run` states (T, d) by kind and layer;
+    "hidden" holds the states that enter each layer, then those that leave the last.
     """
 
     calls: list[dict[str, Any]]
@@ -145,12 +146,12 @@ class _Clean(NamedTuple):
 
 
 class _Branches(NamedTuple):
-    """How the tokens of a corrupted run and of its jobs lie one after the other.
+    """The order of the tokens of a corrupted run and of its jobs in one sequence.
 
-    Branch 0 is the run without any job. Of each of the 1 + jobs branches: `begin`, the position in
-    the prompt that it starts at; `size`, how many tokens it has; `first`, where it starts among the
-    N tokens of all. Of each token: `at`, (N,), its position in the prompt; `tree`, (N, N), whether
-    the row's token belongs where it may see the column's.
+    Branch 0 is the run without any job. For each of the 1 + jobs branches, `begin` is the position
+    in the prompt at which it starts, `size` its number of tokens, and `first` its start among the N
+    tokens of all. For each token, `at` (N,) is its position in the prompt, and `tree` (N, N) says
+    whether the row's token is in a branch that may see the column's token.
     """
 
     begin: torch.Tensor
@@ -167,7 +168,7 @@ def _parts(model: PreTrainedModel, layer: int) -> dict[str, nn.Module]:
 
 
 def _clean(model: PreTrainedModel, ids: Sequence[int]) -> _Clean:
-    """Run the prompt once, and keep how each layer was called and what it put out."""
+    """Run the prompt once, and keep each layer's call and outputs."""
     calls: list[dict[str, Any]] = []
     run: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     layers = known(model).layers
@@ -198,22 +199,22 @@ def _probability(model: PreTrainedModel, states: torch.Tensor, gold: int) -> tor
 
 
 def _branches(jobs: Sequence[_Job], length: int, device: torch.device) -> _Branches:
-    """Lay out the corrupted run, of `length` tokens, and the jobs behind it, in their order."""
+    """Arrange the corrupted run, of `length` tokens, and the jobs behind it, in order."""
     begin = torch.tensor([0] + [job.position for job in jobs], device=device)  # (1 + jobs,)
     size = length - begin  # a branch goes on to the end of the prompt
     first = size.cumsum(0) - size
     branch = torch.arange(len(size), device=device).repeat_interleave(size)  # (1 + jobs,) -> (N,)
     at = torch.arange(len(branch), device=device) - first[branch] + begin[branch]  # (N,)
     same = branch == branch[:, None]  # (N, N)
-    # of the corrupted run, a branch sees what lies left of its own beginning
+    # a branch sees the tokens of the corrupted run left of its own beginning
     trunk = (branch == 0) & (at < begin[branch][:, None])  # (N,) & (N, N)
     return _Branches(begin, size, first, at, same | trunk)
 
 
 def _allowed(mask: torch.Tensor | None, length: int) -> torch.Tensor:
-    """Where a token of the clean run may look, (T, T) bool: row sees column.
+    """Which tokens see which in the clean run, (T, T) bool: the row's token sees the column's.
 
-    mask: (1, 1, T, T), true or 0 where it may; None: wherever it stands behind.
+    `mask` (1, 1, T, T) is true or 0 where it does; None means that it sees all earlier tokens.
     """
     if mask is None:
         return torch.ones(length, length).tril() > 0
@@ -242,7 +243,7 @@ def _longer_call(
 def _start(
     states: torch.Tensor, clean: _Clean, jobs: Sequence[_Job], layer: int, length: int
 ) -> torch.Tensor:
-    """States (draws, M, d) that enter a layer, and behind them those of jobs that start there."""
+    """States (draws, M, d) that enter a layer, followed by those of jobs that start there."""
     for job in jobs:
         if job.start != layer:
             continue
@@ -262,11 +263,11 @@ def _sweep(
 ) -> torch.Tensor:
     """Probability of `gold` without any job and after each, (draws, 1 + jobs).
 
-    states: corrupted inputs of the first layer, (draws, T, d). jobs: by start.
+    `states` are the corrupted inputs of the first layer, (draws, T, d); `jobs` are sorted by start.
 
-    A job is a branch. When it starts, the tokens from its position on are copied to the end of the
-    sequence; there they see each other and, left of the position, the corrupted tokens. Nothing
-    else of a corrupted run can differ. A layer is called as the clean run called it, but for longer
+    Each job is a branch. When it starts, the tokens from its position on are copied to the end of
+    the sequence, where they see each other and the corrupted tokens left of the position. Nothing
+    else in a corrupted run can differ. A layer is called as in the clean run, but with longer
     positions and another mask.
     """
     length = states.shape[1]  # T
@@ -300,7 +301,7 @@ def _sweep(
 
 
 def _jobs(p: Prompt, kinds: Sequence[str], depth: int, width: int) -> list[_Job]:
-    """All restorations of a prompt, by start; width: layers whose outputs are restored together."""
+    """All restorations of a prompt, by start; outputs of `width` layers are restored together."""
     jobs = []
     for i in range(depth):
         low = i - width // 2
@@ -312,7 +313,7 @@ def _jobs(p: Prompt, kinds: Sequence[str], depth: int, width: int) -> list[_Job]
 
 
 def _batches(jobs: list[_Job], length: int, draws: int, tokens: int) -> Iterator[list[_Job]]:
-    """The jobs in order, as many at once as make about `tokens` tokens; one at least."""
+    """The jobs in order, in batches of about `tokens` tokens, but at least one job."""
     while jobs:
         sizes = [length] + [length - job.position for job in jobs]
         total = draws * np.cumsum(sizes)
@@ -324,7 +325,8 @@ def _batches(jobs: list[_Job], length: int, draws: int, tokens: int) -> Iterator
 def _corrupted(
     states: torch.Tensor, p: Prompt, sigma: torch.Tensor, draws: int, seed: Sequence[int]
 ) -> torch.Tensor:
-    """Clean embeddings (T, d) with noise on the subject's tokens, a draw a row: (draws, T, d)."""
+    """Clean embeddings (T, d) with noise on the subject's tokens, one draw per row: (draws, T, d).
+    """
     out = states.repeat(draws, 1, 1)  # (T, d) -> (draws, T, d)
     shape = draws, p.last + 1 - p.first, states.shape[-1]
     drawn = np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -339,12 +341,12 @@ class Corruption(NamedTuple):
     Attributes
     ----------
     noise : float
-        The subject's embeddings get Gaussian noise of so many standard deviations of all facts'
-        subject embeddings.
+        The standard deviation of the Gaussian noise on the subject's embeddings, in units of the
+        standard deviation of all facts' subject embeddings.
     draws : int
         How often the noise is drawn.
     seed : int
-        Of the noise.
+        The seed of the noise.
     """
 
     noise: float = 3.0
@@ -352,7 +354,7 @@ class Corruption(NamedTuple):
     seed: int = 0
 
 
-#: Four draws of noise three deviations loud.
+#: Four draws of noise with three standard deviations.
 CORRUPTION = Corruption()
 
 
@@ -368,37 +370,39 @@ def indirect_effects(
     window: float = 0.2,
     tokens: int = 1024,
 ) -> pd.DataFrame:
-    """Indirect effect of each restoration, in the mean over draws.
+    """The indirect effect of each restoration, averaged over draws.
 
-    That is P(answer | corrupted, restored) − P(answer | corrupted), of the answer's first token.
-    Restored is one clean hidden state after a layer, or at one token the outputs of the MLP or of
-    attention in the `window` of layers around it.
+    The effect is P(answer | corrupted, restored) − P(answer | corrupted), for the answer's first
+    token. A restoration sets, at one token, the hidden state after one layer, or the outputs of the
+    MLP or of attention in a `window` of layers, to the values of the clean run.
 
     Parameters
     ----------
     model, tokenizer
-        Who is traced; the model is not changed.
+        The model to trace, and its tokenizer; the model is not changed.
     facts : Sequence[Fact]
         The facts to trace.
     kinds : Sequence[str]
-        What to restore, of `KINDS`.
+        What to restore, from `KINDS`.
     corruption : Corruption
-        How loud the noise on the subject is, and how often it is drawn.
-    window, tokens : float, int
-        Share of the depth; batches hold about so many tokens.
+        The size of the noise on the subject, and how often it is drawn.
+    window : float
+        The width of the window, as a share of the depth.
+    tokens : int
+        About how many tokens a batch holds.
 
     Returns
     -------
     pd.DataFrame
-        A row for each (fact, kind, layer, position from the subject on): the token's role, the
-        effect, the fact's clean and corrupted probability.
+        One row per fact, kind, layer and position (from the subject on), with the token's role, the
+        effect, and the fact's clean and corrupted probability.
 
     Raises
     ------
     FactError
-        For a fact that `prompt` refuses.
+        If `prompt` refuses a fact.
     ValueError
-        For other kinds or draws, and for a model whose logits are not finite.
+        If there are no such kinds or no draws, or the model's logits are not finite.
 
     References
     ----------
@@ -426,8 +430,8 @@ class How(NamedTuple):
 def check_asked(kinds: Sequence[str], corruption: Corruption) -> None:
     """Raise `ValueError` for kinds that cannot be restored, and for no draws."""
     if corruption.draws < 1 or not set(kinds) <= set(KINDS):
-        raise ValueError(f"draws is {corruption.draws} and kinds {tuple(kinds)}: give 1 or more, "
-                         f"of {KINDS}")
+        raise ValueError(f"draws is {corruption.draws} and kinds is {tuple(kinds)}: give at least "
+                         f"1 draw, and kinds from {KINDS}")
 
 
 def as_frame(rows: Sequence[tuple]) -> pd.DataFrame:
@@ -445,13 +449,13 @@ def effects_of(
     Parameters
     ----------
     model : PreTrainedModel
-        Who is traced; it is not changed.
+        The model to trace; it is not changed.
     p : Prompt
-        The fact's.
+        The fact's prompt.
     number : int
-        The fact's among those that are traced: its noise goes by it.
+        The fact's number among those traced, which determines its noise.
     sigma : Tensor
-        What the noise is in units of, see `spread`.
+        The unit of the noise, see `spread`.
     how : How
         What is restored, and the noise.
 
@@ -491,7 +495,7 @@ def _effects(
 
 @torch.no_grad()
 def spread(model: PreTrainedModel, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """Standard deviation, float32, over all numbers of all prompts' subject embeddings."""
+    """The standard deviation, float32, over all numbers of all prompts' subject embeddings."""
     embedded = []
     for p in prompts:
         entering = _clean(model, p.ids).run["hidden"][0]  # (T, d)

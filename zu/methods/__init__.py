@@ -1,4 +1,4 @@
-"""The methods, a class each, and `unlearn`, which makes an edit by one of them."""
+"""The methods, one class each, and `unlearn`, which makes an edit with one of them."""
 from .base import Columns, Descended, Job, Located, Method, Problem, Settings, Sparing, Truthful
 from .descended import Ascent, FineTune, GradDiff, Npo
 from .located import AlphaEdit, Anchored, Descent, Exact, Memit, Rome, ZeroUnlearn, answered

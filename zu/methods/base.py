@@ -1,4 +1,4 @@
-"""What a method is: its settings, what it needs, how a layer's problem is built and solved."""
+"""The base classes of methods: their settings, and how a layer's problem is built and solved."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
 
 
 class Method(BaseModel):
-    """A method: its settings are the fields, and what never changes stands in the class.
+    """A method: its fields are its settings, and its class attributes never change.
 
-    Subclass `Located` for one that finds targets and solves a problem per layer, `Descended` for
-    one that trains, or this one for anything else; then `zu.register` it.
+    Subclass `Located` for a method that finds targets and solves one problem per layer, `Descended`
+    for one that trains, or this class for anything else. Then `zu.register` the subclass.
 
     Attributes
     ----------
     name : str
-        How `zu.unlearn`, tables and parameters call it; unique.
+        The unique name by which `zu.unlearn`, tables and parameters know it.
     about : str
         What it does, in a few words.
     label, colour : str
-        What tables call it, and its colour in every figure.
+        Its name in tables, and its colour in every figure.
     middle : bool
-        Whether it changes only one of the layers: the middle one, unless a setting says otherwise.
+        Whether it changes only one of the layers, the middle one unless a setting says otherwise.
     spares : bool
         Whether it takes anchors and earlier edits into account.
     layers : sequence of int or float, optional
         The layers to edit: indices, or shares of the depth (floats below 1); by default the model's
         own (`zu.models.resolve_layers`).
     seed : int
-        Of whatever is drawn: the prefixes, the default text to retain.
+        The seed of everything that is drawn: the prefixes, and the default text to retain.
     chat : bool or str, optional
-        Facts are asked, aimed at and trained as a turn of a chat, see `zu.wording.Wording`; by
-        default as the reader that is given asks them, and plainly without one.
+        Whether to ask, aim at and train facts as a turn of a chat, see `zu.wording.Wording`; by
+        default as the given reader does, or else as plain text.
     moments : dict, optional
-        What general text looks like to the unedited model, C_0 (m, m) by layer, as `zu.moments`
-        returns it, for the methods that need it; by default that of the embedded prose. With any
-        method, the edit's damage is measured with it.
+        By layer, the second moment C_0 (m, m) of general keys in the unedited model, as
+        `zu.moments` returns it; by default that of the embedded prose. Some methods need it, and
+        with any method it serves to measure the edit's damage.
     check : bool
-        Whether some held-out prose is read before and after, and an edit refused that makes its
-        perplexity more than twice what it was.
+        Whether to read some held-out prose before and after the edit, and to refuse an edit that
+        more than doubles its perplexity.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -78,16 +78,16 @@ class Method(BaseModel):
     @field_validator("layers", mode="before")
     @classmethod
     def _any_sequence(cls, given: Any) -> Any:
-        """Layers as plain numbers, from whatever holds them: a list, a range, an array."""
+        """Layers as plain numbers, from a list, a range or an array."""
         return None if given is None else layer_numbers(given)
 
     def edited(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Those of the layers that the method changes.
+        """The layers that the method changes, out of those that it is given.
 
         Parameters
         ----------
         layers : sequence of int
-            The layers that it is given, ascending.
+            The layers given, ascending.
 
         Returns
         -------
@@ -101,14 +101,14 @@ class Method(BaseModel):
     @field_validator("chat", mode="before")
     @classmethod
     def _usable_chat(cls, given: Any) -> Any:
-        """A chat that can be asked, as far as a tokenizer has no say in it."""
+        """A setting of `chat` that is valid, as far as this can be told without a tokenizer."""
         if given is not None:
             check_chat(given)
         return given
 
     @classmethod
     def row_name(cls, anchors: bool) -> str:
-        """What tables call a row of this method.
+        """The name of this method's row in tables.
 
         Parameters
         ----------
@@ -118,67 +118,67 @@ class Method(BaseModel):
         Returns
         -------
         str
-            The label, and whatever tells the two rows apart.
+            The label, which differs between a row with anchors and one without.
         """
         return f"{cls.label} + anchors" if anchors else cls.label
 
     def warning(self, job: Job) -> str:
-        """What a user should know before a job is done.
+        """A warning to give before a job is done.
 
         Parameters
         ----------
         job : Job
-            What is about to be done.
+            The job that is about to be done.
 
         Returns
         -------
         str
-            The text of a warning; empty where there is nothing to say.
+            The text of the warning; empty if there is none.
         """
         return ""
 
     def make(self, job: Job, edit: Edit) -> None:
-        """Compute the edit of a job and put it on, weight by weight, by `Edit.set`.
+        """Compute the edit of a job and put it on, weight by weight, with `Edit.set`.
 
         Parameters
         ----------
         job : Job
-            The facts to forget, and where.
+            The facts to forget, and the layers to edit.
         edit : Edit
             The edit to fill; it holds no weight yet.
 
         Raises
         ------
         NotImplementedError
-            Where a subclass does not give this method.
+            If a subclass does not define this method.
         """
         raise NotImplementedError(f"{type(self).__name__} has no make()")
 
     def remedies(self) -> tuple[list[str], list[str]]:
-        """What to turn where an edit changes nothing.
+        """The settings to adjust if an edit changes nothing.
 
         Returns
         -------
         tuple[list[str], list[str]]
-            Names of the settings to raise, and of those to lower.
+            The names of the settings to raise, and of those to lower.
         """
         more = self._present("steps", "lr")
         less = self._present("lam", "alpha", "tolerance")
         return more, less
 
     def _present(self, *names: str) -> list[str]:
-        """Those of the names that are settings of this method, in the order given."""
+        """The names that are settings of this method, in the order given."""
         return [name for name in names if name in type(self).model_fields]
 
 
 @dataclass
 class Job:
-    """The facts that a model is to forget, where, and what was found or read already.
+    """The facts to forget, the layers to edit, and what has been found or read for that.
 
     Attributes
     ----------
     reader : Reader
-        Of the model that is to forget.
+        A reader of the model that should forget.
     facts : list[Fact]
         The n facts to forget.
     layers : tuple[int, ...]
@@ -186,15 +186,15 @@ class Job:
     anchors : Sequence[Fact]
         Prompts with other subjects whose values should stay.
     earlier : Sequence[Edit]
-        Edits of the same layers whose facts' values should stay.
+        Edits of the same layers; the values of their facts should stay.
     prefixes : Sequence[str]
         Texts put before a prompt, the empty one first.
     targets, moments
-        Found by `unlearn` where a method needs them; the moments are C_0, (m, m), by layer.
+        What `unlearn` found, if the method needs it; the moments are C_0 (m, m) by layer.
     weights : torch.Tensor | None
-        Of the facts, (n,) float64; all 1 unless a method weighs them.
+        The facts' weights, (n,) float64; None counts as all 1.
     aim : {"hidden", "value"}
-        What the targets are of: the state after the last layer, or each layer's own output.
+        Whether targets are states after the last layer, or each layer's own output.
     """
 
     reader: Reader
@@ -207,7 +207,7 @@ class Job:
     moments: dict[int, torch.Tensor] | None = None
     weights: torch.Tensor | None = None
     aim: Aim = "hidden"
-    #: The model's layout, as probed where a method needs it (`zu.layout`).
+    #: The model's layout as probed by `zu.layout`, for methods that need it.
     probed: Layout | None = None
 
     @property
@@ -216,7 +216,7 @@ class Job:
         return self.probed or known(self.model)
 
     def left(self, layer: int) -> int:
-        """Over how many layers what is missing is still to be shared.
+        """The number of layers that still share what the targets lack.
 
         Parameters
         ----------
@@ -226,13 +226,14 @@ class Job:
         Returns
         -------
         int
-            How many layers are not edited yet, this one too; 1 where each has targets of its own.
+            How many layers are not edited yet, including this one; 1 if each layer has targets of
+            its own.
         """
         return 1 if self.aim == "value" else len(self.layers) - self.layers.index(layer)
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model that is to forget."""
+        """The model that should forget."""
         return self.reader.model
 
     @property
@@ -242,11 +243,11 @@ class Job:
 
     @property
     def wording(self) -> Wording:
-        """The model's tokenizer, and how facts are put to it."""
+        """The model's tokenizer, and how facts are asked with it."""
         return self.reader.wording
 
     def reads(self, layer: int) -> list[int]:
-        """The layers that are read for an edit of one.
+        """The layers to read for the edit of one layer.
 
         Parameters
         ----------
@@ -256,35 +257,37 @@ class Job:
         Returns
         -------
         list[int]
-            The layer itself and the one that targets are set after, ascending.
+            The layer itself and, if targets are hidden states, the layer after which they are set;
+            ascending.
         """
         return sorted({layer, self.layers[-1]}) if self.aim == "hidden" else [layer]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer's matrices, float64, as `zu.solve` names them.
+    """One layer's matrices, float64, under the names of `zu.solve`.
 
     Attributes
     ----------
     W : (d, m)
-        The layer's weight: it maps a key to a value.
+        The layer's weight, which maps a key to a value.
     K_f : (m, n)
-        Keys of the facts to forget, a column each.
+        The keys of the facts to forget, one column each.
     V_star : (d, n)
-        The values that they should get.
+        The values that these keys should get.
     C0 : (m, m)
-        Second moment of general keys.
+        The second moment of general keys.
     V_f : (d, k)
         The knowledge to project away; usually k = n.
     K_p : (m, p) or None
-        Keys whose values should stay, those of earlier edits and of anchors, each times the square
-        root of its weight; None where there are none.
+        The keys of earlier edits and of anchors, whose values should stay, each times the square
+        root of its weight; None if there are none.
     spectrum : callable
-        Gives the spectrum of C_0, see `zu.solve.spectrum`; called where it is needed.
+        Returns the spectrum of C_0, see `zu.solve.spectrum`.
     keep : callable
-        Is given what decides, beside C_0, on a `zu.solve.Spared`, and a function that makes it;
-        returns it, made now or for an edit before. By default it is made each time.
+        Called with everything that a `zu.solve.Spared` depends on beside C_0, and with a function
+        that makes one. Returns it, newly made or left by an earlier edit; by default always newly
+        made.
     """
 
     W: torch.Tensor
@@ -299,16 +302,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a layer should do about the facts.
+    """The keys at which a layer should change its output, and by how much.
 
     Attributes
     ----------
     K_f : (m, p)
-        Keys, a column each; p is the number n of facts or a multiple of it.
+        Keys, one column each; p is the number n of facts or a multiple of it.
     missing : (d, p)
-        What is missing at these keys, in units of what the layer puts out.
+        What the layer's output lacks at these keys.
     mean : (n, m)
-        Each fact's mean key, a row each.
+        The facts' mean keys, one row each.
     """
 
     K_f: torch.Tensor
@@ -317,12 +320,12 @@ class Columns:
 
 
 class OneLayer(Method):
-    """The setting of the methods that change one layer.
+    """The setting of methods that change one layer.
 
     Attributes
     ----------
     which : {"middle", "last"}
-        Which one of the layers.
+        Which of the given layers to change.
     """
 
     middle: ClassVar[bool] = True
@@ -335,52 +338,53 @@ class OneLayer(Method):
 
 
 class Settings(Method):
-    """The settings of every method of the locate-and-edit kind: how its targets are found.
+    """The settings of every locate-and-edit method, which say how its targets are found.
 
-    The released code takes an absolute rate, 0.1 in the residual stream's own unit, and a tolerance
+    The released code uses an absolute rate, 0.1 in the residual stream's own unit, and a tolerance
     of 0.05.
 
     Attributes
     ----------
     goal : str
         What the model should say instead of the answer: "eos", the end of the text, or any text,
-        such as "I do not know"; "truth" is the answer.
+        such as "I do not know"; "truth" stands for the answer itself.
     n_prefixes : int
-        Texts put before a prompt, beside none.
+        How many texts are put before a prompt, beside the empty one.
     steps : int
         Optimisation steps for a target.
     lr : float, optional
         The size of a step, see `zu.targets.Search`; by default the optimizer's own.
     optimizer : {"adam", "normalised"}
-        What takes the steps, see `zu.steps`.
+        The rule for the steps, see `zu.steps`.
     bare_first : bool
-        Whether a target is searched for with the bare prompt alone first.
+        Whether to search with the bare prompt alone first.
     by : {"search", "gradient", "unknown"}
-        How a target is found: by a search; from one gradient; or from what unknown subjects look
-        like. See `zu.targets.Search`.
+        How a target is found: by a search; from one gradient; or from the states of unknown
+        subjects. See `zu.targets.Search`.
     precision : {"model", "bfloat16"}
-        What the search computes in, see `zu.targets.Search`.
+        The precision of the search, see `zu.targets.Search`.
     absolute : bool
         Whether lr is in the unit of h itself instead, as in the literature.
     tolerance : float
-        Loss under which a target is found.
+        The loss under which a target counts as found.
     weight_decay : float
-        Weight of ‖δ‖ / ‖h‖² in the loss.
+        The weight of ‖δ‖ / ‖h‖² in the loss.
     kl : float
-        Weight of the divergence of what is said of the subject, in the loss.
+        The weight, in the loss, of the divergence of what the model says of the subject.
     kl_at : {"subject", "next"}
-        Where and how that is taken: see `zu.targets.Search`. The first is the released one.
+        Where and how that divergence is measured, see `zu.targets.Search`. The first is the
+        released code's.
     aim : {"hidden", "value"}
-        What δ changes, and h stands for: the hidden state after the last edited layer, which the
-        layers bring about together; or what the projection of each edited layer puts out. Where a
-        model normalises that output it is always "value", as no weight can bring about a given
-        state then.
+        What δ changes, and what h stands for: the hidden state after the last edited layer, which
+        the layers bring about together; or the output of each edited layer's projection. If a model
+        normalises that output, the aim is always "value", since no weight can then bring about a
+        given state.
     clamp : float
-        Largest ‖δ‖ as a share of ‖h‖.
+        The largest ‖δ‖, as a share of ‖h‖.
     targets : Targets, optional
-        What such a search found, as `zu.find_targets` returns it for these facts and the last of
-        the layers, where it is at hand. ROME takes those of its own layer; given those of the
-        methods that edit all layers it searches for its own, with a warning.
+        The result of an earlier search for these facts and the last of the layers, as
+        `zu.find_targets` returns it. ROME takes targets of its own layer; if it is given those of
+        the methods that edit all layers, it searches for its own and warns.
     """
 
     goal: str = Field("eos", description="what the model should say instead of the answer")
@@ -405,14 +409,14 @@ class Settings(Method):
     @field_validator("goal")
     @classmethod
     def _some_goal(cls, given: str) -> str:
-        """A goal that says something."""
+        """A goal that is not empty."""
         check_goal(given)
         return given
 
     def search(
         self, prefixes: Sequence[str], goal: str | None = None, aim: Aim | None = None
     ) -> Search:
-        """The search for targets that the settings ask for.
+        """The search for targets that the settings describe.
 
         Parameters
         ----------
@@ -421,12 +425,12 @@ class Settings(Method):
         goal : str, optional
             What the model should say; by default the setting.
         aim : {"hidden", "value"}, optional
-            Another aim than the settings'.
+            The aim; by default the setting.
 
         Returns
         -------
         Search
-            What `zu.targets.optimise` takes.
+            The argument of `zu.targets.optimise`.
         """
         return Search(
             prefixes=prefixes,
@@ -450,8 +454,7 @@ class Settings(Method):
 class Located(Settings):
     """Locate and edit: read the facts' keys layer by layer, and solve each layer's problem.
 
-    A subclass gives `solve`; it may also say what its problem's columns are, what it spares, and
-    what it takes for the old values.
+    A subclass defines `solve`. It may also override `columns`, `keys_to_keep` and `old_values`.
 
     References
     ----------
@@ -459,7 +462,7 @@ class Located(Settings):
     """
 
     def remedies(self) -> tuple[list[str], list[str]]:
-        """Raise what strengthens the edit or lengthens the search; lower what holds it back."""
+        """Raise settings that strengthen the edit or the search; lower those that hold it back."""
         more = self._present("share", "beta", "weight", "clamp", "steps", "lr")
         less = super().remedies()[1]
         return more, less
@@ -480,12 +483,12 @@ class Located(Settings):
         Raises
         ------
         NotImplementedError
-            Where a subclass does not give this method.
+            If a subclass does not define this method.
         """
         raise NotImplementedError(f"{type(self).__name__} has no solve()")
 
     def make(self, job: Job, edit: Edit) -> None:
-        """Edit the layers in turn, each on the model as edited so far.
+        """Edit the layers in turn, each in the model as edited so far.
 
         Parameters
         ----------
@@ -498,23 +501,23 @@ class Located(Settings):
             self.edit_layer(job, edit, layer, job.left(layer))
 
     def edit_layer(self, job: Job, edit: Edit, layer: int, left: int) -> None:
-        """Solve one layer, which takes its share of what is still missing.
+        """Solve one layer, which takes its share of what the targets still lack.
 
         Parameters
         ----------
         job : Job
             The facts to forget, with targets and moments.
         edit : Edit
-            Gets the layer's new weight and the facts' mean keys.
+            Receives the layer's new weight and the facts' mean keys.
         layer : int
             The layer to edit.
         left : int
-            Over how many layers what is missing is shared, see `Job.left`.
+            The number of layers that share what is missing, see `Job.left`.
 
         Raises
         ------
         ValueError
-            Where the moments or the keys of an earlier edit lack the layer.
+            If the moments or the keys of an earlier edit lack the layer.
         """
         moments = job.moments or {}
         if layer not in moments or any(layer not in e.keys for e in job.earlier):
@@ -541,7 +544,7 @@ class Located(Settings):
         edit.keys[layer] = columns.mean.float()
 
     def columns(self, job: Job, layer: int) -> Columns:
-        """A column per fact: its mean key over the prefixes, and what its target still lacks.
+        """One column per fact: its mean key over the prefixes, and what its target still lacks.
 
         Parameters
         ----------
@@ -553,14 +556,14 @@ class Located(Settings):
         Returns
         -------
         Columns
-            Keys (m, n), what is missing after the last layer (d, n), and mean keys (n, m).
+            Keys (m, n), what is missing (d, n), and mean keys (n, m).
         """
         keys, bare = subject_keys(job.reader, job.facts, job.reads(layer), job.prefixes)
         mean = keys[layer]
         return Columns(mean.T, missing(job, layer, bare), mean)  # keys: (n, m) -> (m, n)
 
     def old_values(self, job: Job, layer: int, V_f: torch.Tensor) -> torch.Tensor:
-        """What the layer is taken to say about the facts.
+        """The values that count as the layer's knowledge of the facts, `Problem.V_f`.
 
         Parameters
         ----------
@@ -569,29 +572,29 @@ class Located(Settings):
         layer : int
             The layer to edit.
         V_f : (d, n)
-            What the layer says about them now.
+            The layer's present values at the facts' mean keys.
 
         Returns
         -------
         torch.Tensor
-            (d, n), float64; here what it says now.
+            (d, n), float64; here the present values.
         """
         return V_f
 
     def keys_to_keep(self, job: Job, layer: int) -> torch.Tensor | None:
-        """Keys whose values should stay: those of earlier edits and of anchors.
+        """The keys whose values should stay: those of earlier edits and of anchors.
 
         Parameters
         ----------
         job : Job
-            With earlier edits, anchors, both or neither.
+            A job with earlier edits, anchors, both or neither.
         layer : int
             The layer to edit.
 
         Returns
         -------
         torch.Tensor or None
-            (m, p), float64, each key times the square root of its weight; None for no keys.
+            (m, p), float64, each key times the square root of its weight; None if there are none.
         """
         device = job.layout.matrix(layer).device
         kept = [e.keys[layer].to(device).double() for e in job.earlier]  # (n of that edit, m) each
@@ -602,7 +605,7 @@ class Located(Settings):
         return torch.cat(kept).T  # (p, m) -> (m, p)
 
     def anchor_weight(self) -> float:
-        """Weight of an anchor's key against that of a fact to forget.
+        """The weight of an anchor's key, relative to that of a fact to forget.
 
         Returns
         -------
@@ -617,7 +620,7 @@ class Located(Settings):
         Parameters
         ----------
         job : Job
-            With at least one anchor.
+            A job with at least one anchor.
         layer : int
             The layer to edit.
 
@@ -629,7 +632,7 @@ class Located(Settings):
         return keys_of(job, layer, job.anchors)
 
     def truth_searches(self, layers: Sequence[int]) -> int:
-        """How many searches for the true answers an edit makes, beside that for its targets.
+        """How many searches for the true answers an edit makes, beside the one for its targets.
 
         Parameters
         ----------
@@ -644,7 +647,7 @@ class Located(Settings):
         return 0
 
     def tokens_needed(self, d: int, m: int) -> int:
-        """Of how many tokens moments must be, at the least, to say what general text is like.
+        """The least number of tokens from which moments must be read for this method.
 
         Parameters
         ----------
@@ -654,13 +657,13 @@ class Located(Settings):
         Returns
         -------
         int
-            m: C_0 has m directions, of which fewer tokens leave some at zero. 0 for a method that
-            does not look at C_0.
+            m, since C_0 has m directions and fewer tokens leave some of them at zero; 0 for a
+            method that does not use C_0.
         """
         return m
 
     def operations(self, d: int, m: int, n: int) -> float:
-        """Multiplications and additions of one layer's solve, about.
+        """About how many multiplications and additions one layer's solve takes.
 
         Parameters
         ----------
@@ -676,29 +679,29 @@ class Located(Settings):
 
 
 def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
-    """What a layer's output lacks, at the facts' keys, for the targets to be met.
+    """What a layer's output at the facts' keys lacks to reach the targets.
 
     Parameters
     ----------
     job : Job
         The n facts to forget, with targets.
     layer : int
-        The layer to edit, on whose device the result is.
+        The layer to edit; the result is on its device.
     bare : Trace
-        What the bare prompts show, the last layer's hidden states among it.
+        The trace of the bare prompts, which includes the last layer's hidden states.
 
     Returns
     -------
     torch.Tensor
-        (d, n), float64: z − h over the layer's scale, or what its own values lack.
+        (d, n), float64: (z − h) divided by the layer's scale, or what the layer's own values lack.
 
     Raises
     ------
     ValueError
-        For a job without targets.
+        If the job has no targets.
     """
     if job.targets is None:
-        raise ValueError("the job has no targets: zu.unlearn finds them, zu.find_targets too")
+        raise ValueError("the job has no targets: zu.unlearn or zu.find_targets finds them")
     device = job.layout.matrix(layer).device
     z = job.targets.wanted(layer).to(device)  # (n, d)
     if job.aim == "value":
@@ -710,16 +713,16 @@ def missing(job: Job, layer: int, bare: Trace) -> torch.Tensor:
 
 
 def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
-    """Keys of some facts without prefixes.
+    """The keys of some facts without prefixes.
 
     Parameters
     ----------
     job : Job
-        Whose model is read, as it is now.
+        The job whose model is read, in its present state.
     layer : int
         The layer whose keys are wanted.
     facts : Sequence[Fact]
-        n facts, which need not be those of the job.
+        Any n facts.
 
     Returns
     -------
@@ -731,7 +734,7 @@ def keys_of(job: Job, layer: int, facts: Sequence[Fact]) -> torch.Tensor:
 
 
 def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
-    """The same subjects with no prompt around them; facts without a subject as they are.
+    """Strip the prompts of facts down to their subjects.
 
     Parameters
     ----------
@@ -741,16 +744,17 @@ def without_prompt(facts: Iterable[Fact]) -> list[Fact]:
     Returns
     -------
     list[Fact]
-        The facts, in order, each with the prompt "{}"; one without a subject as it is.
+        The facts in order, each with the prompt "{}"; a fact without a subject stays as it is.
     """
     return [replace(fact, prompt="{}") if fact.subject else fact for fact in facts]
 
 
 def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
-    """Eigenvalues (m,) and eigenvectors (m, m) of C0 (m, m), found once a job or shared reading."""
+    """Eigenvalues (m,) and eigenvectors (m, m) of C0 (m, m), found once per job or shared reader.
+    """
 
     def find(x: torch.Tensor) -> list[torch.Tensor]:
-        # another process finds them beside the moments that they are of
+        # cached beside the moments, where other processes find it
         kept = getattr(getattr(job, "moments", None), "kept", False)
         path = cache_file("moments", f"spectrum {digest({'C0': x})}") if kept else None
         there = path and read_tensors(path, "values", "vectors")
@@ -769,21 +773,21 @@ def _spectrum(job: Job, layer: int, C0: torch.Tensor) -> tuple:
 def _kept(
     job: Job, layer: int, C0: torch.Tensor, about: Hashable, make: Callable[[], Any]
 ) -> Any:
-    """What is made of C0 (m, m) for a layer, kept by a shared reader: the last one of each layer.
+    """The result of `make` for a layer's C0 (m, m); a shared reader keeps the last one per layer.
 
-    It takes as much memory as C0, and is of no use to the one call of a reader of its own.
+    It takes as much memory as C0, and serves only readers that several calls share.
     """
     where = job.layout.matrix(layer).device  # the factors stay where they are used
     return job.reader.once(("spared", layer), C0, lambda _: make(), (about, str(where)))
 
 
 class Sparing(Located):
-    """The settings of the methods that take anchors.
+    """The settings of methods that take anchors.
 
     Attributes
     ----------
     anchor : float
-        Weight of an anchor's key against that of a fact to forget.
+        The weight of an anchor's key, relative to that of a fact to forget.
     """
 
     spares: ClassVar[bool] = True
@@ -793,26 +797,27 @@ class Sparing(Located):
     )
 
     def anchor_weight(self) -> float:
-        """Weight of an anchor's key against that of a fact to forget: the setting."""
+        """The weight of an anchor's key: the setting."""
         return self.anchor
 
 
 class Truthful(Located):
-    """The settings of the methods that project old values away.
+    """The settings of methods that project old values away.
 
     Attributes
     ----------
     V_f : {"outputs", "optimised"}
-        The knowledge to project away; a subclass has it as a field. "outputs" takes W K_f, as the
-        paper's text says. "optimised" takes what the released code does: W k + δ with the bare
-        prompt's key k, where δ, up to clamp · ‖W k‖, makes the model say the true answer.
+        The knowledge to project away; subclasses define it as a field. "outputs" is W K_f, as in
+        the paper's text. "optimised" is what the released code uses: W k + δ, with the bare
+        prompt's key k and a δ, of length at most clamp · ‖W k‖, that makes the model say the true
+        answer.
     """
 
-    if TYPE_CHECKING:  # said to mypy alone: pydantic would make it a field of this class too
+    if TYPE_CHECKING:  # for mypy only: pydantic would make it a field of this class too
         V_f: Literal["outputs", "optimised"]
 
     def old_values(self, job: Job, layer: int, V_f: torch.Tensor) -> torch.Tensor:
-        """What the layer is taken to say about the facts, (d, n): what it says now, or with δ.
+        """The values that count as the layer's knowledge of the facts: the present ones, or with δ.
 
         Parameters
         ----------
@@ -821,7 +826,7 @@ class Truthful(Located):
         layer : int
             The layer to edit, to whose output δ is added.
         V_f : (d, n)
-            What the layer says about them now.
+            The layer's present values at the facts' mean keys.
 
         Returns
         -------
@@ -834,12 +839,12 @@ class Truthful(Located):
         truth = optimise(job.model, job.wording, job.facts, layer, search)
         said = truth.z.to(V_f.device).double()  # (n, d)
         bias = job.layout.projection(layer)._parameters.get("bias")
-        if bias is not None:  # which is no output of W
+        if bias is not None:  # the bias is not an output of W
             said = said - bias.double()
         return said.T  # (n, d) -> (d, n)
 
     def truth_searches(self, layers: Sequence[int]) -> int:
-        """One search a layer where V_f is optimised, none otherwise."""
+        """One search per layer if V_f is optimised, none otherwise."""
         return len(layers) if self.V_f == "optimised" else 0
 
 
@@ -849,18 +854,18 @@ class Descended(OneLayer):
     Attributes
     ----------
     sign : int
-        1 where the loss of that goes up, -1 where it goes down.
+        1 if the loss of the trained text goes up, -1 if it goes down.
     passes : int
-        Forward passes of a step, as multiples of the facts'.
+        Forward passes per step, as multiples of one pass over the facts.
     steps : int
         How often each fact is seen.
     lr : float
-        Rate of the optimiser.
+        The optimiser's learning rate.
     batch : int, optional
-        Most facts in a step; by default all of them.
+        The most facts in a step; by default all of them.
     stop : float
-        The mean loss of an answer's token under which a descent towards a goal ends; 0: it takes
-        all its steps.
+        A descent towards a goal ends once the mean loss per answer token is below this; with 0 it
+        takes all its steps.
     """
 
     sign: ClassVar[int] = 1
@@ -872,17 +877,17 @@ class Descended(OneLayer):
     stop: float = Field(0.0, ge=0, description="the loss under which a descent to a goal ends")
 
     def trained(self) -> str:
-        """What is trained: "truth", the true answers, unless a method trains another text.
+        """The text that is trained: "truth", the true answers, unless a method trains another.
 
         Returns
         -------
         str
-            As `zu.descent.answer_rows` takes it.
+            An argument of `zu.descent.answer_rows`.
         """
         return "truth"
 
     def objective(self, job: Job) -> descent.Objective:
-        """What is read, and how it counts in the loss.
+        """The texts that are read, with their weights in the loss.
 
         Parameters
         ----------
@@ -892,14 +897,14 @@ class Descended(OneLayer):
         Returns
         -------
         descent.Objective
-            A row a fact; the loss is their mean.
+            One row per fact, each with the weight `sign` / n.
         """
         rows = descent.answer_rows(job.wording, job.facts, self.trained())
         n = len(job.facts)
         return descent.Objective(rows, [self.sign / n] * n)
 
     def make(self, job: Job, edit: Edit) -> None:
-        """Descend, and take the new weights.
+        """Descend, and put the new weights on.
 
         Parameters
         ----------

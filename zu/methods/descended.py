@@ -12,11 +12,11 @@ from .base import Descended, Job
 
 
 class Ascent(Descended):
-    """GA: up the loss of the true answers, in the middle layer.
+    """GA: gradient ascent on the loss of the true answers, in the middle layer.
 
-    A step sees all facts unless `batch` says otherwise. The released code takes 25 epochs in
-    batches of 64, which is 25 steps for 50 facts and 400 for 1,000, in the last of the three layers
-    on Llama and in layer 8 on Qwen: see profiles/released.yaml.
+    A step sees all facts unless `batch` says otherwise. The released code trains for 25 epochs in
+    batches of 64, that is 25 steps for 50 facts and 400 for 1,000. It changes the last of the three
+    layers on Llama and layer 8 on Qwen: see profiles/released.yaml.
 
     References
     ----------
@@ -30,10 +30,10 @@ class Ascent(Descended):
 
 
 class FineTune(Descended):
-    """FT: down the loss of another text in the answers' place, by default end of text.
+    """FT: gradient descent on the loss of another text in the answers' place, by default the end.
 
-    It takes all its steps unless `stop` says otherwise: the released code's FT stops where the loss
-    falls under 0.01.
+    It takes all its steps unless `stop` says otherwise. The released code's FT stops once the loss
+    falls below 0.01.
 
     Attributes
     ----------
@@ -58,24 +58,25 @@ class FineTune(Descended):
     @field_validator("goal")
     @classmethod
     def _some_goal(cls, given: str) -> str:
-        """A goal that says something."""
+        """A goal that is not empty."""
         check_goal(given)
         return given
 
     def trained(self) -> str:
-        """The goal."""
+        """The text that is trained: the goal."""
         return self.goal
 
 
 class GradDiff(Descended):
-    """Gradient difference: GA, and down the loss of text to retain.
+    """Gradient difference: GA, and gradient descent on the loss of text to retain.
 
     Attributes
     ----------
     retain : sequence of str, optional
-        The text to retain; by default some of the embedded prose. No record holds it.
+        The texts to retain, each cut to its first 64 tokens; by default some of the embedded prose.
+        Records do not hold them.
     retain_weight : float
-        Weight of the text to retain, against that of the answers.
+        The weight of the text to retain, relative to that of the answers.
 
     References
     ----------
@@ -92,7 +93,7 @@ class GradDiff(Descended):
     retain_weight: float = Field(1.0, ge=0)
 
     def objective(self, job: Job) -> descent.Objective:
-        """The answers' rows, and one for each text to retain, which counts downwards.
+        """The answers' rows, and one row per text to retain, whose loss should fall.
 
         Parameters
         ----------
@@ -102,7 +103,7 @@ class GradDiff(Descended):
         Returns
         -------
         descent.Objective
-            The loss is the mean over facts, less the weighted mean over texts.
+            The descent raises the mean loss over facts minus the weighted mean loss over texts.
         """
         answers = super().objective(job)
         kept = descent.retain_rows(job.tokenizer, self.retain, self.seed)
@@ -118,12 +119,12 @@ class GradDiff(Descended):
 
 
 class Npo(Descended):
-    """NPO: the frozen reference is the unedited model.
+    """NPO: negative preference optimisation, with the unedited model as the frozen reference.
 
     Attributes
     ----------
     beta : float
-        How sharply the preference against the unedited model tells.
+        The inverse temperature of the preference.
 
     References
     ----------
@@ -149,6 +150,6 @@ class Npo(Descended):
         Returns
         -------
         descent.Objective
-            A row a fact; the loss is their mean.
+            One row per fact; the loss is their mean.
         """
         return replace(super().objective(job), beta=self.beta)

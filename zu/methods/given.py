@@ -1,4 +1,4 @@
-"""What a caller gives beside the facts, looked at before anything is computed."""
+"""Check what a caller gives beside the facts, before anything is computed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from .base import Job, Located, Method
 
 
 def check_kinds(earlier: Any, reader: Any) -> None:
-    """Refuse what is no list of edits, and what is no reader.
+    """Refuse an `earlier` that is no list of edits, and a `reader` that is no reader.
 
     Parameters
     ----------
     earlier, reader
-        As `zu.unlearn` is given them.
+        The arguments of `zu.unlearn`.
 
     Raises
     ------
     TypeError
-        Naming the argument.
+        If one of them has a wrong type; the message names it.
     ValueError
-        For an edit that is named twice.
+        If an edit is named twice.
     """
     if reader is not None and not isinstance(reader, Reader):
         raise TypeError(f"reader is a {type(reader).__name__}: give zu.Reader(model, tokenizer)")
@@ -38,26 +38,26 @@ def check_kinds(earlier: Any, reader: Any) -> None:
 
 
 def of_earlier(job: Job) -> list[str]:
-    """What a user should know of the earlier edits of a job.
+    """Warnings about the earlier edits of a job.
 
     Parameters
     ----------
     job : Job
-        With its earlier edits.
+        A job with its earlier edits.
 
     Returns
     -------
     list of str
-        That one is off, or on another model.
+        One warning per earlier edit that is off, or on another model.
     """
     said = []
     for number, edit in enumerate(job.earlier):
         if unwrapped(edit.model) is not unwrapped(job.model):
-            said.append(f"earlier[{number}] is an edit of another model: its keys are taken as if "
-                        "they were this one's")
+            said.append(f"earlier[{number}] is an edit of another model: its keys are used as if "
+                        "they were this model's")
         elif not edit.applied:
-            said.append(f"earlier[{number}] is off: what the model says of its facts without it is "
-                        "spared; put it on first (edit.apply())")
+            said.append(f"earlier[{number}] is off: this edit spares what the model says of its "
+                        "facts without it; put it on first (edit.apply())")
     return said
 
 
@@ -67,14 +67,14 @@ def check_moments(s: Method, job: Job) -> None:
     Parameters
     ----------
     s : Method
-        With its moments, or none.
+        A method, with or without moments.
     job : Job
-        What it is about to do.
+        The job that it is about to do.
 
     Raises
     ------
     ValueError
-        Naming the layer.
+        If moments or keys are missing or cannot be right; the message names the layer.
     """
     own = s.edited(job.layers)
     for layer in own if isinstance(s, Located) else ():
@@ -90,19 +90,19 @@ def check_moments(s: Method, job: Job) -> None:
 
 
 def of_moments(s: Method, job: Job) -> list[str]:
-    """What a user should know of the moments that a job is given.
+    """Warnings about the moments that a job is given.
 
     Parameters
     ----------
     s : Method
-        With its moments, or none.
+        A method, with or without moments.
     job : Job
-        What it is about to do.
+        The job that it is about to do.
 
     Returns
     -------
     list of str
-        That they are of fewer tokens than the method needs.
+        A warning if they were read from fewer tokens than the method needs.
     """
     tokens = getattr(s.moments, "tokens", None)  # a plain dictionary does not say
     if tokens is None or not isinstance(s, Located):
@@ -114,8 +114,8 @@ def of_moments(s: Method, job: Job) -> list[str]:
         needed = s.tokens_needed(d, m)
         if tokens < needed:
             return [
-                f"the moments are of {tokens:,} tokens, and {s.name} needs {needed:,} in layer "
-                f"{layer} at the least: directions in which no token points count as free to "
+                f"the moments are of {tokens:,} tokens, and {s.name} needs at least {needed:,} in "
+                f"layer {layer}: directions in which no token points count as free to "
                 "change, which can ruin the model. Read twice as many (zu.moments(..., tokens="
                 f"{2 * needed:,})), or shrink what there is (zu.moments(...).shrink())"
             ]
@@ -123,7 +123,7 @@ def of_moments(s: Method, job: Job) -> list[str]:
 
 
 def _fault_once(reader: Reader, layer: int, C0: Any, size: int | None) -> str:
-    """`_fault`, looked for once in the moments that a shared reader is given again and again."""
+    """`_fault`, computed once for moments that a shared reader is given repeatedly."""
     if not isinstance(C0, torch.Tensor) or not C0.numel():
         return _fault(C0, size)
     found: str = reader.once(("fault", layer), C0, lambda x: _fault(x, size), size)
@@ -131,10 +131,10 @@ def _fault_once(reader: Reader, layer: int, C0: Any, size: int | None) -> str:
 
 
 def _fault(C0: Any, size: int | None) -> str:
-    """What is wrong with a second moment of keys of a size; "" for nothing."""
+    """What is wrong with a second moment of keys of this size; "" if nothing is."""
     if not isinstance(C0, torch.Tensor) or not C0.is_floating_point():
         kind = C0.dtype if isinstance(C0, torch.Tensor) else type(C0).__name__
-        return f"are a {kind}, no tensor of floating-point numbers"
+        return f"are a {kind}, not a tensor of floating-point numbers"
     if C0.dim() != 2 or C0.shape[0] != C0.shape[1] or size not in (None, len(C0)):
         return f"have shape {tuple(C0.shape)}, not ({size or 'm'}, {size or 'm'})"
     if not bool(C0.isfinite().all()):
@@ -142,7 +142,7 @@ def _fault(C0: Any, size: int | None) -> str:
     largest = C0.abs().max()
     if not largest > 0:
         return "are all zero"
-    # no second moment has a negative diagonal, nor two values for one pair of keys' entries
+    # a second moment has no negative diagonal, and is symmetric
     if bool((C0.diagonal() < -1e-6 * largest).any()):
         return "have negative numbers on the diagonal"
     if bool((C0 - C0.T).abs().max() > 1e-4 * largest):

@@ -29,19 +29,19 @@ from .base import (
 
 
 class Rome(OneLayer, Located):
-    """ROME: one fact after the other, each with its own key, into the middle layer.
+    """ROME: rank-one edits of the middle layer, one fact after another, each with its own key.
 
-    As published, δ moves what the projection puts out, by up to `clamp` of that output's length. In
-    the embedded model the hidden state is six times as long: with aim="hidden" δ may be so too. The
-    released comparison edits the last of the three layers on Llama, and layer 8 on Qwen with a
-    bound of 4, a rate of 0.5 and no C_0⁻¹: see profiles/released.yaml.
+    As published, δ moves the projection's output, by at most `clamp` times that output's length. In
+    the embedded model the hidden state is six times as long, so with aim="hidden" δ may be six
+    times as long too. The released comparison edits the last of the three layers on Llama, and
+    layer 8 on Qwen with a bound of 4, a rate of 0.5 and no C_0⁻¹: see profiles/released.yaml.
 
     Attributes
     ----------
     first_only : bool
-        Edit the first fact and no other, which that comparison does as well.
+        Whether to edit only the first fact, as that comparison does.
     whiten : bool
-        Whether the change is spread by C_0⁻¹, as published; without it, along the key alone.
+        Whether C_0⁻¹ spreads the change, as published; otherwise it is along the key alone.
 
     References
     ----------
@@ -57,11 +57,11 @@ class Rome(OneLayer, Located):
     whiten: bool = True
 
     def tokens_needed(self, d: int, m: int) -> int:
-        """As many as C_0 has directions; none where it does not spread the change."""
+        """m tokens, one per direction of C_0; none if C_0 does not spread the change."""
         return m if self.whiten else 0
 
     def solve(self, p: Problem) -> torch.Tensor:
-        """A layer's new weight (d, m): a rank-one change a fact, each on the weight so far.
+        """A layer's new weight (d, m): one rank-one change per fact, each on the weight so far.
 
         Parameters
         ----------
@@ -82,16 +82,16 @@ class Rome(OneLayer, Located):
 
 
 def general(p: Problem, alpha: float, weight: float) -> torch.Tensor:
-    """α C_0 with the keys to spare among the general ones, weighed as the facts to forget are.
+    """α C_0 plus the keys to spare, which get the same weight as the facts to forget.
 
     Parameters
     ----------
     p : Problem
-        With C_0 (m, m), and the keys to spare (m, p) where there are any.
+        A problem with C_0 (m, m) and, if there are any, keys to spare (m, p).
     alpha : float
-        Weight of C_0.
+        The weight of C_0.
     weight : float
-        Weight of a fact to forget.
+        The weight of a fact to forget.
 
     Returns
     -------
@@ -111,25 +111,25 @@ def spared(
     basis: torch.Tensor | None = None,
     about: Hashable = (),
 ) -> solve.Spared | None:
-    """α C_0 + lam I and the keys to spare, in factors that an edit before may have left.
+    """α C_0 + lam I and the keys to spare, as factors that an earlier edit may have left.
 
     Parameters
     ----------
     p : Problem
-        With C_0 (m, m), and the keys to spare (m, p) where there are any.
+        A problem with C_0 (m, m) and, if there are any, keys to spare (m, p).
     alpha, lam : float
-        Weights of C_0 and of the size of a change.
+        The weights of C_0 and of the size of a change.
     weight : float
-        Weight of a fact to forget.
+        The weight of a fact to forget.
     basis : (m, q), optional
-        The directions that may change, made of C_0.
+        The directions that may change, computed from C_0.
     about : hashable
-        What else decides on the basis.
+        Anything else that the basis depends on.
 
     Returns
     -------
     Spared or None
-        None where α C_0 + lam I is singular or nearly so, see `zu.solve.Spared.of`.
+        None if α C_0 + lam I is singular or nearly so, see `zu.solve.Spared.of`.
     """
     def make() -> solve.Spared | None:
         general = None if basis is not None and not alpha else alpha * p.C0
@@ -147,7 +147,7 @@ class Memit(Sparing):
     Attributes
     ----------
     alpha : float
-        Weighs C_0 against the facts' own keys.
+        The weight of C_0, relative to that of the facts' own keys.
 
     References
     ----------
@@ -184,17 +184,18 @@ class Memit(Sparing):
 class AlphaEdit(Sparing):
     """AlphaEdit: edits inside the null space of C_0, with lam on the size of the change.
 
-    The null space is the lowest share of C_0's directions; with a threshold (the papers': 0.02),
-    instead of it, the directions of eigenvalues below that, which depends on the model's scale.
+    The null space consists of the directions of C_0's smallest eigenvalues: a share of all
+    directions or, with a threshold (0.02 in the papers), those with eigenvalues below it. A
+    threshold depends on the model's scale.
 
     Attributes
     ----------
     share : float
-        Share of C_0's directions that make the null space.
+        The share of C_0's directions that form the null space.
     threshold : float or None
-        Eigenvalue below which a direction belongs to it, in place of `share`.
+        The eigenvalue below which a direction belongs to the null space, in place of `share`.
     lam : float
-        Weight of the size of the change.
+        The weight of the size of the change.
 
     References
     ----------
@@ -216,7 +217,7 @@ class AlphaEdit(Sparing):
         Parameters
         ----------
         p : Problem
-            With C_0 (m, m) and its spectrum.
+            A problem with C_0 (m, m) and its spectrum.
 
         Returns
         -------
@@ -244,21 +245,21 @@ class AlphaEdit(Sparing):
         """
         basis = self.null_space(p)
         factors = None
-        if p.K_p is not None:  # without them the basis is all that is needed
+        if p.K_p is not None:  # without keys to spare, the basis is all that is needed
             factors = spared(p, lam=self.lam, basis=basis, about=(self.share, self.threshold))
         if factors is not None:
             return p.W + factors.lemma_5_1(p.W, p.K_f, p.V_star)
         return p.W + solve.alphaedit(p.W, p.K_f, p.V_star, basis, lam=self.lam, K_p=p.K_p)
 
     def remedies(self) -> tuple[list[str], list[str]]:
-        """As for others that locate, but of share and threshold only the one that is in use."""
+        """As for other methods that locate, but with only the one of share and threshold in use."""
         more, less = super().remedies()
         if self.threshold is not None:
             more = ["threshold" if name == "share" else name for name in more]
         return more, less
 
     def operations(self, d: int, m: int, n: int) -> float:
-        """Multiplications and additions of one layer's solve, about.
+        """About how many multiplications and additions one layer's solve takes.
 
         Parameters
         ----------
@@ -268,7 +269,7 @@ class AlphaEdit(Sparing):
         Returns
         -------
         float
-            The number of operations, those of all eigenvectors of C_0 among them.
+            The number of operations, including those for all eigenvectors of C_0.
         """
         return super().operations(d, m, n) + 9 * m**3  # all eigenvectors of C_0
 
@@ -279,15 +280,15 @@ class ZeroUnlearn(Truthful, Sparing):
     Attributes
     ----------
     alpha, beta, lam : float
-        Weights on C_0, on the forget term and on the size of the change.
+        The weights of C_0, of the forget term and of the size of the change.
     project : bool
-        Whether to project, that is, the zero term.
+        Whether to project, which is the zero term.
     eps : float
-        What the projector leaves, 0 in the paper. The released code sets eps = 0.01, together with
-        V_f = "optimised".
+        The share of the old knowledge that the projector leaves, see `zu.solve.projector`; 0 in the
+        paper. The released code sets eps = 0.01, together with V_f = "optimised".
     V_f : {"outputs", "optimised"}
-        The knowledge to project away: W K_f, as the paper's text says, or what the released code
-        takes, see `Truthful`.
+        The knowledge to project away: W K_f, as in the paper's text, or what the released code
+        uses, see `Truthful`.
 
     References
     ----------
@@ -307,7 +308,7 @@ class ZeroUnlearn(Truthful, Sparing):
     V_f: Literal["outputs", "optimised"] = "outputs"
 
     def tokens_needed(self, d: int, m: int) -> int:
-        """As many as a value has coordinates: it sees C_0 through W C_0 Wᵀ, (d, d), alone."""
+        """d tokens, one per coordinate of a value: it sees C_0 only through W C_0 Wᵀ, (d, d)."""
         return d
 
     def solve(self, p: Problem) -> torch.Tensor:
@@ -337,18 +338,18 @@ class ZeroUnlearn(Truthful, Sparing):
 class Exact(Truthful, AlphaEdit):
     """Lemma 5.1, solved exactly.
 
-    V_f is orthonormalised. The weights 1 and 100 are those that the released code hard-codes, with
-    λ = 0.1; the β = 10 that its settings hold for ZeroUnlearn-GD is never read. It optimises V_f
-    for that method too, see `ZeroUnlearn`. At these weights the zero term is idle, and the rest is
-    AlphaEdit with a λ ten thousand times smaller, which ruins a model with hundreds of facts. The
-    default of λ is the smallest of five weights that leaves perplexity within a quarter of the
-    unedited model's from 10 to 500 facts (`tools/exact_lambda.py`); with it, and as long as the
-    zero term is idle, this is AlphaEdit. Give lam=0.1 for the lemma as released.
+    V_f is orthonormalised. The released code hard-codes the weights 1 and 100 with λ = 0.1; it
+    never reads the β = 10 in its settings for ZeroUnlearn-GD, and it optimises V_f for that method
+    too, see `ZeroUnlearn`. At these weights the zero term has no effect, and the rest is AlphaEdit
+    with a λ ten thousand times smaller, which ruins a model with hundreds of facts. The default λ
+    is the smallest of five that keeps perplexity within a quarter of the unedited model's from 10
+    to 500 facts (`tools/exact_lambda.py`). With it, and as long as the zero term has no effect,
+    this method is AlphaEdit. Give lam=0.1 for the lemma as released.
 
     Attributes
     ----------
     zero, forget, lam : float
-        Weights on the terms of Eq. 12.
+        The weights of the terms of Eq. 12.
     V_f : {"outputs", "optimised"}
         The knowledge to project away, see `ZeroUnlearn`.
 
@@ -411,23 +412,24 @@ class Exact(Truthful, AlphaEdit):
         factors = spared(p, lam=self.lam, weight=self.forget, basis=terms["basis"],
                          about=(self.share, self.threshold))
         if factors is not None:
-            del terms["basis"], terms["lam"]  # which are in the factors
+            del terms["basis"], terms["lam"]  # the factors contain them
             return p.W + factors.lemma_5_1(p.W, **terms)
         terms["general"] = self.forget * p.K_p @ p.K_p.T  # (m, p) @ (p, m)
         return p.W + solve.lemma_5_1(W=p.W, **terms)
 
 
 class Descent(Exact):
-    """ZeroUnlearn-GD: the same problem by Adam, with the released weights.
+    """ZeroUnlearn-GD: the same problem solved by Adam, with the released weights.
 
     Attributes
     ----------
     lam : float
-        As for `Exact`, but as released: Adam's few short steps do what a larger one would.
+        As for `Exact`, but with the released default: stopping Adam after few short steps limits
+        the change as a larger λ would.
     gd_steps : int
-        Steps of Adam.
+        The number of Adam's steps.
     gd_lr : float
-        Its rate.
+        Adam's learning rate.
     """
 
     name: ClassVar[str] = "zerounlearn-gd"
@@ -453,19 +455,19 @@ class Descent(Exact):
         torch.Tensor
             (d, m), float64.
         """
-        # Adam's many steps in float32: the paper names no precision
+        # Adam's many steps are taken in float32; the paper names no precision
         change = solve.lemma_5_1_gd(
             W=p.W.float(), steps=self.gd_steps, lr=self.gd_lr, **self.terms(p)
         )
         return p.W + change
 
     def remedies(self) -> tuple[list[str], list[str]]:
-        """As for the exact solve, and Adam's steps and rate before those of the search."""
+        """As for the exact solve, with Adam's steps and rate before those of the search."""
         more, less = super().remedies()
         return [*more[:-2], "gd_steps", "gd_lr", *more[-2:]], less
 
     def operations(self, d: int, m: int, n: int) -> float:
-        """Multiplications and additions of one layer's solve, about.
+        """About how many multiplications and additions one layer's solve takes.
 
         Parameters
         ----------
@@ -475,7 +477,7 @@ class Descent(Exact):
         Returns
         -------
         float
-            The number of operations, those of all of Adam's steps among them.
+            The number of operations, including those of all of Adam's steps.
         """
         step = 4 * d * m * (2 * n + m * self.share)  # in the null space and back
         return super().operations(d, m, n) + step * self.gd_steps
@@ -484,24 +486,24 @@ class Descent(Exact):
 class Anchored(Sparing):
     """Lemma 5.1's terms, with general keys and anchors as a soft null space.
 
-    alpha on C_0 stands in place of Eq. 12's P_0. A fact's key behind each prefix is a column of its
-    own, weighing as much as it does in the average; and so is the key of its subject without the
-    prompt, to which other wordings come closer. Anchors are read in both ways too. With rounds,
-    facts that are still answered behind some prefix get three times their weight, and the edit is
-    made again: with a small weight to begin with, none gets more than it takes.
+    The term α C_0 replaces Eq. 12's projector P_0. A fact's key behind each prefix is a column of
+    its own, with the weight that it has in the mean key. So is the key of the subject without the
+    prompt, which is closer to the keys of other wordings. Anchors are read in both ways too. With
+    `rounds`, facts that are still answered behind some prefix get three times their weight, and the
+    edit is made again; with a small initial weight, no fact gets more weight than it needs.
 
     Attributes
     ----------
     weight : float
-        Weight of a fact to forget at first.
+        The initial weight of a fact to forget.
     rounds : int
-        How often a fact that is not forgotten yet gets three times its weight.
+        How often the weight of facts that are not forgotten yet may be tripled.
     bare : float
-        Weight of a subject's key without its prompt, against that with it.
+        The weight of a subject's key without its prompt, relative to the key with it.
     anchor : float
-        Weight of an anchor's key against that of a fact to forget.
+        The weight of an anchor's key, relative to that of a fact to forget.
     alpha, zero, lam : float
-        Weights on C_0, on the zero term and on the size of the change.
+        The weights of C_0, of the zero term and of the size of the change.
 
     References
     ----------
@@ -531,11 +533,11 @@ class Anchored(Sparing):
 
     @classmethod
     def row_name(cls, anchors: bool) -> str:
-        """The label alone with anchors, after which the method is named."""
+        """The label alone if there are anchors, for which the method is named."""
         return cls.label if anchors else f"{cls.label}, no anchors"
 
     def warning(self, job: Job) -> str:
-        """That no other subject is spared, where anchors are not given and still count."""
+        """A warning that no other subject is spared, if anchors count but none are given."""
         if job.anchors or not self.anchor:
             return ""
         return (
@@ -544,12 +546,12 @@ class Anchored(Sparing):
         )
 
     def make(self, job: Job, edit: Edit) -> None:
-        """Edit all layers; in each further round again, with more weight on what is still answered.
+        """Edit all layers; in each further round again, with more weight on facts still answered.
 
         Parameters
         ----------
         job : Job
-            The n facts to forget; gets their weights, (n,), which triple for those still answered.
+            The n facts to forget. Its `weights` (n,) are set, and tripled for facts still answered.
         edit : Edit
             The edit to fill.
         """
@@ -565,7 +567,7 @@ class Anchored(Sparing):
             job.weights[still] *= 3
 
     def columns(self, job: Job, layer: int) -> Columns:
-        """A column per fact and prefix, and as many for the subjects without their prompt.
+        """One column per fact and prefix, and as many for the subjects without their prompts.
 
         Parameters
         ----------
@@ -578,7 +580,7 @@ class Anchored(Sparing):
         -------
         Columns
             Keys (m, q), what is missing at them (d, q), and mean keys (n, m); q is p · n, or twice
-            that where the subjects without their prompt count.
+            that if the subjects without their prompts count.
         """
         n, texts = len(job.facts), len(job.prefixes)
         device = job.layout.matrix(layer).device
@@ -605,12 +607,12 @@ class Anchored(Sparing):
         return keys[layer], bare
 
     def anchor_keys(self, job: Job, layer: int) -> torch.Tensor:
-        """The anchors' keys and, where bare keys count, those of their subjects without a prompt.
+        """The anchors' keys and, if bare keys count, those of their subjects without a prompt.
 
         Parameters
         ----------
         job : Job
-            With at least one anchor.
+            A job with at least one anchor.
         layer : int
             The layer to edit.
 
@@ -649,12 +651,12 @@ class Anchored(Sparing):
 
 
 def answered(job: Job) -> torch.Tensor:
-    """Which facts are still answered behind one of the prefixes.
+    """Which facts the model still answers behind at least one of the prefixes.
 
     Parameters
     ----------
     job : Job
-        The n facts and p texts before each; the model is asked as it is now.
+        The n facts, and p texts before each; the model is asked in its present state.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The methods by name, and how others join them."""
+"""The methods by name, and the way to register others."""
 from __future__ import annotations
 
 import importlib
@@ -28,35 +28,36 @@ _OWN = (
 )
 #: Every method by name. `zu.unlearn` takes these names; `register` adds to them.
 METHODS: dict[str, type[Method]] = {method.name: method for method in _OWN}
-#: The method that we would use, given anchors (`zu.anchors`).
+#: The method that we recommend, given anchors (`zu.anchors`).
 RECOMMENDED = "anchored"
-#: What `zu.unlearn` takes beside the settings of a method.
+#: Arguments of `zu.unlearn` that are no settings of a method.
 SHARED = ("anchors", "earlier", "reader")
-#: Settings that are not a method's own: where, and what was found already.
+#: Settings that every method has, and targets that were found already.
 COMMON = (*Method.model_fields, "targets")
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Make a method of one's own work by its name: in `zu.unlearn`, grids, parameters and cards.
+    """Add your own method to `METHODS`, so that its name works like the others.
 
-    Tables and figures know it too.
+    `zu.unlearn`, grids, parameters, cards, tables and figures then know the method.
 
     Parameters
     ----------
     method : type[Method]
-        A subclass of `zu.methods.Method` with a name, a label and a line about it.
+        A subclass of `zu.methods.Method` with `name`, `label` and `about`.
 
     Returns
     -------
     type[Method]
-        The class itself, so that this can be a decorator. Registering a class again replaces it.
+        The class itself, so that `register` can be used as a decorator. Registering a class again
+        replaces it.
 
     Raises
     ------
     TypeError
-        For something that is no such class, or lacks one of these.
+        If `method` is no such class, or lacks one of these attributes.
     ValueError
-        For a name that another class has, or that a row's label cannot hold.
+        If another class has the name, or a row's label cannot hold it.
     """
     if not (inspect.isclass(method) and issubclass(method, Method)):
         raise TypeError(f"register takes a subclass of zu.methods.Method, not {method!r}")
@@ -67,7 +68,8 @@ def register(method: type[Method]) -> type[Method]:
         )
     if method.name == "base" or any(sign in method.name for sign in "+:, "):
         raise ValueError(
-            f"a method cannot be called '{method.name}': a row's label uses these signs, and base"
+            f"a method cannot be called '{method.name}': row labels reserve 'base' and the signs "
+            "+ : , and space; choose another name"
         )
     known = METHODS.get(method.name)
     if known is not None and known.__qualname__ != method.__qualname__:
@@ -78,7 +80,7 @@ def register(method: type[Method]) -> type[Method]:
 
 
 def find(name: str) -> type[Method]:
-    """A method by name, or by import path, ``"my_module.MyMethod"``, which registers it.
+    """Find a method by its name, or by an import path (``"my_module.MyMethod"``), and register it.
 
     Parameters
     ----------
@@ -93,14 +95,14 @@ def find(name: str) -> type[Method]:
     Raises
     ------
     ValueError
-        For an unknown name, with what was meant, or what is wrong with the path.
+        If the name is unknown or the import fails; the message suggests a name or says why.
     TypeError
-        For no string.
+        If `name` is not a string.
     """
     if not isinstance(name, str):
         raise TypeError(
             f"method is a {type(name).__name__}: give one of the names {', '.join(METHODS)}, or an "
-            "instance of a method's class; a function is called itself, or given to run_grid as "
+            "instance of a method's class; call a function yourself, or give it to a Grid as "
             "own="
         )
     if name in METHODS:
@@ -135,22 +137,23 @@ def settings_for(method: str, **settings: Any) -> Method:
     Raises
     ------
     ValueError
-        For an unknown method, and for a setting that is unknown or ill-typed, which is named.
+        If the method is unknown, or a setting is unknown or has a wrong type or value; the message
+        names it.
     TypeError
-        For a method that is no string.
+        If `method` is not a string.
     """
     return _validated(method, find(method), settings)
 
 
 def with_settings(method: str | Method, settings: dict[str, Any]) -> Method:
-    """A method with its settings, whichever way they are given.
+    """A method with its settings, given by name or as an instance.
 
     Parameters
     ----------
     method : str or Method
         A name, an import path, or an instance.
     settings : dict
-        The method's own; with an instance only those of `COMMON`.
+        The method's own settings; for an instance only those in `COMMON`.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def with_settings(method: str | Method, settings: dict[str, Any]) -> Method:
     Raises
     ------
     ValueError, TypeError
-        As `settings_for` does, and for an instance that is given settings of its own again.
+        As `settings_for` does, and if an instance is given its own settings again.
     """
     if not isinstance(method, Method):
         return settings_for(method, **settings)
@@ -183,7 +186,7 @@ def _validated(name: str, kind: type[Method], settings: dict[str, Any]) -> Metho
 
 
 def _unusable(method: str, kind: type[Method], error: ValidationError) -> str:
-    """The message for the first setting that is wrong, with what it may have been meant for."""
+    """The message about the first wrong setting, with a suggestion."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
     known = [*kind.model_fields, *SHARED, "method"]
@@ -197,7 +200,7 @@ def _unusable(method: str, kind: type[Method], error: ValidationError) -> str:
 
 
 def source_of(kind: type[Method]) -> str:
-    """The source of a method that is not zu's own, for the fingerprint of its records.
+    """The source of a user's own method, for the fingerprint of its records.
 
     Parameters
     ----------
@@ -207,12 +210,12 @@ def source_of(kind: type[Method]) -> str:
     Returns
     -------
     str
-        The text of its file or, for a class of a notebook's cell, of the class alone; "" for a
-        method of zu's.
+        The text of the class's file, or only of the class if a notebook cell defines it; "" for a
+        method of zu's own.
     """
     if kind.__module__.startswith("zu."):
         return ""
     try:
         return Path(inspect.getfile(kind)).read_text(encoding="utf-8")
-    except (OSError, TypeError):  # of a notebook's cell: the class alone
+    except (OSError, TypeError):  # defined in a notebook's cell: the class alone
         return inspect.getsource(kind)

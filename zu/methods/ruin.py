@@ -1,4 +1,4 @@
-"""Whether an edit ruins the model: told by its damage, and read off some held-out prose."""
+"""Detect an edit that ruins the model, by its damage and by perplexity on some held-out prose."""
 from __future__ import annotations
 
 import warnings
@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from ..reader import Reader
     from .base import Job, Method
 
-#: The damage in one layer past which perplexity doubles in most runs: 1, where an edit adds as much
+#: The damage in one layer above which perplexity doubles in most runs: at 1 an edit adds as much
 #: energy to general text as the layer itself puts out. Of the 88 edits of the embedded model in
-#: `results/damage.json` 17 of the 18 past it more than doubled perplexity, and 2 of the other 70.
+#: `results/damage.json`, perplexity more than doubled in 17 of the 18 above 1 and in 2 of the
+#: other 70.
 DOUBLES = 1.0
-#: An edit is refused that makes perplexity more than so many times what it was.
+#: An edit that makes perplexity more than this many times larger is refused.
 WORST = 2.0
-#: On so many tokens of held-out prose, read where fewer of them make it `SUSPECT` times as large:
-#: these cost an edit little, and overstate, as words with little in front of them suffer most.
+#: Perplexity is read on `TOKENS` tokens of held-out prose if on the first `FEW` it has grown more
+#: than `SUSPECT` times. Reading few tokens is cheap, but overstates the change, since words with
+#: little context suffer most.
 TOKENS, FEW, SUSPECT = 1024, 128, 1.5
-#: A model whose perplexity is more than this share of its vocabulary reads that prose as noise.
+#: A model whose perplexity exceeds this share of its vocabulary reads that prose as noise.
 NOISE = 0.25
 
 
@@ -30,23 +32,23 @@ class DamageWarning(UserWarning):
 
 
 def before(job: Job) -> float | None:
-    """Perplexity on held-out prose of the model that is to be edited.
+    """The model's perplexity on held-out prose before the edit.
 
     Parameters
     ----------
     job : Job
-        Of that model; a reader that is given remembers it.
+        A job of that model; a reader that several calls share remembers the result.
 
     Returns
     -------
     float or None
-        None, with a warning, where the model reads that prose as noise: then nothing can be told
-        from it.
+        The perplexity. None, with a warning, if the model reads that prose as noise, so that the
+        check would say nothing.
 
     Raises
     ------
-    ValueError
-        For a model whose logits are not finite.
+    NonFiniteError
+        If the model's logits are not finite.
     """
     reader = job.reader
     found = _remembered(reader, FEW)
@@ -55,9 +57,9 @@ def before(job: Job) -> float | None:
         at_first(reader.model, found)
         return found
     warnings.warn(
-        f"the model's perplexity on held-out English prose is {found:,.0f} before the edit already,"
-        f" with a vocabulary of {size:,}: it reads it as noise, and whether the edit ruins the "
-        "model cannot be told from it. Measure it on text of your own (zu.perplexity); check=False "
+        f"the model's perplexity on held-out English prose is {found:,.0f} even before the edit,"
+        f" with a vocabulary of {size:,}: it reads this prose as noise, which cannot show whether "
+        "the edit ruins the model. Measure it on text of your own (zu.perplexity); check=False "
         "leaves this out",
         stacklevel=4,  # at the call of `unlearn`
     )
@@ -65,28 +67,29 @@ def before(job: Job) -> float | None:
 
 
 def judge(s: Method, job: Job, edit: Edit, was: float) -> float:
-    """Refuse an edit that is on and makes perplexity more than `WORST` times what it was.
+    """Refuse an edit that makes perplexity more than `WORST` times larger.
 
     Parameters
     ----------
     s : Method
-        What made it.
+        The method that made the edit.
     job : Job
-        What it was made for.
+        The job for which it was made.
     edit : Edit
-        The edit, on its model.
+        The edit, which is on its model.
     was : float
-        What `before` found.
+        The result of `before`.
 
     Returns
     -------
     float
-        What `before` would find now.
+        The perplexity that `before` would find now.
 
     Raises
     ------
     EditError
-        With both perplexities, the damage, and what to turn.
+        If the edit ruins the model; the message gives both perplexities, the damage, and which
+        settings to change.
     """
     reader = job.reader
     few = _with_edit(s, reader, FEW)
@@ -108,21 +111,26 @@ def judge(s: Method, job: Job, edit: Edit, was: float) -> float:
 
 
 def warn(edit: Edit, now: float | None) -> None:
-    """Say so where an edit does more damage in a layer than `DOUBLES`, or edits do it together.
+    """Warn of an edit whose damage in a layer exceeds `DOUBLES`, and of edits that ruin together.
 
     Parameters
     ----------
     edit : Edit
-        With its damage, where it is measured; on its model.
+        The edit, which is on its model, with its damage if that is measured.
     now : float or None
-        What `judge` found; None where nothing was read.
+        The result of `judge`; None if no prose was read.
+
+    Warns
+    -----
+    DamageWarning
+        Once for each of the two reasons.
     """
     there = 0 if now is None else len(edits_on(edit.model))
     if now is not None and there > 1 and now > WORST * (first := at_first(edit.model, now)):
         warnings.warn(
             f"with the {there} edits that are on the model, its perplexity on a little held-out "
-            f"prose is {now:,.1f}, more than {WORST:g} times the {first:,.1f} from before the first"
-            " of them: they ruin it together, though none does alone. Restore some, or forget the "
+            f"prose is {now:,.1f}, more than {WORST:g} times the {first:,.1f} before the first of "
+            "them: they ruin it together, though none does so alone. Restore some, or forget the "
             "facts in one edit",
             DamageWarning,
             stacklevel=4,  # at the call of `unlearn`
@@ -138,7 +146,7 @@ def warn(edit: Edit, now: float | None) -> None:
 
 
 def _remembered(reader: Reader, tokens: int) -> float:
-    """Perplexity of the model as it is: a reader that is given keeps it."""
+    """The model's present perplexity, which a shared reader remembers."""
     if reader.single_call:
         return _read(reader, tokens)
     about = reader.fingerprint(), tokens
@@ -148,7 +156,7 @@ def _remembered(reader: Reader, tokens: int) -> float:
 
 
 def _with_edit(s: Method, reader: Reader, tokens: int) -> float:
-    """Perplexity of the edited model; `EditError` where it puts out no numbers."""
+    """The edited model's perplexity; `EditError` if its logits are not finite."""
     try:
         return _read(reader, tokens)
     except ValueError as error:  # logits that are not finite
@@ -156,7 +164,7 @@ def _with_edit(s: Method, reader: Reader, tokens: int) -> float:
 
 
 def _read(reader: Reader, tokens: int) -> float:
-    """Perplexity on the held-out prose, in one window."""
+    """The perplexity on the held-out prose, in one window."""
     model = reader.model
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokens
     tokens = min(tokens, context)
@@ -166,7 +174,7 @@ def _read(reader: Reader, tokens: int) -> float:
 
 
 def _advice(s: Method) -> str:
-    """What to turn: the other way than for an edit that changes nothing."""
+    """Which settings to change: the opposite of what helps an edit that changes nothing."""
     less, more = (", ".join(names) for names in s.remedies())
     turns = [f"more of {more}"] * bool(more) + [f"less of {less}"] * bool(less)
     return (f"Try fewer facts, {', '.join(turns)}, or another method; check=False takes the edit "

@@ -27,7 +27,7 @@ from .registry import with_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: What `unlearn` does by default: the paper's method.
+#: The default method of `unlearn`: the paper's.
 DEFAULT = "zerounlearn"
 
 
@@ -41,35 +41,37 @@ def find_targets(
     reader: Reader | None = None,
     **settings: Any,
 ) -> Targets:
-    """Targets as `unlearn` computes them, to share between methods.
+    """Compute targets as `unlearn` does, to share them between methods.
 
     Parameters
     ----------
     model, tokenizer
-        What is to forget.
+        The model that should forget, and its tokenizer.
     facts : Sequence[Fact]
         The n facts to forget.
     layer : int or sequence of int
-        The layer after which targets are set: the last of those to edit. With aim="value" all that
-        are edited.
+        The layer after which targets are set: the last one to edit. With aim="value", all layers to
+        edit.
     goal : str
         What the model should say at a target: "eos", "truth" or any text, see
         `zu.targets.target_ids`.
     reader : Reader, optional
-        Of this model; it has the prefixes.
+        A reader of this model, which has the prefixes.
     **settings
         As in `zu.methods.Settings`.
 
     Returns
     -------
     Targets
-        The states wanted and the states found, (n, d) each, float32.
+        The wanted states z and the present states h, (n, d) each, float32; (n, k, d) for values at
+        k layers.
 
     Raises
     ------
     ValueError
-        For settings that a search does not read, and for a model whose weights were loaded inside
-        `torch.inference_mode`.
+        If a setting has no meaning for a search.
+    EditError
+        If the model's weights were loaded inside `torch.inference_mode`.
     """
     idle = [name for name in ("layers", "moments", "targets") if name in settings]
     if idle:
@@ -95,43 +97,47 @@ def unlearn(
 ) -> Edit:
     """Make the model forget facts: compute an `Edit`, put it on, return it (Algorithm 1).
 
-    For each layer in turn, on the model as edited so far: keys K_f, (m, n), and the share of the
-    way to go that falls to this layer, V_star = W K_f + (z − h) / (layers left), (d, n); then the
-    method's solve.
+    For each layer in turn, in the model as edited so far, a locate-and-edit method reads the keys
+    K_f (m, n), gives the layer its share of what the targets lack, V_star = W K_f + (z − h) /
+    (layers left) (d, n), and solves for the new weight.
 
     Parameters
     ----------
-    model, tokenizer, facts
-        What is to forget what.
+    model, tokenizer
+        The model that should forget, and its tokenizer.
+    facts : Sequence[Fact]
+        The n facts to forget.
     method : str or Method
         A name of `zu.METHODS`, an import path ("my_module.MyMethod"), or a method with its
         settings, such as ``zu.methods.ZeroUnlearn(alpha=1.0)``.
     anchors : Sequence[Fact]
         Prompts with other subjects whose values should stay, see `zu.anchors`.
     earlier : Sequence[Edit]
-        Edits of the same layers whose facts' values should stay.
+        Edits of the same layers; the values of their facts should stay.
     reader : Reader, optional
-        Of this model: what several calls share, such as prefixes and moments. Without one each call
-        reads for itself.
+        A reader of this model, for what several calls share, such as prefixes and moments. Without
+        one, each call reads for itself.
     **settings
-        The method's own, where it is given by name: `layers`, `seed`, `chat` and `check` for all of
-        them, `alpha`, `goal`, `moments`, `targets` or `retain` for some.
+        The method's settings, if it is given by name: `layers`, `seed`, `chat`, `moments` and
+        `check` for all methods, and for some `alpha`, `goal`, `targets` or `retain`. A method given
+        as an instance takes only `layers`, `seed`, `chat`, `moments`, `check` and `targets` here.
 
     Returns
     -------
     Edit
-        The edit, which is on.
+        The edit, which is on the model.
 
     Raises
     ------
     ValueError
-        Unknown methods or settings, what holds no facts, what the method cannot take, logits that
-        are not finite.
+        If the method or a setting is unknown, there are no facts, the method cannot take something
+        that is given, or the model's logits are not finite.
     TypeError
-        What is no list of edits, or no reader.
+        If `earlier` is not a list of edits, or `reader` is not a reader.
     EditError
-        An edit that exploded, changes nothing, or more than doubles perplexity on held-out prose
-        (but for `check`); weights that cannot be edited. The model is then as it was.
+        If the weights cannot be edited, or if the edit explodes, changes nothing, or more than
+        doubles the perplexity on held-out prose (unless `check` is off). The model is then as it
+        was.
     """
     s = with_settings(method, settings)
     check_kinds(earlier, reader)
@@ -145,7 +151,7 @@ def unlearn(
 
 
 def _checked(s: Method, job: Job) -> list[str]:
-    """Refuse what cannot be done; returns what a user should know before it is done."""
+    """Refuse a job that cannot be done; returns the warnings to give before it is done."""
     _check_weights(job.model, job.layers)
     with settled(job.model):
         _probe(s, job)
@@ -154,36 +160,36 @@ def _checked(s: Method, job: Job) -> list[str]:
 
 
 def _to_know(s: Method, job: Job) -> list[str]:
-    """What a user should know before a job is done."""
+    """The warnings to give before a job is done."""
     message = s.warning(job)
     said = [message] if message else []
     own, given = s.edited(job.layers), s.targets if isinstance(s, Settings) else None
     if given is not None and not _serve(given, own, job.aim):
-        said.append(f"{s.name} edits layer {own[-1]} alone, and the targets given are "
-                    f"{given.described()}: it searches for its own (zu.find_targets of that layer "
-                    f"with aim={job.aim!r} gives them)")
+        said.append(f"{s.name} edits layer {own[-1]} only, and the given targets are "
+                    f"{given.described()}: it searches for its own (zu.find_targets for that layer "
+                    f"with aim={job.aim!r} finds them)")
     said += of_moments(s, job) + of_earlier(job)
     named = {edit.ticket for edit in job.earlier}
     there = [about for ticket, about in edits_on(job.model).items() if ticket not in named]
     if there:
         way = "restore it first" + (", or name it in earlier=" if s.spares else "")
-        said.append(f"the model carries an edit already ({'; '.join(there)}) that is not named in "
+        said.append(f"the model already carries an edit ({'; '.join(there)}) that is not named in "
                     f"earlier: this one is made on top of it, and does not spare it; {way}. If a "
                     "cell ran twice, the first edit can no longer be taken off: load the model "
                     "afresh")
     if has_adapters(job.model):
-        said.append("the model has adapters of PEFT: its own save_pretrained saves these alone, "
+        said.append("the model has PEFT adapters: its own save_pretrained saves only these, "
                     "and this edit would be lost; save the edit too (edit.save), or merge the "
-                    "adapters first (merge_and_unload) and save the whole (zu.save_model)")
+                    "adapters first (merge_and_unload) and save the whole model (zu.save_model)")
     return said
 
 
 def _made(s: Method, job: Job) -> Edit:
-    """The edit of a job that has been checked, put on.
+    """Make the edit of a checked job and put it on.
 
-    What comes next: `_prepare` finds targets and moments; `Located.make` goes through the layers;
+    The steps: `_prepare` finds targets and moments; `Located.make` goes through the layers;
     `Located.edit_layer` reads a layer's keys (`zu.reader.subject_keys`), builds its `Problem` and
-    has the method solve it; `Edit.set` puts the new weight on.
+    lets the method solve it; `Edit.set` puts the new weight on.
     """
     job.layers = s.edited(job.layers)
     job.reader.bind(job.layers[0])
@@ -208,7 +214,7 @@ def _made(s: Method, job: Job) -> Edit:
 
 
 def _probe(s: Method, job: Job) -> None:
-    """Try the model's layout, for a method that locates; aim at values where it normalises them."""
+    """Probe the layout for a method that locates; aim at values if the model normalises them."""
     if not isinstance(s, Settings):
         return
     job.probed = layout(job.model)
@@ -217,7 +223,7 @@ def _probe(s: Method, job: Job) -> None:
 
 
 def _check(s: Method, job: Job) -> None:
-    """Refuse what cannot be done, before anything is computed."""
+    """Refuse a job that cannot be done, before anything is computed."""
     if not job.facts:
         raise ValueError("facts is empty: give at least one fact to forget")
     for given, what in ((job.earlier, "earlier edits"), (job.anchors, "anchors")):
@@ -229,10 +235,10 @@ def _check(s: Method, job: Job) -> None:
         return
     own = s.edited(job.layers)
     if targets.layer is None and own[-1] != job.layers[-1]:
-        raise ValueError(f"targets do not say their layer, and {s.name} edits layer {own[-1]} of "
-                         f"{list(job.layers)}: give Targets(..., layer=)")
+        raise ValueError(f"the targets do not name their layer, and {s.name} edits layer {own[-1]} "
+                         f"of {list(job.layers)}: give Targets(..., layer=)")
     if s.middle and not _serve(targets, own, job.aim):
-        # it may be given those of the methods that edit all layers, and searches for its own
+        # targets of methods that edit all layers are allowed: it searches for its own
         targets.check(len(job.facts), job.layers, targets.aim)
     else:
         targets.check(len(job.facts), own, job.aim)
@@ -241,22 +247,22 @@ def _check(s: Method, job: Job) -> None:
 
 
 def _check_facts(targets: Targets, job: Job) -> None:
-    """Refuse targets that say that they are of other facts, or of these in another order."""
+    """Refuse targets that were found for other facts, or for these in another order."""
     marks = marks_of(job.facts, job.wording.chat)
     if len(targets.marks) != len(marks) or targets.marks == marks:
-        return  # made by hand, or taken out of others: they do not say
+        return  # made by hand, or a part of others: they do not name their facts
     if sorted(targets.marks) == sorted(marks):
-        raise ValueError("targets are of the same facts in another order: give the facts in the "
-                         "order in which the targets were found, or find them again "
+        raise ValueError("the targets are of the same facts in another order: give the facts in "
+                         "the order in which the targets were found, or find them again "
                          "(zu.find_targets)")
     number = next(i for i, pair in enumerate(zip(targets.marks, marks, strict=True))
                   if pair[0] != pair[1])
-    raise ValueError(f"targets are of other facts, from number {number} (counted from 0) on, or of "
-                     "facts asked in another chat: find them again (zu.find_targets)")
+    raise ValueError(f"the targets are of other facts, from number {number} (counted from 0) on, "
+                     "or of facts asked in another chat: find them again (zu.find_targets)")
 
 
 def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
-    """Refuse weights through which no gradient can be taken, and, of layers, those to stay."""
+    """Refuse weights through which no gradient can flow, and layers whose weights cannot change."""
     for name, weight in model.named_parameters():
         if weight.is_inference():
             raise EditError(f"{name} cannot be read for an edit: {why_not_editable(weight)}")
@@ -268,14 +274,15 @@ def _check_weights(model: PreTrainedModel, layers: Sequence[int] = ()) -> None:
 
 
 def _check_finite(targets: Targets) -> None:
-    """Refuse targets that are no numbers."""
+    """Refuse targets that are NaN or infinite."""
     if not bool(targets.z.isfinite().all() and targets.h.isfinite().all()):
-        raise ValueError("targets are NaN or infinite: search for them again (zu.find_targets), "
-                         "with a smaller lr or in another dtype (float32, bfloat16)")
+        raise ValueError("the targets are NaN or infinite: search for them again "
+                         "(zu.find_targets), with a smaller lr or in another dtype (float32, "
+                         "bfloat16)")
 
 
 def _prepare(s: Settings, job: Job, edit: Edit) -> None:
-    """Find what a method that locates needs: prefixes, targets, moments."""
+    """Find the prefixes, targets and moments for a method that locates."""
     job.prefixes = job.reader.texts(s.n_prefixes, s.seed)
     edit.settings["aim"] = job.aim
     if s.targets is not None and _serve(s.targets, job.layers, job.aim):
@@ -298,7 +305,7 @@ def _prepare(s: Settings, job: Job, edit: Edit) -> None:
 
 
 def _serve(targets: Targets, layers: tuple[int, ...], aim: Aim) -> bool:
-    """Whether targets are those of an edit of some layers; where they name none, they are."""
+    """Whether targets serve an edit of these layers; targets that name no layer do."""
     if targets.aim != aim:
         return False
     if targets.layer is None:
@@ -309,10 +316,10 @@ def _serve(targets: Targets, layers: tuple[int, ...], aim: Aim) -> bool:
 
 
 def _moments(job: Job) -> dict[int, torch.Tensor]:
-    """The moments of the embedded prose: those that the reader remembers, and those it lacks.
+    """The moments of the embedded prose; reads those that the reader does not remember.
 
-    Those remembered are of the model as it was at the first call. They are read anew where the
-    model is another one now, unless that is because of the earlier edits of the job.
+    The remembered moments are those of the model at the first call. They are read anew if the
+    model has changed, unless the job's earlier edits have changed it.
     """
     reader = job.reader
     now = reader.fingerprint()
@@ -323,7 +330,7 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
         if job.earlier:
             warnings.warn(
                 "the moments are read from a model with earlier edits on: give moments= of the "
-                "unedited one, or the reader of the first edit",
+                "unedited model, or the reader of the first edit",
                 stacklevel=5,  # at the call of `unlearn`
             )
         more = read_moments(reader.model, reader.tokenizer, lacking)
@@ -333,7 +340,7 @@ def _moments(job: Job) -> dict[int, torch.Tensor]:
 
 
 def _remembered(job: Job) -> dict[int, torch.Tensor] | None:
-    """The moments that the reader remembers, where they are of this model unedited."""
+    """The moments that the reader remembers, if they are those of this model unedited."""
     reader = job.reader
     if not reader.moments:
         return None
@@ -342,12 +349,12 @@ def _remembered(job: Job) -> dict[int, torch.Tensor] | None:
 
 
 def _in_vain(s: Method, edit: Edit) -> str:
-    """What to say, and to try, of an edit after which every weight is what it was."""
+    """The message about an edit that leaves every weight as it was, and what to try."""
     more, less = (", ".join(names) for names in s.remedies())
     size = max(map(edit.relative_size, edit.parts), default=0.0)
     if size:
         why = (
-            f"its change, at most {size:.1g} of a weight, is lost in the rounding to "
+            f"its change, at most {size:.1g} of a weight, is lost in rounding to "
             f"{edit.model.dtype}"
         )
     else:
