@@ -1,6 +1,7 @@
 """Which records decide a claim of the paper: this build's, or kept ones of more facts."""
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,22 @@ import numpy as np
 import pandas as pd
 
 from ..experiment import Kept, read_records
-from .evidence import RESULTS, kept_records
-from .figures import row_name
+from ..experiment.rows import parse_method
+from ..methods import settings_for
+from .evidence import RESULTS, common_draws, kept_records
+from .figures import LABELS, method_of, row_name
 from .verdicts import Estimate, Measured, ppl_spread
 
 Records = Sequence[dict[str, Any]]
 #: Of as many facts as the largest run that was given all of these.
 COMPARED = frozenset({
     "base", "ga", "ft", "memit", "alphaedit", "exact:lam=0.1", "zerounlearn-gd"})
+
+#: The paper's tables of few-shot unlearning, and of many facts.
+FEW_TABLES, MANY_TABLES = "table1|F1", "table2|F2|F3|F4"
+#: How the code released with the paper trains GA and FT, in the names of our settings.
+RELEASED = {"ga": {"steps": 25, "lr": 5e-3, "batch": 64, "which": "last", "stop": 0.0},
+            "ft": {"steps": 25, "lr": 5e-4, "batch": 64, "which": "last", "stop": 0.01}}
 
 
 class Printed(NamedTuple):
@@ -38,38 +47,23 @@ class Printed(NamedTuple):
     rise_many: float
 
 
-def few_table(printed: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Tables 1 and F.1.
+def wide_table(printed: pd.DataFrame, tables: str) -> pd.DataFrame:
+    """Some of the paper's tables, as one.
 
     Parameters
     ----------
     printed : pd.DataFrame
         All that the paper prints, `book/paper/tables.csv`.
+    tables : str
+        A pattern of their names: `FEW_TABLES` or `MANY_TABLES`.
 
     Returns
     -------
     pd.DataFrame
         A row per model, data set and method, a column per metric.
     """
-    first = printed[printed.table.str.match("table1|F1")]
-    return first.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
-
-
-def many_table(printed: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Tables 2 and F.2 to F.4.
-
-    Parameters
-    ----------
-    printed : pd.DataFrame
-        All that the paper prints.
-
-    Returns
-    -------
-    pd.DataFrame
-        As `few_table`.
-    """
-    large = printed[printed.table.isin(["table2", "F2", "F3", "F4"])]
-    return large.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
+    own = printed[printed.table.str.match(tables)]
+    return own.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
 
 
 def bounds_of(printed: pd.DataFrame) -> Printed:
@@ -85,7 +79,7 @@ def bounds_of(printed: pd.DataFrame) -> Printed:
     Printed
         In percent.
     """
-    few, many = few_table(printed), many_table(printed)
+    few, many = wide_table(printed, FEW_TABLES), wide_table(printed, MANY_TABLES)
     zero, base = (few.xs(x, level="method") for x in ("ZeroUnlearn", "Base"))
     descent, plain = (many.xs(x, level="method").PPL for x in ("ZeroUnlearn-GD", "Base"))
     return Printed(100 * (float((zero.PPL / base.PPL).max()) - 1),
@@ -108,9 +102,13 @@ class Evidence(Measured):
     ----------
     of : str
         How many facts and draws, and whether they are kept ones; see `source`.
+    unlike : dict of str
+        Why a method's rows decide nothing: how its training differs from the released code's, by
+        the method's name. A row that is trained as there stands in the place of others.
     """
 
     def __init__(self, records: Records, spread: float = 0.0) -> None:
+        records, self.unlike = trained_alike(records)
         super().__init__(records)
         self.of = source(records)
         self.spread = spread
@@ -165,6 +163,65 @@ class Evidence(Measured):
         mine, base = self.mean(method, metric), self.mean("base", metric)
         return (f"{row_name(method)} {mine:.1f} of {base:.1f}, less {part:.0f}% of Base's: "
                 f"{self.beyond(method, metric, part)}")
+
+
+def training_differs(label: str, n: int) -> str:
+    """How a row of GA or FT is trained otherwise than by the code released with the paper.
+
+    The paper itself names no steps and no rate. That code takes 25 epochs in batches of 64 facts,
+    in the last of the edited layers, and stops FT where its loss falls under 0.01.
+
+    Parameters
+    ----------
+    label : str
+        The row's label.
+    n : int
+        Facts to forget.
+
+    Returns
+    -------
+    str
+        What is ours, and in brackets what is theirs; empty where nothing differs.
+    """
+    row = parse_method(label)
+    ours = settings_for(row.method, **row.settings).model_dump()
+    theirs: dict[str, Any] = RELEASED[row.method]
+
+    def said(x: dict[str, Any]) -> list[str]:
+        stop = f"a stop under a loss of {x['stop']:g}" if x["stop"] else "no stop"
+        steps = x["steps"] * math.ceil(n / (x["batch"] or n))
+        return [f"{steps} steps", f"a rate of {x['lr']:g}", f"the {x['which']} layer", stop]
+
+    return ", ".join(f"{mine} ({released})" for mine, released
+                     in zip(said(ours), said(theirs), strict=True) if mine != released)
+
+
+def trained_alike(records: Records) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Records in which a row "ga" or "ft" is the one that is trained as the released code does.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Records of one experiment and number of facts.
+
+    Returns
+    -------
+    records : list of dict
+        Where such a row was run under a longer label, it has the plain one's place.
+    unlike : dict of str
+        By method, how it was trained where no row is alike; see `training_differs`.
+    """
+    kept, unlike = list(records), {}
+    for method in RELEASED:
+        how = {r["method"]: training_differs(r["method"], r["n"]) for r in kept
+               if method_of(r["method"]) == method}
+        alike = [label for label, differs in how.items() if not differs]
+        if alike:
+            kept = [r | {"method": method} if r["method"] == alike[0] else r for r in kept
+                    if r["method"] == alike[0] or r["method"] not in how]
+        elif method in how:
+            unlike[method] = f"{LABELS[method]} with {how[method]}"
+    return kept, unlike
 
 
 def largest(rows: Records) -> list[dict[str, Any]]:
@@ -262,6 +319,8 @@ def borrowed_spread() -> float:
 def few_facts(records: str | Path) -> dict[str, Evidence]:
     """Few-shot records by data set, since each form has its own rule of scoring.
 
+    The draws are those that all data sets have, as on the page of {doc}`few_shot`.
+
     Parameters
     ----------
     records : str or Path
@@ -273,7 +332,7 @@ def few_facts(records: str | Path) -> dict[str, Evidence]:
         By the data set's name, with the model's where there are several; where nothing is there,
         "few facts" with no records.
     """
-    rows = deciding("few_shot", records)
+    rows = common_draws(deciding("few_shot", records))
     sets = [*dict.fromkeys((r["model"], r["dataset"]) for r in rows)]
     several, found = len({model for model, _ in sets}) > 1, {}
     for model, dataset in sets:

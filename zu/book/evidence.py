@@ -37,6 +37,30 @@ def whole_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def common_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each model the draws that all of its data sets have.
+
+    Evidence grows one data set at a time: without this, pages about the same experiment would rest
+    on seven draws here and on eight there.
+
+    Parameters
+    ----------
+    records : list of dict
+        Records of a grid, of one number of facts.
+
+    Returns
+    -------
+    list of dict
+        In the same order.
+    """
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for r in records:
+        seeds.setdefault((r["model"], r["dataset"]), set()).add(r["seed"])
+    common = {model: set.intersection(*(drawn for (name, _), drawn in seeds.items()
+                                        if name == model)) for model, _ in seeds}
+    return [r for r in records if r["seed"] in common[r["model"]]]
+
+
 def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]]:
     """An experiment's kept records, with the most facts that it was run on.
 

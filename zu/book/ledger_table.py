@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .deciding import Evidence, few_table, many_table
-from .ledger import Finding
+from .deciding import FEW_TABLES, MANY_TABLES, Evidence, wide_table
+from .ledger import Change, Finding
 from .verdicts import NO, UNDECIDED, YES, moves, opposite
 
 UNTESTABLE = "untestable"
@@ -42,6 +42,8 @@ class Claim(NamedTuple):
         What the rule is taken at, if not at its own default.
     other : tuple of (sequence of float, str)
         Other bounds, ascending, and their unit.
+    told : mapping, optional
+        What else the rule is told, by name: whose claim it is, where several share a rule.
     """
 
     paper: str
@@ -51,6 +53,7 @@ class Claim(NamedTuple):
     needs: Sequence[str] = ()
     bound: float | None = None
     other: tuple[Sequence[float], str] = ((), "")
+    told: Mapping[str, Any] | None = None
 
 
 class Row(NamedTuple):
@@ -75,7 +78,7 @@ class Row(NamedTuple):
     moves: str
 
 
-def decide(claim: Claim, given: Any, of: str = "") -> Row:
+def decide(claim: Claim, given: Any, of: str = "", unlike: str = "") -> Row:
     """Decide a claim.
 
     Parameters
@@ -86,6 +89,9 @@ def decide(claim: Claim, given: Any, of: str = "") -> Row:
         What its rule takes; what is empty or None, or lacks a row that is needed, decides nothing.
     of : str
         On which facts.
+    unlike : str
+        In what the run is not the paper's, so that it decides nothing; an `Evidence` says it of its
+        own methods.
 
     Returns
     -------
@@ -94,10 +100,17 @@ def decide(claim: Claim, given: Any, of: str = "") -> Row:
     """
     if isinstance(given, Evidence) and not given.has(*claim.needs) or not given:
         return Row(claim, UNTESTABLE, "no records in this profile", of, "–")
+    told = claim.told or {}
     at = () if claim.bound is None else (claim.bound,)
-    verdict, measured = claim.rule(given, *at)
+    verdict, measured = claim.rule(given, *at, **told)
+    if isinstance(given, Evidence):
+        unlike = "; ".join(given.unlike[x] for x in claim.needs if x in given.unlike)
+    if unlike:
+        why = f"not trained as in the released code, which is in brackets: {unlike}. "
+        return Row(claim, UNTESTABLE, why + f"So trained: {measured}", of, "–")
     bounds, unit = claim.other
-    moved = moves(lambda bound: claim.rule(given, bound)[0], bounds, unit) if bounds else "–"
+    moved = moves(lambda bound: claim.rule(given, bound, **told)[0], bounds, unit) \
+        if bounds else "–"
     return Row(claim, WORDS[verdict], measured, of, moved)
 
 
@@ -184,6 +197,26 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
     return {"all": len(rows)} | by
 
 
+def by_section(sections: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
+    """How many rows of each section have which verdict.
+
+    Parameters
+    ----------
+    sections : mapping
+        The rows, by the section's name.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per section and one for all together, with the columns of `counts`.
+    """
+    every_row = [row for rows in sections.values() for row in rows]
+    found = {name: counts(rows) for name, rows in sections.items()}
+    frame = pd.DataFrame.from_dict(found | {"together": counts(every_row)}, orient="index")
+    names = {"all": "rows", "not_reproduced": "not reproduced"}
+    return frame.rename(columns=names).rename_axis("section")
+
+
 def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Which code made the records of a build.
 
@@ -255,6 +288,36 @@ def fails(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
     return opposite(verdict), measured
 
 
+def changes(rows: Iterable[Row], changed: Iterable[Change]) -> pd.DataFrame:
+    """The rows whose verdict was another one, beside what these rows say.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        All of them.
+    changed : iterable of Change
+        Old verdicts, with the reason.
+
+    Returns
+    -------
+    pd.DataFrame
+        "paper", "claim", "on", "verdict then", "verdict now", which is the rows' own, and "why".
+
+    Raises
+    ------
+    LookupError
+        Where a claim has not exactly one such row.
+    """
+    rows, lines = [*rows], []
+    for old in changed:
+        own = [row for row in rows if row.claim.says == old.says and old.on in row.of]
+        if len(own) != 1:
+            raise LookupError(f"{len(own)} rows claim “{old.says}” on “{old.on}”")
+        now = own[0]
+        lines.append((now.claim.paper, old.says, now.of, old.old, now.verdict, old.why))
+    return Words(lines, columns=["paper", "claim", "on", "verdict then", "verdict now", "why"])
+
+
 def against_itself(printed: pd.DataFrame) -> pd.DataFrame:
     """The paper's statements that its own tables do not bear out.
 
@@ -268,8 +331,8 @@ def against_itself(printed: pd.DataFrame) -> pd.DataFrame:
     pd.DataFrame
         "statement", "where" and "the tables say".
     """
-    rows = [*_few_against(few_table(printed)), *_repeated(printed),
-            *_many_against(many_table(printed))]
+    rows = [*_few_against(wide_table(printed, FEW_TABLES)), *_repeated(printed),
+            *_many_against(wide_table(printed, MANY_TABLES))]
     return Words(rows, columns=["statement", "where", "the tables say"])
 
 
@@ -290,7 +353,7 @@ def _few_against(wide: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
 def _repeated(printed: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
     """Where Table 4 repeats numbers of Tables 1 and F.1 otherwise."""
     four = printed[(printed.table == "table4") & ~printed.method.str.contains("w/o")]
-    first = printed[printed.table.str.match("table1|F1")]
+    first = printed[printed.table.str.match(FEW_TABLES)]
     once = first[(first.method == "ZeroUnlearn") & (first.dataset == "ZsRE")]
     for x in once.merge(four, on=["model", "metric"]).itertuples():
         if abs(x.mean_x - x.mean_y) > 0.005:
