@@ -194,3 +194,86 @@ def test_what_keeps_a_reader_out_is_found(chrome, tmp_path):
     assert bad.returncode == 1 and "image-alt (critical" in bad.stdout
     assert "color-contrast (serious" in bad.stdout
     assert bad.stdout.count("page.html, light") == bad.stdout.count("page.html, dark") == 2
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """The page extension, without its app."""
+    import importlib
+
+    monkeypatch.syspath_prepend(str(ROOT / "book/_ext"))
+    yield importlib.import_module("book_page")
+    sys.modules.pop("book_page", None)
+
+
+def paragraph(*parts):
+    """A paragraph of texts and, between dollar signs, formulas."""
+    from docutils import nodes
+
+    made = [nodes.math(part.strip("$"), part.strip("$")) if part.startswith("$")
+            else nodes.Text(part) for part in parts]
+    return nodes.paragraph("", "", *made)
+
+
+@pytest.mark.parametrize(("parts", "together"), [
+    (("as ", "$x$", "? It"), ["x?"]),
+    (("of (", "$x$", ") and"), ["(x)"]),
+    (("the ", "$j$", "th row"), ["jth"]),
+    (("for ", "$x$", ", ", "$y$", "."), ["x,", "y."]),
+    (("with ", "$x$", " above"), []),
+    (("$x$",), []),
+])
+def test_no_line_ends_between_a_formula_and_the_mark_beside_it(page, parts, together):
+    from docutils import nodes
+
+    shown = paragraph(*parts)
+    before = shown.astext()
+    for formula in list(shown.findall(nodes.math)):
+        page.with_its_marks(formula)
+    kept = [node for node in shown.findall(nodes.inline) if "zu-keep" in node["classes"]]
+    assert [node.astext() for node in kept] == together
+    assert shown.astext() == before
+
+
+def tidied(page, frame):
+    """A frame's table as a page has it."""
+    from bs4 import BeautifulSoup
+
+    html = page.tidied(re.search("<table.*</table>", frame.to_html(), re.S))
+    return BeautifulSoup(html, "html.parser").table
+
+
+def test_a_frame_has_one_line_of_headings_and_its_words_at_the_left(page):
+    import pandas as pd
+
+    frame = pd.DataFrame({"said": ["a word", "–"], "share": ["1e-06", "2.5"]},
+                         index=pd.Index(["one", "two"], name="row"))
+    table = tidied(page, frame)
+    (head,) = table.thead.find_all("tr")
+    assert [cell.get_text() for cell in head.find_all("th")] == ["row", "said", "share"]
+    assert [cell["class"] for cell in head.find_all("th")[:2]] == [["zu-text"]] * 2
+    words, numbers = ([row.find_all("td")[i] for row in table.select("tbody tr")] for i in (0, 1))
+    assert [cell["class"] for cell in words] == [["zu-text"]] * 2
+    assert [cell["class"] for cell in numbers] == [["zu-number"]] * 2
+
+
+def test_a_frame_whose_columns_have_a_name_keeps_both_lines(page):
+    import pandas as pd
+
+    frame = pd.DataFrame([[1, 2]], index=pd.Index(["a"], name="row"),
+                         columns=pd.Index(["x", "y"], name="column"))
+    head = tidied(page, frame).thead.find_all("tr")
+    assert [row.get_text(" ", strip=True) for row in head] == ["column x y", "row"]
+    assert not [cell for row in head for cell in row.find_all("th") if not cell.get_text()]
+
+
+def test_groups_of_columns_stay_above_theirs(page):
+    import pandas as pd
+
+    columns = pd.MultiIndex.from_tuples([("here", "word"), ("here", "number"), ("there", "number")])
+    frame = pd.DataFrame([["a", 1, 2]], index=pd.Index(["r"], name="row"), columns=columns)
+    table = tidied(page, frame)
+    above, below = table.thead.find_all("tr")
+    assert [cell.get("colspan") for cell in above.find_all("th") if cell.get_text()][0] == "2"
+    assert [cell.get_text() for cell in below.find_all("th")] == ["row", "word", "number", "number"]
+    assert "zu-text" in table.tbody.td["class"]

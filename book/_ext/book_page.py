@@ -1,6 +1,7 @@
 """What a page has beside its text: a line under its title, words that explain themselves, figures that open."""
 import json
 import math
+import re
 from base64 import b64encode
 from datetime import datetime
 
@@ -134,6 +135,8 @@ def on_page(app, doctree, page):
         if anchor in app.env.zu_definitions and page != GLOSSARY:
             link["reftitle"] = app.env.zu_definitions[anchor]
             link["classes"].append("zu-term")
+    for formula in list(doctree.findall(nodes.math)):
+        with_its_marks(formula)
     for image in list(doctree.findall(nodes.image)):
         if not image.get("alt", "").strip():
             logging.getLogger(__name__).warning("an image has no alt text: %s", image.get("uri"), location=image)
@@ -144,16 +147,89 @@ def on_page(app, doctree, page):
             link += image
 
 
+def with_its_marks(formula):
+    """A formula in a line and the marks right beside it, which no end of a line may part from it."""
+    parent, at = formula.parent, formula.parent.index(formula)
+    before, after = (parent[i] if 0 <= i < len(parent) and isinstance(parent[i], nodes.Text) else ""
+                     for i in (at - 1, at + 1))
+    opening = re.search(r"[(\[“]*$", before).group()
+    closing = re.match(r"(\S{1,4}(?=\s|$)|[.,;:?!)\]”’…%]+)?", after).group()
+    if not opening and not closing:
+        return
+    together = nodes.inline(classes=["zu-keep"])
+    formula.replace_self(together)
+    if opening:
+        parent.replace(before, nodes.Text(before.removesuffix(opening)))
+    if closing:
+        parent.replace(after, nodes.Text(after.removeprefix(closing)))
+    together += [part for part in (nodes.Text(opening), formula, nodes.Text(closing)) if part.astext()]
+
+
+def tidied(found) -> str:
+    """The table of a data frame: see `one_heading` and `aligned`; an empty cell is the heading of nothing."""
+    from bs4 import BeautifulSoup
+
+    table = BeautifulSoup(found.group(), "html.parser").table
+    rows = table.select("tbody tr")
+    if rows and table.thead:
+        one_heading(table.thead.find_all("tr"), max(len(row.find_all("th")) for row in rows))
+        aligned(table.thead.find_all("tr"), [row.find_all("td") for row in rows])
+    for cell in table.find_all("th"):
+        if not text_of(cell) and not cell.find(True):
+            cell.name = "td"
+    return str(table)
+
+
+def one_heading(head, named):
+    """Put the names of the index into the line above theirs, where that line has room, and to the left."""
+    if len(head) > 1:
+        above, last = (row.find_all(["th", "td"]) for row in head[-2:])
+        if len(above) == len(last) and not any(map(text_of, [*above[:named], *last[named:]])):
+            for cell, name in zip(above, last[:named], strict=False):
+                cell.string = text_of(name)
+            head.pop().extract()
+    for row in head:
+        for cell in row.find_all(["th", "td"])[:named]:
+            cell["class"] = "zu-text"
+
+
+def aligned(head, rows):
+    """Columns of words begin at the left, and no number is parted."""
+    for i in range(1, max(map(len, rows)) + 1):  # from the right: rows may have fewer cells at the left
+        cells = [row[-i] for row in rows if len(row) >= i]
+        words = set(map(text_of, cells)) - {"", "–"}
+        if words and not any(re.match(r"\W{0,3}\d", word) for word in words):
+            for row in head:
+                across = [cell for cell in row.find_all(["th", "td"]) for _ in range(int(cell.get("colspan", 1)))]
+                if i <= len(across) and not across[-i].get("colspan"):
+                    cells.append(across[-i])
+            for cell in cells:
+                cell["class"] = "zu-text"
+        for cell in cells:
+            if re.fullmatch(r"\W?[\d,.]+(e[−+-]?\d+)?\s?%?", text_of(cell)):
+                cell["class"] = "zu-number"
+
+
+def text_of(cell) -> str:
+    """What stands in a table's cell."""
+    return cell.get_text().strip()
+
+
 def as_seen(app, page, template, context, doctree):
     """For who listens or has no mouse: a button is called what stands on it, a wide table can be reached and scrolled
-    by keys, and the list of sources plays no part that it has not.
+    by keys, and the list of sources plays no part that it has not. Tables of data frames are tidied.
     """
-    for said, better in (('<summary aria-label="Toggle hidden content">', "<summary>"),
-                         ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+    for old, better in (('<summary aria-label="Toggle hidden content">', "<summary>"),
+                        ('<div role="list" class="citation-list">', '<div class="citation-list">'),
                          ('<div class="output text_html">', '<div class="output text_html" tabindex="0">'),
+                         ('<div class="pst-scrollable-table-container">',
+                          '<div class="pst-scrollable-table-container" tabindex="0">'),
+                         ('<th class="head"><p></p></th>', '<td class="head"></td>'),
                          (' role="doc-biblioentry"', "")):
         if "body" in context:
-            context["body"] = context["body"].replace(said, better)
+            context["body"] = context["body"].replace(old, better)
+    if "body" in context:
+        context["body"] = re.sub(r'<table[^>]*class="dataframe.*?</table>', tidied, context["body"], flags=re.DOTALL)
 
 
 def setup(app):
