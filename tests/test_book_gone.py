@@ -83,7 +83,10 @@ def test_draws_are_joined_fact_by_fact():
 def test_the_table_marks_what_comes_back_and_says_of_how_few_facts(answers):
     found = gone.frame(answers, NAMES)
     table = gone.table(found, NAMES)
-    assert [*table.columns] == ["Base", "swapped", "MEMIT", "ZeroUnlearn"]
+    assert [*table.columns] == ["Base", "swapped", "MEMIT", "ZeroUnlearn", "control"]
+    assert table.control["context"] == "asking" and table.control["asked"] == "none"
+    assert table.control["lens"] == "swapped, asking" == table.control["relearn"]
+    assert table.control["reverse (3 facts)"] == "asking" and {*gone.CONTROLS} == {*TESTS}
     assert table.ZeroUnlearn["context"] == "▲\u00a045" and table.ZeroUnlearn["phrasings"] == "0"
     assert table.swapped["lens"] == "40" and table.swapped["reverse (3 facts)"] == "–"
     own = found[(found.method == "zerounlearn") & (found.test == "context")].iloc[0]
@@ -93,14 +96,27 @@ def test_the_table_marks_what_comes_back_and_says_of_how_few_facts(answers):
 
 
 def test_a_run_says_how_it_was_made_and_none_has_dashes():
-    about = {"model": "tiny", "commit": "abc", "n_prefixes": 5, "about_measure": {"steps": STEPS}}
+    about = {"model": "tiny", "commit": "abc", "n_prefixes": 5, "moment_tokens": 7,
+             "about_measure": {"steps": STEPS}}
     some = gone.made([record("base", seed=seed) | about for seed in (1, 2)])
     assert some == {"facts": 20, "draws": 2, "model": "tiny", "commit": "abc", "prefixes": 5,
-                    "steps": STEPS}
+                    "tokens": 7, "steps": STEPS}
     assert gone.made([])["facts"] == "–" and gone.made([])["steps"] == []
     nothing = gone.Answers([])
     assert gone.table(gone.frame(nothing, NAMES), NAMES).empty
     assert np.isnan(gone.last(gone.by_step(nothing, NAMES, []), "zerounlearn").value)
+
+
+def test_runs_stand_side_by_side_with_how_they_were_made():
+    about = {"model": "tiny", "commit": "abc", "moment_tokens": 7,
+             "about_measure": {"steps": STEPS}}
+    few = [record("zerounlearn", context=10) | about]
+    many = [record("zerounlearn", n=100, context=17) | about | {"moment_tokens": 9}]
+    table = gone.beside({"new": few, "old": many, "none": []}, "zerounlearn")
+    assert table["facts at once"].tolist() == [20, 100, "–"]
+    assert table["tokens of C_0"].tolist() == [7, 9, "–"]
+    assert table.context["new"].startswith("50.0 [") and table.context["old"].startswith("17.0 [")
+    assert table.context["none"].startswith("nan")
 
 
 def test_steps_begin_before_the_first_one(answers):

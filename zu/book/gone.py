@@ -1,7 +1,7 @@
 """Tables and figures of the chapter on erasure: what each test gets back, where and how fast."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,11 @@ FEW = 5
 LESSONS = {"relearn": "trained on the forgotten facts",
            "relearn others": "trained on other facts"}
 READINGS = {"lens": "logit lens", "probe": "linear probe"}
+#: What each test is held against. Swapped facts can score where a wrong answer may be found or
+#: taught. Where the model is only asked it says the true ones, so that asking after the same edit
+#: is all there is. Facts that were never known are behind no test.
+CONTROLS = {test: "swapped, asking" if test in ("lens", "probe", "relearn") else "asking"
+            for test in TESTS if test != "asked"} | {"asked": "none"}
 #: How fakes are drawn, in their order.
 DASHES = ("--", ":", "-.")
 #: Tokens from the left, and how many layers are drawn; those of the edit.
@@ -230,7 +235,7 @@ def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     -------
     pd.DataFrame
         A row per test, a column per method; texts, "▲" before a number that is more than swapped
-        facts give and than asking gets.
+        facts give and than asking gets. The column "control" is `CONTROLS`.
     """
     most = found.facts.max() if len(found) else 0
     texts: dict[str, dict[str, str]] = {}
@@ -238,7 +243,8 @@ def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
         few = f" ({row['facts']} facts)" if row["facts"] < most else ""
         mark = "▲\u00a0" if row["back"] == YES else ""
         texts.setdefault(names[row["method"]], {})[row["test"] + few] = f"{mark}{row['%']:.0f}"
-    return pd.DataFrame(texts).rename_axis("percent back").fillna("–")
+    wide = pd.DataFrame(texts).rename_axis("percent back").fillna("–")
+    return wide.assign(control=[CONTROLS[label.partition(" (")[0]] for label in wide.index])
 
 
 def _look(method: str, fakes: Sequence[str]) -> dict[str, Any]:
@@ -341,19 +347,31 @@ def draw_inside(
     Figure
         Two panels, a line for each method.
     """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.6), sharey=True)
-    for axis, (reading, title) in zip(axes, READINGS.items(), strict=True):
+    figure, axes = _two_panels(READINGS.values(), "layer", "answers found, %")
+    for axis, reading in zip(axes, READINGS, strict=True):
         for method, name in names.items():
             own = seen[(seen.method == method) & (seen.reading == reading)]
             axis.plot(own.layer, own["%"], lw=1.3, label=name, **_look(method, fakes))
         axis.axvspan(min(layers) - 0.5, max(layers) + 0.5, color=PALETTE["base"], alpha=0.12, lw=0)
-        axis.set(title=title, xlabel="layer")
-    axes[0].set_ylabel("answers found, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
-                  fontsize=8)
+    _name_lines(figure)
     return figure
+
+
+def _two_panels(titles: Iterable[str], across: str, up: str) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of two panels with one vertical axis, and these."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.6), sharey=True)
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(title=title, xlabel=across)
+    axes[0].set_ylabel(up)
+    return figure, axes
+
+
+def _name_lines(figure: Figure) -> None:
+    """A legend below, of the first panel's lines."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  fontsize=8)
 
 
 def by_step(answers: Answers, names: Mapping[str, str], steps: Sequence[int]) -> pd.DataFrame:
@@ -430,11 +448,9 @@ def draw_speed(
     Figure
         Two panels, a line with intervals for each method; steps are set at equal distances.
     """
-    import matplotlib.pyplot as plt
-
     steps = sorted({*taught.step})
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.6), sharey=True)
-    for axis, (lesson, title) in zip(axes, LESSONS.items(), strict=True):
+    figure, axes = _two_panels(LESSONS.values(), "steps of Adam", "answers given, %")
+    for axis, lesson in zip(axes, LESSONS, strict=True):
         for at, (method, name) in enumerate(names.items()):
             own = taught[(taught.method == method) & (taught.lesson == lesson)]
             mean, low, high = own[["%", "from, %", "to, %"]].to_numpy(float).T
@@ -443,10 +459,7 @@ def draw_speed(
             axis.errorbar(shifted, mean, [mean - low, high - mean], elinewidth=0.7, marker="o",
                           ms=3, lw=1.3, label=name, **_look(method, fakes))
         axis.set_xticks(range(len(steps)), steps)
-        axis.set(title=title, xlabel="steps of Adam")
-    axes[0].set_ylabel("answers given, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
-                  fontsize=8)
+    _name_lines(figure)
     return figure
 
 
@@ -461,16 +474,42 @@ def made(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        "facts", "draws", "model", "commit" and "prefixes", and "steps", a list; of no records a
-        dash for each, and no steps.
+        "facts", "draws", "model", "commit", "prefixes" and "tokens", those of the moments, and
+        "steps", a list; of no records a dash for each, and no steps.
     """
     if not records:
-        nothing = dict.fromkeys(("facts", "draws", "model", "commit", "prefixes"), "–")
+        names = ("facts", "draws", "model", "commit", "prefixes", "tokens")
+        nothing = dict.fromkeys(names, "–")
         return nothing | {"steps": []}
     one = records[0]
     return {"facts": one["n"], "draws": len({record["seed"] for record in records}),
             "model": one["model"], "commit": one["commit"], "prefixes": one.get("n_prefixes", "–"),
-            "steps": one["about_measure"]["steps"]}
+            "tokens": one["moment_tokens"], "steps": one["about_measure"]["steps"]}
+
+
+def beside(runs: Mapping[str, Sequence[dict[str, Any]]], method: str) -> pd.DataFrame:
+    """What some tests get back after one method, in several runs, and how these were made.
+
+    Parameters
+    ----------
+    runs : mapping
+        The records of each run, by its name.
+    method : str
+        A row's label.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per run: "facts at once", "draws", "tokens of C_0", "steps of relearning", and
+        "asked", "context", "relearn" and "relearn others", in percent with 95% intervals.
+    """
+    tests, rows = ("asked", "context", "relearn", "relearn others"), {}
+    for name, records in runs.items():
+        about, answers = made(records), Answers(records)
+        rows[name] = {"facts at once": about["facts"], "draws": about["draws"],
+                      "tokens of C_0": about["tokens"], "steps of relearning": about["steps"]}
+        rows[name] |= {test: str(answers.share(method, test)) for test in tests}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
 def ways() -> pd.DataFrame:
