@@ -358,7 +358,7 @@ def test_a_layout_that_was_kept_is_tried_again_where_hooks_are_on_the_model(tiny
     zu.layout(model)  # and keeps it
     handle = models.down_proj(model, 2).register_forward_hook(lambda m, a, out: out * 2)
     for _ in range(2):
-        with pytest.raises(zu.LayoutError, match="projection of layer 2 does not put out W k"):
+        with pytest.raises(zu.LayoutError, match="output of layer 2's projection is not W k"):
             zu.unlearn(model, tokenizer, facts, layers=[1, 2], n_prefixes=0)
     handle.remove()
     handle = model.register_forward_hook(later_tokens_turned)

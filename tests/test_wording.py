@@ -535,7 +535,7 @@ def test_a_reader_says_how_facts_are_asked_in_all_that_it_is_given(chatting, tmp
     assert zu.evaluate(model, tokenizer, [CHAT], reader=read).eff == 100
     with pytest.raises(ValueError, match="reader asks facts in another way"):
         zu.evaluate(model, tokenizer, [CHAT], reader=read, chat=False)
-    with pytest.raises(ValueError, match="chat is said twice"):
+    with pytest.raises(ValueError, match="chat is given twice"):
         zu.evaluate(model, Wording(tokenizer, True), [CHAT], chat="Q: {}")
     keys = [reader.subject_keys(r, [CHAT], [1])[0][1] for r in (read, Reader(model, tokenizer))]
     assert not torch.equal(*keys)

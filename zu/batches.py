@@ -1,4 +1,4 @@
-"""Many texts as token ids in one batch, padded, and where the answers stand in it."""
+"""Many texts as token ids in one padded batch, and the places of the answers in it."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ class Batch:
     ids : (rows, length)
         Token ids.
     mask : (rows, length) or None
-        1 for a real token, 0 for padding; None where nothing is padded.
+        1 for a real token, 0 for padding; None if nothing is padded.
     position : (rows,)
-        One position of interest a row, counted from the row's first column.
+        One position of interest per row, counted from the row's first column.
     """
 
     ids: torch.Tensor
@@ -32,18 +32,18 @@ class Batch:
 
     @property
     def real(self) -> torch.Tensor:
-        """1 for a real token, 0 for padding: (rows, length), also where there is no mask."""
+        """1 for a real token, 0 for padding: (rows, length), even if there is no mask."""
         return torch.ones_like(self.ids) if self.mask is None else self.mask
 
     def split(self, tokens: int) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """Split into parts of at most about `tokens` tokens, rows of like length together.
+        """Split into parts of at most `tokens` tokens, with rows of similar length together.
 
-        The parts are padded on the right, where a causal model cannot see it from the real tokens.
+        The parts are padded on the right, where real tokens of a causal model cannot see it.
 
         Parameters
         ----------
         tokens : int
-            Most tokens in a part, padding included; a row that is longer is a part of its own.
+            The most tokens in a part, including padding; a longer row becomes a part of its own.
 
         Returns
         -------
@@ -69,9 +69,9 @@ class Batch:
             start = stop
 
     def _padded_on_the_right(self) -> Batch:
-        """The same rows, each turned until its first real token stands in column 0."""
+        """The same rows, each rotated until its first real token is in column 0."""
         length = self.ids.shape[1]
-        lead = self.real.argmax(1)  # (rows,): how much padding stands on the left
+        lead = self.real.argmax(1)  # (rows,): how much padding is on the left
         columns = torch.arange(length, device=lead.device)
         turn = (lead[:, None] + columns) % length  # (rows, 1) + (length,) -> (rows, length)
         ids = self.ids.gather(1, turn)
@@ -87,14 +87,14 @@ def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = 
     Parameters
     ----------
     rows : sequence of (ids, position)
-        As `zu.wording.encode` returns them.
+        Rows as `zu.wording.encode` returns them.
     device : torch.device or str
-        Where the batch goes.
+        The batch's device.
 
     Returns
     -------
     Batch
-        As many rows, as long as the longest of them.
+        The same rows, padded to the longest.
     """
     ids = [torch.tensor(row, dtype=torch.long) for row, _ in rows]
     ones = [torch.ones(len(row), dtype=torch.long) for row, _ in rows]
@@ -105,21 +105,21 @@ def collate(rows: Sequence[tuple[list[int], int]], device: torch.device | str = 
 
 
 def answers(part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where the answers stand that are at the ends of some rows.
+    """The places of the answers at the ends of some rows.
 
     Parameters
     ----------
     part : Batch
-        Padded on the right; its `position` is how many tokens the answer of a row has.
+        A batch padded on the right, whose `position` is the number of tokens in a row's answer.
 
     Returns
     -------
     reads : (rows, length − 1)
-        Whether a token's state says a token of the answer, the next one.
+        Whether the next token, which a token's state predicts, belongs to the answer.
     tokens : (answer tokens,)
-        The answers, row after row.
+        The answers' tokens, row after row.
     row : (answer tokens,)
-        To which row each belongs.
+        The row of each token.
     """
     at = torch.arange(1, part.ids.shape[1], device=part.ids.device)  # (length − 1,): the next ones
     ends = part.real.sum(1, keepdim=True)  # (rows, 1): each row's length without its padding

@@ -1,8 +1,8 @@
-"""What a model has beside what its class makes of its configuration.
+"""What a model has that its class does not build from its configuration.
 
-Adapters, a mask of pruning, a parametrisation, a bias or a module of the user's own, a number that
-was changed afterwards: weights and configuration alone do not say these, and nobody who loads the
-model by its configuration gets them.
+Examples are adapters, a pruning mask, a parametrisation, a bias or module of the user's own, or a
+number that was changed afterwards. Weights and configuration do not show these, so loading the
+model by its configuration loses them.
 """
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from torch import nn
 
 from .wrappers import unwrapped
 
-#: Attributes of modules that change nothing that a model computes when it is read.
+#: Attributes of modules that do not affect what a model computes.
 _IDLE = {"training", "gradient_checkpointing", "name", "name_or_path", "max_seq_len_cached"}
-#: What counts as the value of a setting of a module.
+#: The types of values that count as a module's settings.
 _PLAIN = (bool, int, float, str, type(None))
 
 
 class _Parts(NamedTuple):
-    """A model's modules by name, in words, and the names of all that it would save."""
+    """A model's modules by name, in words, and the names and shapes of everything it would save."""
 
     modules: dict[str, str]
     saved: dict[str, tuple[int, ...]]
 
 
-#: What classes make of configurations, by both: it is asked for again and again.
+#: What classes build from configurations, by both; kept because it is needed repeatedly.
 _MADE: dict[tuple[type, str], _Parts | None] = {}
 
 
 def altered(model: nn.Module) -> list[str]:
-    """Which modules of a model are others than its class makes of its configuration.
+    """The modules of a model that differ from those its class builds from its configuration.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def altered(model: nn.Module) -> list[str]:
     Returns
     -------
     list of str
-        Their names, each with its class and its settings, in order; empty for a model as its class
-        makes it. All of them where that cannot be told.
+        Their names in order, each with its class and settings; empty if nothing differs. All
+        modules if this cannot be determined.
     """
     inner = unwrapped(model)
     made, there = _made(inner), _parts(inner)
@@ -54,7 +54,7 @@ def altered(model: nn.Module) -> list[str]:
 
 
 def unsaid(model: nn.Module) -> list[str]:
-    """What a model would save that is not found, or is missed, when its configuration is loaded.
+    """The weights that would be lost or missing if a model were loaded by its configuration.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def unsaid(model: nn.Module) -> list[str]:
     Returns
     -------
     list of str
-        Names of weights that its class does not make of its configuration, makes in another shape,
-        or makes and the model lacks; empty where that cannot be told.
+        Names of weights that the class does not build from the configuration, builds in another
+        shape, or builds although the model lacks them; empty if this cannot be determined.
     """
     inner = unwrapped(model)
     made = _made(inner)
@@ -77,7 +77,7 @@ def unsaid(model: nn.Module) -> list[str]:
 
 
 def _made(model: nn.Module) -> _Parts | None:
-    """What a model's class makes of its configuration, without numbers; None where it does not."""
+    """What a model's class builds from its configuration, without numbers; None if it fails."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         return None
@@ -87,13 +87,13 @@ def _made(model: nn.Module) -> _Parts | None:
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 _MADE[key] = _parts(type(model)(copy.deepcopy(config)))
-        except Exception:  # of whatever a class does when it is made: then nothing is known
+        except Exception:  # a class may do anything when it is built: then nothing is known
             _MADE[key] = None
     return _MADE[key]
 
 
 def _parts(model: nn.Module) -> _Parts:
-    """The parts of a model, without its own settings: these are its configuration's."""
+    """The parts of a model, without the settings of the whole, which are its configuration."""
     modules = {name: _words(x) for name, x in model.named_modules() if name}
     saved = {name: tuple(getattr(x, "shape", ())) for name, x in model.state_dict().items()}
     return _Parts(modules, saved)
@@ -109,12 +109,12 @@ def _words(module: nn.Module) -> str:
 
 
 def _counts(name: str) -> bool:
-    """Whether an attribute may be a setting: of the private ones those alone of adapters."""
+    """Whether an attribute may be a setting; of private ones only those of adapters."""
     return name not in _IDLE and (not name.startswith("_") or "adapter" in name)
 
 
 def _said(value: Any) -> Any:
-    """A setting as plain values; None for what is none."""
+    """A setting as plain values; None if the value is not a setting."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, list | tuple | set):

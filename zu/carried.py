@@ -1,4 +1,4 @@
-"""Which edits a model carries, as the model itself says, whether or not they are still held."""
+"""The list of edits that a model carries, kept on the model even if the edits are not."""
 from __future__ import annotations
 
 import torch
@@ -7,25 +7,26 @@ from torch import nn
 from .models import sums
 from .wrappers import parameter, unwrapped
 
-#: The attribute of a model that lists the edits on it, in plain values: copies and pickles keep it.
+#: The attribute of a model that lists the edits on it in plain values, which copies and pickles
+#: keep.
 ATTRIBUTE = "_zu_edits"
 
-#: The one that says what a model's perplexity on held-out prose was before the first of them.
+#: The attribute that holds a model's perplexity on held-out prose before the first of them.
 PROSE = "_zu_prose"
 
 
 def mark(weight: torch.Tensor) -> str:
-    """A short text that tells one weight from another.
+    """A short text that tells weights with different values apart.
 
     Parameters
     ----------
     weight : Tensor
-        Of any shape.
+        A weight of any shape.
 
     Returns
     -------
     str
-        Its sum, its norm and its sum by place, to ten digits.
+        The weight's sum, norm and place-weighted sum, to ten digits.
     """
     return " ".join(f"{x:.9e}" for x in sums(weight))
 
@@ -33,20 +34,20 @@ def mark(weight: torch.Tensor) -> str:
 def enlist(
     model: nn.Module, ticket: str, about: str, marks: dict[str, str], content: str = ""
 ) -> None:
-    """Have a model say that an edit is on it.
+    """Add an edit to the model's list.
 
     Parameters
     ----------
     model : nn.Module
         A model, wrapped or not.
     ticket : str
-        The edit's own.
+        The edit's ticket.
     about : str
-        What it is.
+        A description of the edit.
     marks : dict of str to str
-        By name, what its weights were without it.
+        By name, the marks of its weights without the edit.
     content : str
-        What tells its changes from those of others.
+        A text that differs between edits with different changes.
     """
     inner = unwrapped(model)
     there = getattr(inner, ATTRIBUTE, {})
@@ -54,7 +55,7 @@ def enlist(
 
 
 def delist(model: nn.Module, ticket: str) -> None:
-    """Have a model no longer say that an edit is on it.
+    """Remove an edit from the model's list.
 
     Parameters
     ----------
@@ -80,10 +81,10 @@ def edits_on(model: nn.Module) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        What each is, by its ticket. An edit is left out whose weights are what they were without
-        it: other weights were loaded into the model.
+        The description of each edit, by its ticket. An edit is left out if all its weights have
+        their original values, because other weights were loaded into the model.
     """
-    now: dict[str, str] = {}  # each weight's mark is made once, however many edits changed it
+    now: dict[str, str] = {}  # each weight's mark is computed once, however many edits changed it
 
     def changed(name: str, before: str) -> bool:
         if name not in now:
@@ -98,17 +99,17 @@ def edits_on(model: nn.Module) -> dict[str, str]:
 
 
 def twin_on(model: nn.Module, ticket: str, content: str) -> str:
-    """An edit with the very same changes that a model carries.
+    """An edit on the model with the very same changes as another one.
 
     Parameters
     ----------
     model, ticket, content
-        As in `enlist`: of the edit that is about to be put on.
+        As in `enlist`, for the edit that is about to be put on.
 
     Returns
     -------
     str
-        What it is; "" where there is none.
+        The description of the edit on the model; "" if there is none.
     """
     listed = getattr(unwrapped(model), ATTRIBUTE, {})
     for other, about in edits_on(model).items():
@@ -118,19 +119,19 @@ def twin_on(model: nn.Module, ticket: str, content: str) -> str:
 
 
 def at_first(model: nn.Module, perplexity: float) -> float:
-    """What a model's perplexity was before the first of the edits that it carries.
+    """A model's perplexity before the first of the edits that it carries.
 
     Parameters
     ----------
     model : nn.Module
         A model, wrapped or not.
     perplexity : float
-        What it is now; noted where the model carries no edit.
+        The present perplexity, which is remembered if the model carries no edit.
 
     Returns
     -------
     float
-        What was noted, or what is given where nothing was.
+        The remembered perplexity; if there is none, the given one.
     """
     inner = unwrapped(model)
     if not edits_on(inner):

@@ -1,4 +1,4 @@
-"""What stands around a question that is asked as a turn of a chat."""
+"""The text around a question that is asked as a turn of a chat."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 #: A question and an answer that no template holds.
 _QUESTION, _ANSWER = "Zq7question", "Zq7answer"
-_REMEDY = "give chat= a template of your own with {} where the question stands"
+_REMEDY = "give chat= a template of your own with {} in the question's place"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What stands around a question, and between it and its answer.
+    """The text around a question, and between it and its answer.
 
     Attributes
     ----------
     left, right : str
-        Before it and behind it, without the spaces at the end.
+        The text before and behind the question, without spaces at the end.
     join : str, optional
-        What stands before the answer; None: what `zu.spacing.separator` says.
+        The text before the answer; by default that of `zu.spacing.separator`.
     special : bool
         Whether the tokenizer puts its own special tokens in front.
     """
@@ -45,28 +45,28 @@ def check_chat(chat: bool | str) -> None:
     Raises
     ------
     ValueError
-        Saying what is wrong.
+        If `chat` is neither a bool nor a text with exactly one ``{}``.
     """
     if isinstance(chat, bool):
         return
     if not isinstance(chat, str):
         raise ValueError(
             f"chat is a {type(chat).__name__}: give True for the tokenizer's own template, or a "
-            "text with {} where the question stands"
+            "text with {} in the question's place"
         )
     if chat.count("{}") != 1:
         raise ValueError(
-            f"chat is a template that holds {{}} {chat.count('{}')} times: write it once, where "
-            "the question stands"
+            f"chat is a template that holds {{}} {chat.count('{}')} times: write it once, in "
+            "the question's place"
         )
 
 
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None = None
 ) -> str:
-    """A chat by the tokenizer's own template, up to where the assistant speaks or with an answer.
+    """A chat in the tokenizer's own template, up to the assistant's turn or with its answer.
 
-    A question that the template raises at is refused.
+    `ValueError` if the template fails.
     """
     turns = [{"role": "user", "content": question}]
     if answer is not None:
@@ -75,32 +75,33 @@ def _rendered(
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=answer is None
         )
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # a template may raise anything
         reason = type(error).__name__
         raise ValueError(f"the tokenizer's chat template fails ({reason}): {_REMEDY}") from error
     return str(text)
 
 
 def own_turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
-    """What a tokenizer's own chat template puts around a question and before its answer.
+    """The text that a tokenizer's own chat template puts around a question and before its answer.
 
-    The question is followed by what the template has where the assistant speaks; where it shows an
-    assistant's answer behind that, perhaps with more between the two, the answer stands there.
+    Behind the question comes the template's beginning of the assistant's turn. If the template
+    renders an assistant's answer behind that, perhaps with more text in between, the answer goes
+    there.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        With a template.
+        A tokenizer with a chat template.
 
     Returns
     -------
     Turn
-        Whose special tokens are the template's affair.
+        The text around a question; the template itself writes the special tokens.
 
     Raises
     ------
     ValueError
-        Where it has no template, or one that fails or does not show a question as it is.
+        If the tokenizer has no template, or the template fails or changes questions.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer has no chat template: {_REMEDY}")
@@ -120,7 +121,7 @@ def own_turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
 
 
 def _sides(text: str) -> tuple[str, str]:
-    """What stands before and behind the question that no template holds."""
+    """The text before and behind the placeholder question."""
     if text.count(_QUESTION) != 1:
         raise ValueError(
             f"the tokenizer's chat template does not show a question once, as it is: {_REMEDY}"
@@ -130,24 +131,25 @@ def _sides(text: str) -> tuple[str, str]:
 
 
 def check_unaltered(tokenizer: PreTrainedTokenizerBase, question: str) -> None:
-    """Refuse a question that the tokenizer's own chat template shows otherwise than it is.
+    """Refuse a question that the tokenizer's own chat template changes.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        With a template.
+        A tokenizer with a chat template.
     question : str
-        What is to be asked.
+        The question to ask.
 
     Raises
     ------
     FactError
-        Saying what to do; it shows none of the question.
+        If the template changes the question. The message says what to do, and shows none of the
+        question.
     """
-    # both are rendered now: some templates say the date
+    # both are rendered now, since some templates write the date
     left, right = _sides(_rendered(tokenizer, _QUESTION))
     if _rendered(tokenizer, question) != left + question + right:
         raise FactError(
-            "the tokenizer's chat template changes a question, as by taking away the line break at "
-            f"its end: take it away in the prompt, or {_REMEDY}"
+            "the tokenizer's chat template changes a question, for example by dropping the line "
+            f"break at its end: take it away in the prompt, or {_REMEDY}"
         )

@@ -1,4 +1,4 @@
-"""What an edit does to ordinary text, told from its weights alone."""
+"""The damage that an edit does to ordinary text, computed from its weights alone."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ def moved(
     weight : (d, m)
         W, the projection without the change.
     change : tuple of Tensor
-        Δ, (d, m), or its two factors (d, r) and (r, m).
+        Δ (d, m), or its two factors (d, r) and (r, m).
     C0 : (m, m)
-        Second moment of general keys.
+        The second moment of general keys.
     transposed : bool
         Whether weight and change are given as (m, d), as GPT-2 stores them.
 
@@ -38,12 +38,12 @@ def moved(
 
 @dataclass
 class Energies:
-    """tr(W C_0 Wᵀ) of the weights that edits leave, for the damage of the edits after them.
+    """tr(W C_0 Wᵀ) of the weights that edits leave, for the damage of later edits.
 
-    It changes with a change of low rank, for which no product of W and C_0 is needed.
+    After a low-rank change the energy can be updated without the product of W and C_0.
     """
 
-    #: By layer: the weight as it is stored, C_0, and the energy. The first is never written to.
+    #: By layer, the weight as it is stored, C_0, and the energy. The weight is never written to.
     known: dict[int, tuple[torch.Tensor, torch.Tensor, float]] = field(default_factory=dict)
 
     def moved(
@@ -56,16 +56,16 @@ class Energies:
         *,
         transposed: bool = False,
     ) -> float:
-        """The function `moved`, where what an earlier edit left is known, without W C_0 Wᵀ.
+        """Like the function `moved`, but without computing W C_0 Wᵀ if an earlier edit left it.
 
         Parameters
         ----------
         layer : int
-            Whose weight it is.
+            The weight's layer.
         weight, change, C0, transposed
             As in `moved`.
         edited : Tensor
-            The weight with the change on it, stored as `weight` is.
+            The weight with the change on it, stored in the same orientation as `weight`.
 
         Returns
         -------
@@ -86,7 +86,7 @@ class Energies:
         return added / before
 
     def _of(self, layer: int, weight: torch.Tensor, C0: torch.Tensor) -> float | None:
-        """The energy of this very weight on this very C_0, where it is known."""
+        """The energy of this weight on this C_0, if it is known."""
         if layer not in self.known:
             return None
         W, C, found = self.known[layer]
@@ -113,5 +113,5 @@ def _added(parts: list[torch.Tensor], C0: torch.Tensor) -> float:
 
 
 def _energy(x: torch.Tensor, C: torch.Tensor) -> float:
-    """tr(x C xᵀ) of x (d, k) and C (k, k)."""
+    """tr(x C xᵀ) for x (d, k) and C (k, k)."""
     return ((x @ C).double() * x).sum().item()

@@ -1,8 +1,8 @@
 """Where a model keeps its memory: its layers, and in each the projection that ends the MLP.
 
-A `Record` says it for a family, by the name that transformers gives it. `known` finds a model's
-`Layout` by its record or, for families without one, by whatever record fits. What a layout says of
-numbers, `zu.probes.layout` tries on the model itself.
+A `Record` describes one family, under the name that transformers gives it. `known` finds a model's
+`Layout` by the family's record or, for families without one, by any record that fits.
+`zu.probes.layout` tests a layout on the model itself.
 """
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class LayoutError(TypeError):
-    """A model that cannot be read or edited layer by layer; the message says why and what can."""
+    """A model cannot be read or edited layer by layer; the message says why, and what works."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where the parts stand in the models of a family, as paths.
+    """The paths of the parts in a family's models.
 
     Parameters
     ----------
     layers : str
         The list of layers, in the decoder.
     last : tuple of str
-        What the states go through after the last layer and before the head, in the decoder; those
-        that a model lacks or has set to None are passed over.
+        The modules between the last layer and the head, in the decoder; those that a model lacks or
+        has set to None are skipped.
     projection : str
         The MLP's output projection, in a layer.
     attention : str
@@ -93,7 +93,7 @@ RECORDS: dict[str, Record] = {
     "xglm": _XGLM,
     "xlstm": Record("blocks", ("out_norm",), "ffn.proj_down", "mlstm_layer.out_proj"),
 }
-#: What is tried where a family has no record, the likeliest first.
+#: The records that are tried for a family without one, the likeliest first.
 _OTHERS = list(dict.fromkeys([_LLAMA, Record("layers", ("final_layernorm",)), *RECORDS.values()]))
 
 
@@ -106,14 +106,14 @@ class Layout:
     model : PreTrainedModel
         The model.
     body : nn.Module
-        The decoder in it: what its layers stand in, without the head.
+        The decoder in it: the module around its layers, without the head.
     layers : nn.ModuleList
         Its layers.
     record : Record
-        Where the parts of a layer stand.
+        The paths of a layer's parts.
     scales : mapping of int to float
-        By layer: how many times a change of the projection's output arrives in the state after the
-        layer; NaN where that is no plain multiple, as behind a norm. Empty where it was not tried.
+        By layer, the factor by which a change of the projection's output arrives in the state after
+        the layer; NaN if there is no single factor, as behind a norm. Empty if not measured.
     """
 
     model: PreTrainedModel
@@ -130,7 +130,7 @@ class Layout:
         return f"Layout({kind}: {names}; {self._tried()})"
 
     def _tried(self) -> str:
-        """What the probes found, in words."""
+        """The results of the probes in words."""
         if not self.scales:
             return "not tried"
         normed = sum(map(math.isnan, self.scales.values()))
@@ -149,11 +149,11 @@ class Layout:
 
     @property
     def editable(self) -> list[int]:
-        """The layers that have a projection: in some mixtures of experts the first alone."""
+        """The layers that have a projection; in some mixtures of experts only the first does."""
         return [i for i in range(len(self.layers)) if self._at(i) is not None]
 
     def _at(self, layer: int) -> nn.Module | None:
-        """What stands where a layer's projection should; None for nothing."""
+        """The module in the place of a layer's projection; None if there is none."""
         return _part(self.layers[layer], self.record.projection)
 
     def projection(self, layer: int) -> nn.Module:
@@ -162,19 +162,19 @@ class Layout:
         Parameters
         ----------
         layer : int
-            Its number, from 0 on.
+            The layer's number, counted from 0.
 
         Returns
         -------
         nn.Module
-            Its input is a key, (..., m), its output a value, (..., d).
+            A linear module. Its input is a key, (..., m), and its output a value, (..., d).
 
         Raises
         ------
         IndexError
-            For a layer that is not there.
+            If the model has no such layer.
         LayoutError
-            Where the layer has no such projection, or one that cannot be edited as it is.
+            If the layer has no such projection, or one that cannot be edited as it is.
         """
         if not 0 <= layer < len(self.layers):
             raise IndexError(f"layer {layer}: the model has layers 0 to {len(self.layers) - 1}")
@@ -183,7 +183,7 @@ class Layout:
         if found is None:
             raise LayoutError(f"{where} has no '{self.record.projection}': it may be a mixture of "
                               "experts, or a layer without an MLP. zu.evaluate and zu.perplexity "
-                              "work all the same; give layers= of those that have one, if any")
+                              "work nevertheless; give layers= that have one, if any")
         fault = _fault(found)
         if fault:
             raise LayoutError(f"'{self.record.projection}' in {where} {fault}")
@@ -200,7 +200,7 @@ class Layout:
         Returns
         -------
         Tensor
-            (d, m): the weight itself, or a view of it where it is stored transposed.
+            (d, m): the weight itself, or a view of it if it is stored transposed.
 
         Raises
         ------
@@ -219,12 +219,12 @@ class Layout:
         layer : int
             As in `projection`.
         W : (d, m)
-            A weight, or anything of its shape.
+            A weight, or any tensor of its shape.
 
         Returns
         -------
         Tensor
-            (d, m), or (m, d) where that is how it is stored.
+            (d, m), or (m, d) if the model stores it transposed.
         """
         return W.T if _is_transposed(self.projection(layer)) else W
 
@@ -239,21 +239,21 @@ class Layout:
         Returns
         -------
         nn.Module
-            What attention puts out comes out of it.
+            The module whose output is that of attention.
 
         Raises
         ------
         LayoutError
-            Where it is not known.
+            If zu does not know it.
         """
         found = _part(self.layers[layer], self.record.attention)
         if found is None:
-            raise LayoutError(f"zu does not know where attention's output stands in layer {layer} "
+            raise LayoutError(f"zu does not know the module of attention's output in layer {layer} "
                               f"of {type(self.model).__name__}")
         return found
 
     def finish(self, states: torch.Tensor) -> torch.Tensor:
-        """What the head sees of states after the last layer.
+        """The states that the head receives, from states after the last layer.
 
         Parameters
         ----------
@@ -263,7 +263,7 @@ class Layout:
         Returns
         -------
         (..., d')
-            The same, normed; projected too where the embedding is narrower.
+            The states after the norm, and after a projection if the embedding is narrower.
         """
         for name in self.record.last:
             module = _part(self.body, name)
@@ -277,17 +277,17 @@ class Layout:
         return {id(x) for part in parts if part is not None for x in part.modules()}
 
     def scale(self, layer: int) -> float:
-        """How many times a change of the projection's output arrives in the state after the layer.
+        """The factor by which a change of the projection's output arrives after the layer.
 
         Parameters
         ----------
         layer : int
-            Its number.
+            The layer's number.
 
         Returns
         -------
         float
-            1 in most families; NaN where the output is normalised first.
+            1 in most families; NaN if the output is normalised first.
         """
         return self.scales.get(layer, 1.0)
 
@@ -303,23 +303,23 @@ def check_bare(model: nn.Module) -> None:
     Raises
     ------
     LayoutError
-        For what torch.compile or data parallelism has made of a model, and for one that reads
-        learnt prompts of PEFT first.
+        If torch.compile or data parallelism wraps the model, or PEFT puts learnt prompts in front
+        of its input.
     """
     if prompted(model):
         raise LayoutError(
-            "the model reads learnt prompts of PEFT in front of every text (prompt or prefix "
-            "tuning), which zu would leave out: give the model without them "
+            "PEFT puts learnt prompts in front of every text that the model reads (prompt or "
+            "prefix tuning), which zu would leave out: give the model without them "
             "(model.get_base_model())")
     for inside, wrapper in (("_orig_mod", "torch.compile"), ("module", "data parallelism")):
         held = getattr(model, "_modules", ())
         if inside in held and not hasattr(type(model), "get_decoder"):
             raise LayoutError(
                 f"the model is wrapped by {wrapper}: give zu the one inside (model.{inside}); "
-                "they have the same weights, so that an edit of one is on the other too")
+                "they share their weights, so an edit of one is on the other too")
 
 def check_there(model: nn.Module) -> None:
-    """Refuse a model that `check_bare` refuses, and one some of whose numbers are not in memory.
+    """Refuse a model that `check_bare` refuses, and one whose weights are not all in memory.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def check_there(model: nn.Module) -> None:
     Raises
     ------
     LayoutError
-        As `check_bare` does, and for weights on the meta device that are not loaded from a disk.
+        As `check_bare` does, and if weights are on the meta device and not offloaded to a disk.
     """
     check_bare(model)
     if isinstance(model, nn.Module) and (name := absent(model)):
@@ -339,7 +339,7 @@ def check_there(model: nn.Module) -> None:
 
 
 def known(model: PreTrainedModel) -> Layout:
-    """A model's layout by its family's record, else by one that fits; nothing is tried.
+    """A model's layout by its family's record, or else by one that fits; without any test.
 
     Parameters
     ----------
@@ -349,12 +349,12 @@ def known(model: PreTrainedModel) -> Layout:
     Returns
     -------
     Layout
-        Without scales.
+        The layout, without scales.
 
     Raises
     ------
     LayoutError
-        For a model in which no record finds layers with a projection.
+        If no record finds layers with a projection.
     """
     check_bare(model)
     kind = getattr(model.config.get_text_config(), "model_type", "")
@@ -366,46 +366,45 @@ def known(model: PreTrainedModel) -> Layout:
                 return Layout(model, body, layers, record)
     raise LayoutError(
         f"{type(model).__name__} cannot be edited: zu knows no layers in it whose MLP ends in one "
-        "projection (a mixture of experts has many). zu.evaluate and zu.perplexity work all the "
-        "same")
+        "projection (a mixture of experts has many). zu.evaluate and zu.perplexity work "
+        "nevertheless")
 
 
 def _bodies(model: PreTrainedModel) -> list[nn.Module]:
-    """What may be the decoder in a model, the likeliest first."""
+    """The modules that may be a model's decoder, the likeliest first."""
     found = [model.get_decoder(), getattr(model, "base_model", None), getattr(model, "model", None)]
     return [x for x in found if isinstance(x, nn.Module)]
 
 
 def _fits(body: nn.Module, layers: nn.ModuleList, record: Record) -> bool:
-    """Whether some layer has the record's projection, and the decoder what comes last."""
+    """Whether some layer has the record's projection, and the decoder its last modules."""
     there = any(_part(layer, record.projection) is not None for layer in layers)
     return there and (not record.last or _part(body, record.last[0]) is not None)
 
 
 def _part(module: nn.Module, path: str) -> nn.Module | None:
-    """The module at a dotted path, None for no such."""
+    """The module at a dotted path; None if there is none."""
     if not path:
         return None
     try:
         return module.get_submodule(path)
-    except AttributeError:  # also where a part on the way is None or no module
+    except AttributeError:  # also if a part of the path is None or no module
         return None
 
 
 def hooked(*modules: nn.Module) -> bool:
-    """Whether any of some modules has hooks of the user's.
+    """Whether a user's hooks are on any of these modules.
 
     Parameters
     ----------
     *modules : nn.Module
-        Which; their parts are others.
+        The modules; their submodules are not checked.
 
     Returns
     -------
     bool
-        Whether a forward hook is there, before or after, or a function in the place of a class's
-        `forward`; those by which transformers itself collects what layers put out do not count,
-        nor do accelerate's.
+        True for a forward hook or pre-hook, or a function in place of the class's `forward`. Hooks
+        of accelerate do not count, nor those with which transformers itself collects outputs.
     """
     if any("forward" in vars(x) and not hasattr(x, "_hf_hook") for x in modules):
         return True
@@ -415,10 +414,10 @@ def hooked(*modules: nn.Module) -> bool:
 
 
 def heard(model: PreTrainedModel) -> bool:
-    """Whether a model as a whole, its decoder or its head has hooks of the user's.
+    """Whether a user's hooks are on a model as a whole, its decoder or its head.
 
-    When layers are run one by one, the first two are not called, and the head sees some tokens
-    alone, in one row: what such hooks do is known only of the model run as it is.
+    If layers are run one by one, the first two are not called, and the head sees only some tokens,
+    in one row. The effect of such hooks shows only if the model is run as a whole.
 
     Parameters
     ----------
@@ -428,7 +427,7 @@ def heard(model: PreTrainedModel) -> bool:
     Returns
     -------
     bool
-        Whether it must be run so.
+        True if the model must be run as a whole.
     """
     parts = [model, *_bodies(model), model.get_output_embeddings()]
     return hooked(*(part for part in parts if isinstance(part, nn.Module)))
@@ -442,7 +441,7 @@ def _is_transposed(linear: nn.Module) -> bool:
 
 
 def _fault(linear: nn.Module) -> str:
-    """Why a projection cannot be edited as it is, as the end of a sentence; "" where it can."""
+    """Why a projection cannot be edited, as the end of a sentence; "" if it can."""
     from transformers.pytorch_utils import Conv1D
 
     if hasattr(linear, "base_layer") or hasattr(linear, "modules_to_save"):
@@ -456,7 +455,7 @@ def _fault(linear: nn.Module) -> str:
         return ("has a weight that is computed from others (pruning, weight_norm or the like of "
                 "torch.nn.utils): make it permanent first (prune.remove, remove_weight_norm)")
     if weight is None or not isinstance(linear, nn.Linear | Conv1D):
-        return (f"is a {type(linear).__name__}, no plain linear map: load the model without "
+        return (f"is a {type(linear).__name__}, not a plain linear map: load the model without "
                 "quantisation (no quantization_config), in float32 or bfloat16")
     if weight.is_meta:
         return ("is not in memory, but offloaded: load the model with a device_map that keeps all "

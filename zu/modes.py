@@ -1,4 +1,4 @@
-"""The modes in which a model is read: none of those that the caller has set have any influence."""
+"""The modes in which a model is read, on which the caller's own settings have no influence."""
 from __future__ import annotations
 
 import functools
@@ -15,13 +15,13 @@ from torch import nn
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: One for each model that is read: hooks of two readings at once would meet in it.
+#: One lock per model that is read, so that hooks of two simultaneous readings cannot mix.
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _LOCKING = threading.Lock()
 
 
 def _forget_locks() -> None:
-    """Begin anew in a forked process, where nothing is left to open what was locked."""
+    """Start afresh in a forked process, where no thread is left to release a lock."""
     global _LOCKING
     _LOCKING = threading.Lock()
     _LOCKS.clear()
@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside the block torch computes as it does where nothing has been set.
+    """Inside the block torch computes as it does by default.
 
     A default device, automatic mixed precision, `torch.no_grad` and `torch.inference_mode` around
     the block have no influence in it.
@@ -51,17 +51,17 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in evaluation mode, and gradients are as torch has them.
+    """Inside the block the model is in evaluation mode, and torch is in its default modes.
 
-    So dropout and gradient checkpointing, which act in training mode, have no influence, nor has
-    what a caller has set (`undisturbed`); modules that `torch.compile` has compiled are run as they
-    were written. Another thread that wants to read the same model waits. Afterwards, whatever
-    happens, each module is in the mode that it was in.
+    Dropout and gradient checkpointing, which act in training mode, have no influence, nor has
+    anything that a caller has set (`undisturbed`). Modules that `torch.compile` has compiled are
+    run uncompiled. Another thread that wants to read the same model waits. Afterwards, even if an
+    error occurs, each module is back in its earlier mode.
 
     Parameters
     ----------
     model : nn.Module
-        What is about to be read.
+        The model to read.
     """
     with _lock(model), undisturbed(), _uncompiled(model):
         training = [module for module in model.modules() if module.training]
@@ -75,14 +75,14 @@ def settled(model: nn.Module) -> Iterator[None]:
 
 
 def _lock(model: nn.Module) -> threading.RLock:
-    """A model's lock, which a thread that has it can take again."""
+    """A model's lock, which the thread that holds it can take again."""
     with _LOCKING:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
 @contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """For a block, run modules as they were written that torch.compile has compiled."""
+    """Inside the block, run modules that torch.compile has compiled without their compilation."""
     compiled = any("_orig_mod" in x._modules or x._compiled_call_impl for x in model.modules())
     if not compiled:
         yield
@@ -97,12 +97,12 @@ def settles(function: Callable[P, T]) -> Callable[P, T]:
     Parameters
     ----------
     function : callable
-        Its first argument is a model, or something that has one as ``model``.
+        A function whose first argument is a model, or an object with an attribute ``model``.
 
     Returns
     -------
     callable
-        The same function with the block around it.
+        The same function inside that block.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Passes through a model: up to a layer, from a layer on, or token by token to write text."""
+"""Passes through a model: up to a layer, from a layer on, or token by token to write a text."""
 from __future__ import annotations
 
 import inspect
@@ -26,12 +26,12 @@ class _Enough(Exception):
 
 @contextmanager
 def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
-    """Register hooks for the time of a block; always remove them.
+    """Register hooks for the duration of a block, and always remove them.
 
     Parameters
     ----------
     *pairs : (register, function)
-        E.g. ``(module.register_forward_hook, f)``.
+        Pairs such as ``(module.register_forward_hook, f)``.
     """
     handles = [register(function) for register, function in pairs]
     try:
@@ -43,12 +43,12 @@ def hooks(*pairs: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def ended(register: Callable) -> Iterator[None]:
-    """End the passes of a block where a hook is called: what comes after it is not run.
+    """Stop the block's pass at a hook; whatever comes after it is not run.
 
     Parameters
     ----------
     register : callable
-        E.g. ``module.register_forward_hook``.
+        For example ``module.register_forward_hook``.
     """
 
     def stop(*seen: object) -> None:
@@ -59,7 +59,7 @@ def ended(register: Callable) -> Iterator[None]:
 
 
 def check_ids(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    """Refuse tokens that a model has no embedding of, before a GPU fails at them.
+    """Refuse tokens for which a model has no embedding, before a GPU fails at them.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def check_ids(model: PreTrainedModel, ids: torch.Tensor) -> None:
     Raises
     ------
     ValueError
-        With the way out.
+        If there is such a token; the message gives the remedy.
     """
     weight = getattr(model.get_input_embeddings(), "weight", None)
     highest = int(ids.max()) if ids.numel() else 0
@@ -84,12 +84,12 @@ def check_ids(model: PreTrainedModel, ids: torch.Tensor) -> None:
 def states_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
     """The hidden states in what a decoder layer returns, (rows, length, d).
 
-    Some layers return a tuple or list with the states in front, others the states alone.
+    Some layers return a tuple or list that begins with the states, others only the states.
 
     Parameters
     ----------
     output : Tensor, tuple or list
-        What the layer returned.
+        The layer's return value.
 
     Returns
     -------
@@ -114,13 +114,13 @@ def forward_until(
     model : PreTrainedModel
         A causal language model.
     layer : int
-        The last layer that is run.
+        The last layer to run.
     batch : Batch
-        What it is run on.
+        The rows to run the model on.
     keys_only : bool
-        Stop already before the layer's output projection.
+        Whether to stop before the layer's output projection.
     past : DynamicCache, optional
-        The cache of what stands before the batch, whose mask then covers it too.
+        The cache of the text before the batch; the batch's mask must then cover that text too.
     """
     check_ids(model, batch.ids)
     layout = known(model)
@@ -145,18 +145,18 @@ def entering(
     last: int = -1,
     past: DynamicCache | None = None,
 ) -> tuple[torch.Tensor, dict[int, dict], torch.Tensor]:
-    """What enters a layer, what the layers from there on are called with, and what leaves the last.
+    """The states that enter a layer, the calls of the layers from there on, and the final states.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     batch : Batch
-        What it is run on.
+        The rows to run the model on.
     layer : int
-        Whose input is wanted.
+        The layer whose input is wanted.
     last : int
-        The last layer that is run; negative numbers count from the end.
+        The last layer to run; negative numbers count from the end.
     past : DynamicCache, optional
         As in `forward_until`.
 
@@ -165,8 +165,7 @@ def entering(
     states : (rows, length, d)
         The states that enter `layer`.
     calls : dict
-        By layer, from `layer` to `last`: the keyword arguments that it is called with, without the
-        cache.
+        By layer, from `layer` to `last`, the keyword arguments of its call, without the cache.
     out : (rows, length, d)
         The states that leave `last`.
     """
@@ -195,19 +194,19 @@ def entering(
 
 @contextmanager
 def entering_first(layout: Layout, layer: int) -> Iterator[list[torch.Tensor]]:
-    """For a block, keep the states that enter a layer, or leave the last where there is none.
+    """Inside the block, keep the states that enter a layer.
 
     Parameters
     ----------
     layout : Layout
-        The model's.
+        The model's layout.
     layer : int
-        From 0 to the number of layers.
+        From 0 to the number of layers, which stands for the states that leave the last layer.
 
     Yields
     ------
     list of (rows, length, d)
-        One for each pass.
+        The states, one entry per pass.
     """
     found: list[torch.Tensor] = []
 
@@ -226,12 +225,12 @@ def entering_first(layout: Layout, layer: int) -> Iterator[list[torch.Tensor]]:
         yield found
 
 
-#: How layers call the cache that they are given.
+#: The names of layers' arguments for the cache.
 CACHES = ("past_key_values", "layer_past", "past_key_value", "cache_params")
 
 
 def called_with(module: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, dict]:
-    """What a layer is called with, as a pre-hook sees it.
+    """The arguments of a layer's call, as a pre-hook sees them.
 
     Parameters
     ----------
@@ -243,9 +242,9 @@ def called_with(module: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Ten
     Returns
     -------
     states : (rows, length, d)
-        The first of them.
+        The first argument.
     call : dict
-        The others by name; the layer's own name for the cache is there, with None.
+        The others by name, with None under the layer's own name for the cache.
     """
     if not args:
         kwargs = dict(kwargs)
@@ -263,23 +262,23 @@ def _without_cache(given: dict) -> dict:
 def call_layer(
     block: nn.Module, states: torch.Tensor, call: dict, past: Any = None
 ) -> torch.Tensor:
-    """What a layer makes of states.
+    """Run a layer on some states.
 
     Parameters
     ----------
     block : nn.Module
         The layer.
     states : (rows, length, d)
-        What enters it.
+        The states that enter it.
     call : dict
-        The other arguments by name, as `entering` found them.
+        The other arguments by name, as `entering` returns them.
     past : optional
-        A cache, in the place where the layer takes one.
+        A cache, if the layer should use one.
 
     Returns
     -------
     (rows, length, d)
-        What leaves it.
+        The states that leave it.
     """
     if past is not None:
         call = {name: past if name in CACHES else x for name, x in call.items()}
@@ -293,7 +292,7 @@ def run_from(
     last: int = -1,
     past: DynamicCache | None = None,
 ) -> torch.Tensor:
-    """The states that leave layer `last`, given what `entering` found.
+    """The states that leave layer `last`, from the result of `entering`.
 
     Parameters
     ----------
@@ -304,14 +303,14 @@ def run_from(
     calls : dict
         Keyword arguments by layer.
     last : int
-        The last layer that is run; negative numbers count from the end.
+        The last layer to run; negative numbers count from the end.
     past : DynamicCache, optional
         As in `forward_until`.
 
     Returns
     -------
     (rows, length, d)
-        The states that leave it.
+        The states that leave `last`.
     """
     layers = known(model).layers
     last %= len(layers)
@@ -322,7 +321,7 @@ def run_from(
 
 @contextmanager
 def _only(positions: torch.Tensor, head: nn.Module) -> Iterator[None]:
-    """For a block, have the output head see some positions' states alone, in one row."""
+    """Inside the block the output head receives only the states at some positions, in one row."""
 
     def cut(module: nn.Module, args: tuple) -> tuple:
         return (args[0][positions.to(args[0].device)][None],)  # (rows, length, d) -> (1, places, d)
@@ -334,9 +333,9 @@ def _only(positions: torch.Tensor, head: nn.Module) -> Iterator[None]:
 def whole_logits(
     model: PreTrainedModel, batch: Batch, positions: torch.Tensor, check: bool = True
 ) -> torch.Tensor:
-    """What a model says at some positions, by a whole pass; for any causal language model.
+    """The logits at some positions, from a run of the whole model; for any causal language model.
 
-    Its head sees those positions alone, unless the user's hooks are on it or on the model, see
+    The head receives only those positions, unless a user's hooks are on it or on the model, see
     `zu.layouts.heard`.
 
     Parameters
@@ -344,27 +343,27 @@ def whole_logits(
     model : PreTrainedModel
         A causal language model.
     batch : Batch
-        What it is run on, padded on the right.
+        The rows to run the model on, padded on the right.
     positions : (rows, length)
         True where logits are wanted.
     check : bool
-        Whether to look at them with `zu.models.finite`.
+        Whether to check the logits with `zu.models.finite`.
 
     Returns
     -------
     (places, vocabulary)
-        Row after row, float32, finished by the model itself.
+        Row after row, float32, as the model itself computes them.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the logits are not finite, or the model has no embedding of a token.
     """
     check_ids(model, batch.ids)
     head, every = model.get_output_embeddings(), heard(model)
 
     def look(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        if check:  # before a soft cap, which would make of +∞ a number
+        if check:  # before a soft cap, which would turn +∞ into a number
             finite(model, output)
 
     cut = nullcontext() if every else _only(positions, head)
@@ -377,9 +376,9 @@ def whole_logits(
 
 @torch.no_grad()
 def takes_cache(model: PreTrainedModel, ids: torch.Tensor) -> bool:
-    """Whether a model says with a cache of keys and values what it says without: tried on it.
+    """Whether a model gives the same logits with a cache of keys and values, tested on the model.
 
-    State-space layers and their like keep something else.
+    State-space layers and the like need another cache.
 
     Parameters
     ----------
@@ -391,7 +390,7 @@ def takes_cache(model: PreTrainedModel, ids: torch.Tensor) -> bool:
     Returns
     -------
     bool
-        Whether the logits are the same up to rounding.
+        True if the logits are the same up to rounding.
     """
     some = ids[:1].repeat(1, 3)[:, :3]  # (rows, t) -> (1, 3)
     past = DynamicCache()
@@ -405,7 +404,7 @@ def takes_cache(model: PreTrainedModel, ids: torch.Tensor) -> bool:
     expected = model(input_ids=some, use_cache=False).logits[:, -1]  # (1, vocabulary)
     error = (found.float() - expected.float()).norm()
     small = max(1e-3, 16 * torch.finfo(model.dtype).eps)
-    return not bool(error > small * expected.float().norm())  # NaN is another one's to find
+    return not bool(error > small * expected.float().norm())  # others check for NaN
 
 
 @settles
@@ -419,32 +418,32 @@ def write(
     *,
     top_k: int | None = None,
 ) -> torch.Tensor:
-    """Continue each row of ids by `length` sampled tokens, no special ones.
+    """Continue each row of ids by `length` sampled tokens, none of them special.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     tokenizer : PreTrainedTokenizerBase
-        Names the special tokens.
+        The model's own, which names the special tokens.
     ids : (rows, t)
-        What each row begins with.
+        The beginning of each row.
     length : int
         How many tokens to add.
     generator : torch.Generator
-        Draws them, at temperature 1, on its own device.
+        The generator that draws them, at temperature 1, on its own device.
     top_k : int, optional
-        Draw from so many likeliest tokens; by default from the whole distribution.
+        Draw only from this many likeliest tokens; by default from all.
 
     Returns
     -------
     (rows, t + length)
-        What was given, and its continuation.
+        The given tokens and their continuation.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
     """
     check_ids(model, ids)
     special = sorted(set(tokenizer.all_special_ids))
@@ -452,7 +451,7 @@ def write(
     rows = len(ids)
     equal = rows > 1 and bool((ids == ids[0]).all())
     past = DynamicCache() if takes_cache(model, ids) else None
-    new = ids[:1] if equal and past is not None else ids  # what all begin with is read once
+    new = ids[:1] if equal and past is not None else ids  # a common beginning is read once
     for step in range(length):
         if past is None:
             out = model(input_ids=ids, use_cache=False)
@@ -470,7 +469,7 @@ def write(
 def _draw(
     scores: torch.Tensor, banned: torch.Tensor, top_k: int | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """A token for each row of scores (rows, vocabulary), none of the banned ones: (rows, 1)."""
+    """One token per row of scores (rows, vocabulary), none of them banned: (rows, 1)."""
     allowed = scores.float().to(generator.device).index_fill(1, banned, -torch.inf)
     if not top_k:
         return torch.multinomial(allowed.softmax(1), 1, generator=generator)

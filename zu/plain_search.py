@@ -1,9 +1,9 @@
 """The loss of the search for targets in its plainest form: whole sequences, the whole model.
 
-`WholeRuns` computes what `zu.targets.optimise` minimises as its text has it, fact by fact, and
-knows nothing of what a layer does inside: δ is added to what the layer puts out, or to what its
-MLP's output projection does. It takes long. The
-fast search is held against it, and models whose layers that one does not know are searched with it.
+`WholeRuns` computes the loss of `zu.targets.optimise` literally, fact by fact, without knowing what
+a layer does inside: δ is added to the output of the layer, or of its MLP's output projection. This
+is slow. It serves to check the fast search, and to search in models whose layers the fast search
+does not know.
 """
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class CodedFact(Protocol):
     """A fact as token ids, see `zu.targets`.
 
-    rows: (ids, position of the subject's last token) by prefix. goal: the tokens to aim at.
-    essence: (ids, position) of the essence prompt.
+    `rows` holds (ids, position of the subject's last token) by prefix, `goal` the tokens to aim at,
+    and `essence` (ids, position) of the essence prompt.
     """
 
     @property
@@ -61,7 +61,7 @@ class Place(Protocol):
 
 
 class Search(Protocol):
-    """What is asked of the divergence, see `zu.targets.Search`."""
+    """The settings of the divergence, see `zu.targets.Search`."""
 
     @property
     def kl(self) -> float: ...
@@ -71,38 +71,38 @@ class Search(Protocol):
 
 
 class WholeRuns:
-    """The targets of n facts: what the model says to their prompts with a δ each, and should say.
+    """The loss of n facts, each with its own δ, computed with whole runs of the model.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     place : Place
-        Where δ is added: k layers.
+        Where δ is added, at k layers.
     coded : sequence of CodedFact
         The n facts.
     search : Search
-        Says how the divergence is taken, and its weight.
+        The kind and the weight of the divergence.
 
     Attributes
     ----------
     n : int
-        How many facts.
+        How many facts there are.
     prefixes : int
-        How many stand before each prompt, the empty one included.
+        How many texts are put before each prompt, including the empty one.
     h : (n, k, d)
-        What δ is added to at the subject's last token, float32.
+        The states or values to which δ is added, at the subject's last token, float32.
     original : (n, vocabulary)
-        Log-probabilities of what is said at the end of their essence prompts with no δ, float32.
+        Log-probabilities at the end of the essence prompts without δ, float32.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
 
     References
     ----------
-    Meng et al. 2022 (ROME), Eq. 4; what differs from it is said in `zu.targets.optimise`.
+    Meng et al. 2022 (ROME), Eq. 4; `zu.targets.optimise` says how this loss differs.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class WholeRuns:
         Parameters
         ----------
         delta : (active, k, d)
-            What is added for each of them, float32.
+            The δ of each fact, float32.
         active : (active,)
-            Their numbers.
+            The facts' numbers.
 
         Returns
         -------
@@ -155,12 +155,12 @@ class WholeRuns:
         return torch.stack(nll), self.search.kl * torch.stack(apart)  # both (active,)
 
     def bare(self) -> WholeRuns:
-        """The same problem of the bare prompts alone.
+        """The same problem with only the bare prompts.
 
         Returns
         -------
         WholeRuns
-            With the facts' first rows.
+            The problem with the facts' first rows.
         """
         found = copy(self)
         found.prefixes = 1
@@ -170,12 +170,12 @@ class WholeRuns:
     def _target_nll(self, fact: CodedFact, delta: torch.Tensor) -> torch.Tensor:
         """The target's negative log-likelihood with δ (k, d), a mean over tokens and prefixes."""
         goal = torch.tensor(fact.goal, device=delta.device)
-        # The whole target is read at once: each of its tokens is said at the one before it.
+        # one run for the whole target: each of its tokens is predicted at the token before it
         rows = [(ids + fact.goal[:-1], position) for ids, position in fact.rows]
         logits = self._logits(rows, delta)  # (prefixes, length, vocabulary)
         by_prefix = []
         for row, (ids, _) in zip(logits, fact.rows, strict=True):
-            start = len(ids) - 1  # the prompt's last token says the target's first
+            start = len(ids) - 1  # the prompt's last token predicts the target's first
             said = row[start:start + len(goal)]  # (length, vocabulary) -> (target, vocabulary)
             by_prefix.append(F.cross_entropy(said, goal))
         return torch.stack(by_prefix).mean()
@@ -186,15 +186,15 @@ class WholeRuns:
         return logits[-1].log_softmax(-1)
 
     def _logits(self, rows: Sequence[tuple[list[int], int]], delta: torch.Tensor) -> torch.Tensor:
-        """What the model says at every token of some rows with δ (k, d) added at their positions.
+        """The logits at every token of some (ids, position) rows, with δ (k, d) at the positions.
 
-        rows: (ids, position). Returns (rows, length, vocabulary), float32.
+        Returns (rows, length, vocabulary), float32.
         """
         batch = collate(rows, self.model.device)
         head = self.model.get_output_embeddings()
 
         def check(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            # before a soft cap, which would make of +∞ a number
+            # before a soft cap, which would turn +∞ into a number
             finite(self.model, output)
 
         pairs: list[tuple[Callable, Callable]] = [(head.register_forward_hook, check)]
@@ -223,9 +223,9 @@ def _add(
     delta: torch.Tensor,
     shape: torch.Size,
 ) -> torch.Tensor | tuple | list:
-    """A forward hook: an output with δ (d,) added at each row's position (rows,).
+    """A forward hook that adds δ (d,) to the output at each row's position (rows,).
 
-    shape: (rows, length), which some families flatten.
+    `shape` is (rows, length), which some families flatten.
     """
     whole = states_of(output)
     changed = whole.clone().view(*shape, -1)  # (rows, length, d)
@@ -242,7 +242,7 @@ def _add(
 def values_at(
     model: PreTrainedModel, rows: Sequence[tuple[list[int], int]], layers: Sequence[int]
 ) -> torch.Tensor:
-    """What some layers' projections put out at a position of each row.
+    """The outputs of some layers' projections, at one position of each row.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def values_at(
 
 
 def divergence(original: torch.Tensor, changed: torch.Tensor, kl_at: str) -> torch.Tensor:
-    """The divergence of what is said with δ from what is said without.
+    """The divergence of the prediction with δ from the one without.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def divergence(original: torch.Tensor, changed: torch.Tensor, kl_at: str) -> tor
     (...)
         The divergence.
     """
-    least = torch.finfo(changed.dtype).min  # a token that is ruled out, at −∞, would make it NaN
+    least = torch.finfo(changed.dtype).min  # a token at −∞, which is ruled out, would give NaN
     original, changed = original.clamp(min=least), changed.clamp(min=least)
     away, true = (original, changed) if kl_at == "subject" else (changed, original)
     return F.kl_div(away, true, reduction="none", log_target=True).sum(-1)

@@ -1,9 +1,9 @@
-"""Whether a model is read and written as its layout says: tried on it, before anything is edited.
+"""Test on the model itself, before any edit, that it is read and written as its layout says.
 
-`layout` runs a few random tokens through a model. What each layer puts out must be what the next
-one takes in; the logits made from the last states must be the model's own; the projection's output
-must be W k + b; and a small change of it must arrive in the state after the layer, at its own token
-alone. What it is multiplied by on the way is measured.
+`layout` runs a few random tokens through a model. Each layer's output must be the next layer's
+input; the logits of the last states must be the model's own; the projection's output must be
+W k + b; and a change of it must arrive in the state after the layer, only at its own token. The
+factor by which it arrives is measured.
 """
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 #: Rows and columns of the random tokens; the second row is shorter by two.
 SHAPE = 2, 7
-#: Part of the cache's names: another one where a layout is probed in another way.
+#: Part of the cache's names; to be changed when the probes change.
 VERSION = 2
 
 
 def layout(model: PreTrainedModel) -> Layout:
-    """How a model is read and written, tried on the model itself.
+    """How a model is read and written, tested on the model itself.
 
-    What was found is kept under `zu.cache_dir`, by architecture, what is `altered` of it, type of
-    numbers and kind of device; that the weights can be edited is looked at each time. A model with
-    hooks on it is tried each time, and nothing is kept.
+    The result is cached under `zu.cache_dir`, by architecture, `altered` modules, dtype and kind of
+    device. Whether the weights can be edited is checked each time. A model with hooks on it is
+    tested each time, and nothing is cached.
 
     Parameters
     ----------
@@ -50,12 +50,12 @@ def layout(model: PreTrainedModel) -> Layout:
     Returns
     -------
     Layout
-        With the scale of each layer that has a projection.
+        The layout, with the scale of each layer that has a projection.
 
     Raises
     ------
     LayoutError
-        Where a probe fails: it says which, and what can be done.
+        If a probe fails; the message says which one, and what works nevertheless.
     """
     found = known(model)
     editable = found.editable
@@ -68,7 +68,7 @@ def layout(model: PreTrainedModel) -> Layout:
     own = hooked(*model.modules())
     kept = None if own else read_tensors(path, "scales")
     if kept is None or len(kept["scales"]) != len(editable):
-        with settled(model):  # dropout would make of each run another one
+        with settled(model):  # dropout would make every run differ
             scales = _probed(found, editable)
             kept = {"scales": torch.tensor(scales, dtype=torch.float64)}
         if not own:
@@ -77,7 +77,7 @@ def layout(model: PreTrainedModel) -> Layout:
 
 
 def _configuration(model: PreTrainedModel) -> str:
-    """What a model says of its architecture, and how it attends."""
+    """A model's configuration and kind of attention as text."""
     about = model.config.to_dict()
     for idle in ("_name_or_path", "transformers_version"):
         about.pop(idle, None)
@@ -87,7 +87,7 @@ def _configuration(model: PreTrainedModel) -> str:
 
 @torch.no_grad()
 def _probed(found: Layout, editable: list[int]) -> list[float]:
-    """The scale of each of some layers; `LayoutError` where a layout does not hold."""
+    """The scales of some layers; `LayoutError` if the layout is wrong."""
     model, batch = found.model, _tokens(found.model)
     try:
         states, calls = _chained(found, batch)
@@ -114,9 +114,9 @@ def _tokens(model: PreTrainedModel) -> Batch:
 
 
 def _refusal(model: PreTrainedModel, why: str) -> str:
-    """What to say of a model whose layout does not hold."""
+    """The message about a model whose layout is wrong."""
     return (f"{type(model).__name__} cannot be edited layer by layer: {why}. zu.evaluate and "
-            "zu.perplexity work all the same, and so do methods that train (ga, ft)")
+            "zu.perplexity work nevertheless, and so do methods that train (ga, ft)")
 
 
 def _close(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -125,7 +125,10 @@ def _close(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) 
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """How far two tensors differ, as a share of one's length; a token ruled out is −∞ in both."""
+    """How far two tensors differ, as a share of the expected one's length.
+
+    A token that the model rules out must be −∞ in both.
+    """
     found, expected = found.float(), expected.float()
     if not torch.equal(found.isneginf(), expected.isneginf()):
         return math.inf
@@ -138,14 +141,14 @@ def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _rounding(model: PreTrainedModel) -> float:
-    """How far two ways to compute the same may differ, as a share of it."""
+    """How far two ways to compute the same values may differ, as a share of them."""
     return max(1e-5, 8 * torch.finfo(model.dtype).eps)
 
 
 def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int, dict]]:
     """The states that enter each layer and leave the last, (rows, length, d), and the calls.
 
-    Each layer, called alone with what it was called with, must put out what the next one takes in.
+    Each layer, called alone with the same arguments, must return the next layer's input.
     """
     seen: list[torch.Tensor] = []
 
@@ -161,7 +164,7 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
         why = f"{len(found.layers)} layers are called {len(seen)} times"
         raise LayoutError(_refusal(found.model, why))
     if any(x.dim() != 3 for x in states):
-        why = "its layers pass on more than one state for each token"
+        why = "its layers pass on more than one state per token"
         raise LayoutError(_refusal(found.model, why))
     for x in states:
         finite(found.model, x[batch.real.bool()], "states")
@@ -169,35 +172,35 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
     for i, block in enumerate(found.layers):
         alone = call_layer(block, states[i], calls[i])
         if not _close(found.model, alone[real], states[i + 1][real]):
-            why = f"layer {i + 1} takes in something else than layer {i} puts out"
+            why = f"the input of layer {i + 1} is not the output of layer {i}"
             raise LayoutError(_refusal(found.model, why))
     middle = len(found.layers) // 2
     above = {i: call for i, call in calls.items() if i >= middle}
     rest = run_from(found.model, states[middle], above)
     if not _close(found.model, rest[real], out[real]):
-        raise LayoutError(_refusal(found.model, "its upper layers alone say something else"))
+        raise LayoutError(_refusal(found.model, "its upper layers alone compute something else"))
     return states, calls
 
 
 def _same_logits(
     model: PreTrainedModel, found: Layout, batch: Batch, last: torch.Tensor
 ) -> None:
-    """Raise `LayoutError` unless the logits of the last states (rows, length, d) are its own."""
+    """Raise `LayoutError` unless the last states (rows, length, d) give the model's own logits."""
     real = batch.real.bool()
     own = whole_logits(model, batch, real)  # (real tokens, vocabulary)
     ours = logits(model, found.finish(last)[real])
     error = _apart(ours, own)
     if not error <= _rounding(model):
-        why = f"its logits differ from those made of its last states, by {error:.2g} of their size"
+        why = f"its logits differ from those of its last states, by {error:.2g} of their size"
         raise LayoutError(_refusal(model, why))
 
 
 def _scale(
     found: Layout, layer: int, states: torch.Tensor, call: dict, batch: Batch
 ) -> float:
-    """How a random change of a projection's output arrives after its layer; NaN for no multiple.
+    """The factor by which a random change of a projection's output arrives after its layer.
 
-    states: what enters the layer, (rows, length, d).
+    NaN if there is no single factor. `states` (rows, length, d) enter the layer.
     """
     model, block, linear = found.model, found.layers[layer], found.projection(layer)
     rows = torch.arange(len(states), device=states.device)
@@ -205,7 +208,7 @@ def _scale(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def keep(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.append((args[0].clone(), output.clone()))  # some add to it in place
+        seen.append((args[0].clone(), output.clone()))  # some models add to it in place
 
     with hooks((linear.register_forward_hook, keep)):
         plain = call_layer(block, states, call)
@@ -220,7 +223,7 @@ def _scale(
     change = change / change.norm(dim=1, keepdim=True) * size  # (rows, d), as long as the state is
 
     def moved(by: torch.Tensor) -> torch.Tensor:
-        """What a change (rows, d) of the projection's output changes after the layer."""
+        """The effect after the layer of a change (rows, d) of the projection's output."""
 
         def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
             shifted = output.clone().view(*states.shape[:2], -1)  # some flatten rows and length
@@ -238,12 +241,12 @@ def _scale(
 def _check_linear(
     found: Layout, layer: int, key: torch.Tensor, value: torch.Tensor, states: torch.Tensor
 ) -> None:
-    """Raise `LayoutError` unless a projection's output is W k + b, a value for each state."""
+    """Raise `LayoutError` unless a projection's output is W k + b, one value per state."""
     linear = found.projection(layer)
     W, bias = found.matrix(layer), linear._parameters.get("bias")
     expected = F.linear(key, W, bias)
     if not _close(found.model, value, expected):
-        why = f"the projection of layer {layer} does not put out W k"
+        why = f"the output of layer {layer}'s projection is not W k + b"
         raise LayoutError(_refusal(found.model, why))
     if value.numel() != states.numel():
         shapes = f"{tuple(value.shape)} for {tuple(states.shape)}"
@@ -251,9 +254,9 @@ def _check_linear(
 
 
 def _arrives(found: Layout, layer: int, moved: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """What moved after a layer (rows, length, d), at the changed tokens, (rows, d).
+    """The change after a layer (rows, length, d) at the changed tokens, (rows, d).
 
-    `LayoutError` where nothing moved there, or anything elsewhere.
+    `LayoutError` if nothing changed there, or anything changed elsewhere.
     """
     rows = torch.arange(len(moved), device=moved.device)
     there = moved[rows, at]  # (rows, d)
@@ -261,10 +264,10 @@ def _arrives(found: Layout, layer: int, moved: torch.Tensor, at: torch.Tensor) -
     elsewhere[rows, at] = 0
     size = float(there.norm())
     if not math.isfinite(size) or size == 0:
-        raise LayoutError(_refusal(found.model, "a change of what the projection puts out does not "
+        raise LayoutError(_refusal(found.model, "a change of the projection's output does not "
                                    f"arrive after layer {layer}"))
     if float(elsewhere.norm()) > _rounding(found.model) * size:
-        raise LayoutError(_refusal(found.model, "a change of what the projection puts out at one "
+        raise LayoutError(_refusal(found.model, "a change of the projection's output at one "
                                    f"token reaches others within layer {layer}"))
     return there
 
@@ -272,9 +275,9 @@ def _arrives(found: Layout, layer: int, moved: torch.Tensor, at: torch.Tensor) -
 def _multiple(
     model: PreTrainedModel, once: torch.Tensor, twice: torch.Tensor, change: torch.Tensor
 ) -> float:
-    """How many times a change arrives, given what it moves and what −2 times it moves, (rows, d).
+    """The factor by which a change arrives, from its effect and that of −2 times it, (rows, d).
 
-    NaN where that is no plain multiple. What is 1 up to rounding is 1.
+    NaN if there is no single factor. A factor of 1 up to rounding counts as 1.
     """
     times = float((once * change).sum() / change.square().sum())
     small = max(1e-3, 4 * torch.finfo(model.dtype).eps)

@@ -1,4 +1,4 @@
-"""What is asked of a model about a fact: its question, in other words, and those about others."""
+"""The questions about a fact: its own, the same in other words, and those about other subjects."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from .data.words import places
 
 
 class Question(NamedTuple):
-    """What is asked, and what should come.
+    """A question and its answer.
 
     Attributes
     ----------
     prompt, answer : str
-        Spaces at the prompt's end and around the answer count for nothing.
+        The texts; spaces at the prompt's end and around the answer are ignored.
     join : str, optional
-        What stands between them; by default what `zu.spacing.separator` says.
+        The text between them; by default that of `zu.spacing.separator`.
     head : int
-        Where the subject ends, in characters from the prompt's beginning; 0 where it is not known.
+        The subject's end, in characters from the prompt's beginning; 0 if unknown.
     """
 
     prompt: str
@@ -33,22 +33,22 @@ class Question(NamedTuple):
         Parameters
         ----------
         asked : Fact or tuple
-            A fact, or what stands in a question.
+            A fact, a (prompt, answer) pair, or a question.
 
         Returns
         -------
         Question
-            A question that is given comes back as it is.
+            The question; a given question is returned unchanged.
 
         Raises
         ------
         FactError
-            For anything else.
+            If `asked` is anything else.
         """
         if isinstance(asked, Fact):
             return cls(asked.text, asked.target, join_of(asked), _head(asked, asked.prompt))
         if not isinstance(asked, tuple):
-            raise FactError(f"what is asked is a {type(asked).__name__}: give a zu.Fact, as "
+            raise FactError(f"a question is a {type(asked).__name__}: give a zu.Fact, as "
                             "zu.load_facts reads them, or a (prompt, answer) pair")
         return cls(*asked)
 
@@ -63,13 +63,13 @@ class Question(NamedTuple):
         Returns
         -------
         Question
-            Of which it is not known any longer where the subject ends, unless the text is empty.
+            The new question, in which the subject's end is unknown unless the text is empty.
         """
         return self._replace(prompt=prefix + self.prompt, head=0) if prefix else self
 
 
 def join_of(fact: Fact) -> str | None:
-    """What a fact says should stand between its prompts and answers; None: what is usual.
+    """The text that a fact puts between its prompts and answers; None for the usual one.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def paraphrases(fact: Fact) -> list[Question]:
     Returns
     -------
     list of Question
-        One a paraphrase.
+        One question per paraphrase.
     """
     found = []
     for template, text in zip(fact.paraphrases, fact.paraphrase_texts, strict=True):
@@ -104,19 +104,19 @@ def paraphrases(fact: Fact) -> list[Question]:
 
 
 def others(fact: Fact, pairs: Sequence[tuple[str, str]]) -> list[Question]:
-    """Questions that a fact brings along about other subjects: its neighbours, its hops.
+    """A fact's questions about other subjects: its neighbours, its hops.
 
     Parameters
     ----------
     fact : Fact
-        Whose `join` holds for them too.
+        The fact, whose `join` applies to them too.
     pairs : sequence of (str, str)
         Prompts and answers.
 
     Returns
     -------
     list of Question
-        One a pair.
+        One question per pair.
     """
     return [Question(prompt, answer, join_of(fact)) for prompt, answer in pairs]
 
@@ -124,8 +124,8 @@ def others(fact: Fact, pairs: Sequence[tuple[str, str]]) -> list[Question]:
 def _head(fact: Fact, template: str) -> int:
     """Where a prompt's subject ends, see `Question`.
 
-    At the prompt's end for a fact without one; not known where a paraphrase does not say it, except
-    at its very beginning.
+    For a fact without a subject this is the prompt's end. In a paraphrase with its subject written
+    out it is known only if the subject comes first.
     """
     subject = fact.subject
     if not subject:

@@ -1,9 +1,9 @@
-"""Subjects that a model takes for the beginning of a text, and that hold nothing to forget.
+"""Subjects that end in an attention sink and therefore hold nothing to forget.
 
-A model parks the attention that has nothing to fetch on the first token, whose state is then tens
-of times as long as any other and says nothing of the word that stands there; at times the second
-token becomes such an *attention sink* too. A subject that ends there cannot be edited: its target
-would be as far away as its state is long.
+A model parks unused attention on the first token. The state of such an *attention sink* is tens of
+times as long as any other, and says nothing about its word; sometimes the second token becomes a
+sink too. A subject that ends there cannot be edited, since its target would be as far away as its
+state is long.
 """
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .wording import Wording, encode, sink
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Sinks are among the first so many tokens.
+#: Sinks are among this many first tokens.
 NEAR = 4
-#: A state is a sink's where it is so many times as long as behind one more token. On the embedded
-#: model others are 0.9 to 1.2 times as long, sinks 48 and more.
+#: A token is a sink if its state is more than this many times as long as behind one more token. On
+#: the embedded model other states are 0.9 to 1.2 times as long, and sinks at least 48 times.
 LONGER = 5.0
 
 
 def found(
     model: PreTrainedModel, wording: Wording, facts: Sequence[Fact], layer: int
 ) -> dict[int, float]:
-    """The facts whose subject's last token is an attention sink, as their prompt stands.
+    """The facts whose subject's last token is an attention sink in their own prompt.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ def found(
     wording : Wording
         How the facts are asked.
     facts : sequence of Fact
-        Which facts.
+        The facts to check.
     layer : int
-        After which layer the states are compared.
+        The layer after which the states are compared.
 
     Returns
     -------
     dict of int to float
-        By number of the fact, from 0 on: how many times as long its state is as the same token's
-        behind one that is put in front.
+        By the fact's number, counted from 0, the length of its state divided by the length of the
+        same token's state behind one more token.
 
     References
     ----------
@@ -70,7 +70,7 @@ def found(
 def refuse(
     model: PreTrainedModel, wording: Wording, facts: Sequence[Fact], layer: int
 ) -> None:
-    """Raise `FactError` where a fact's subject ends in an attention sink.
+    """Raise `FactError` if a fact's subject ends in an attention sink.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def refuse(
     Raises
     ------
     FactError
-        With the facts' numbers, and what to do.
+        If there is such a fact; the message gives the facts' numbers and the remedy.
     """
     sinks = found(model, wording, facts, layer)
     if sinks:

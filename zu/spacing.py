@@ -24,32 +24,32 @@ _UNSPACED = (
     (0x1AFF0, 0x1B16F),  # Kana
     (0x20000, 0x3FFFF),  # Han
 )
-#: Of these, what sets its sentences apart by a space.
+#: Those of them that separate sentences by a space.
 _SPACED_SENTENCES = ((0x0E00, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0xAA60, 0xAA7F))
-#: Their own marks behind a sentence.
+#: Their own marks at the end of a sentence.
 _ENDS = "།༎၊။។៕៖"
 _STOPS = ".?!;:…"
-#: What ends a sentence, so that no full stop follows it.
+#: Signs that end a sentence, so that no full stop follows.
 _LAST = ".?!…؟۔।॥。．！？"
 _QUOTES = "\"'`"
-#: What stands behind a word with no space, at the beginning of a text that goes on from another.
+#: Beginnings of a text that follow a word without a space.
 _CLOSING = re.compile(r"""[,;:!?%‰…]|\.(?!\w)|'(?:s|d|m|t|re|ve|ll)(?![\w-])|-(?=[^\W\d_])""")
 
 
 def separator(before: str, after: str) -> str:
-    """What stands between a text and what goes on from it, such as a prompt and its answer.
+    """The text between two texts that follow each other, such as a prompt and its answer.
 
-    Nothing behind white space, an opening bracket or quote, a dash, slash or elision (``l'``) that
-    is tied to a word, or a sign of money before a number; nor before a comma or the like; nor where
-    a script without spaces goes on: behind Han, Kana, Thai, Lao, Khmer, Burmese, Tibetan and
-    full-width punctuation, unless these are a foreign word among words with spaces. Elsewhere a
-    space, as between an English prompt and a Chinese answer.
+    Nothing goes behind white space, an opening bracket or quote, a dash, slash or elision (``l'``)
+    that belongs to a word, or a currency sign before a number; nor before a comma or the like; nor
+    where a script without spaces continues, that is behind Han, Kana, Thai, Lao, Khmer, Burmese,
+    Tibetan and full-width punctuation, unless these are a foreign word among words with spaces. In
+    all other cases there is a space, for example between an English prompt and a Chinese answer.
 
     Parameters
     ----------
     before, after : str
-        The two texts, the first without spaces at its end (line breaks may stand there), the second
-        without any at its beginning.
+        The two texts. The first has no spaces at its end (but may end in line breaks), the second
+        none at its beginning.
 
     Returns
     -------
@@ -65,20 +65,20 @@ def separator(before: str, after: str) -> str:
 
 
 def sentence(before: str, after: str, join: str | None = None) -> str:
-    """Two texts as one sentence, with what parts it from the next one.
+    """Two texts as one sentence, with what separates it from the next one.
 
     Parameters
     ----------
     before, after : str
         A prompt and its answer.
     join : str, optional
-        What stands between them; by default what `separator` says.
+        The text between them; by default that of `separator`.
 
     Returns
     -------
     str
-        Ending in a full stop and a space or, in scripts that have it so, in one of the two or in
-        another stop: in the answer's own, where it has one.
+        The sentence with a full stop and a space at its end. Some scripts use only one of the two,
+        or another stop; and if the answer ends in a stop of its own, no other is added.
     """
     whole = before + (separator(before, after) if join is None else join) + after
     end = _seen(whole)[-1:]
@@ -100,7 +100,7 @@ def trimmed(prompt: str) -> str:
     Returns
     -------
     str
-        Up to its last line break, or the last character that is no white space.
+        The prompt up to its last line break, or up to its last character that is not white space.
     """
     bare = prompt.rstrip()
     tail = prompt[len(bare):]
@@ -123,12 +123,12 @@ def _unspaced(sign: str) -> bool:
 
 
 def _spaced_word(sign: str) -> bool:
-    """Whether a character is of a word of a script with spaces."""
+    """Whether a character belongs to a word of a script with spaces."""
     return sign.isalnum() and not _unspaced(sign)
 
 
 def _open(before: str, after: str) -> bool:
-    """Whether a text's last sign is tied to what comes next: a bracket, a quote, a dash."""
+    """Whether a text's last sign, such as a bracket, quote or dash, belongs to what comes next."""
     last, previous = before[-1], before[-2:-1]
     kind = unicodedata.category(last)
     tied = bool(previous) and not previous.isspace()  # to what stands before it
@@ -148,7 +148,7 @@ def _open(before: str, after: str) -> bool:
 def _elided(before: str) -> bool:
     """Whether an apostrophe at a text's end stands for a vowel (``l'``, ``dell'``).
 
-    Else it closes a quote, or says whose something is (``the countries'``).
+    Otherwise it closes a quote, or marks a possessive (``the countries'``).
     """
     if re.search(r"(?:^|[\s(\[])['‘]\S", before[:-1]):
         return False
@@ -157,7 +157,7 @@ def _elided(before: str) -> bool:
 
 
 def _closes(after: str) -> bool:
-    """Whether a text begins with what stands behind a word without a space."""
+    """Whether a text begins with a sign that follows a word without a space."""
     first = after[0]
     if unicodedata.category(first) == "Pe" or (_unspaced(first) and _is_stop(first)):
         return True
@@ -165,12 +165,12 @@ def _closes(after: str) -> bool:
 
 
 def _is_stop(sign: str) -> bool:
-    """Whether a sign of East Asia is a comma, a full stop or the like, and opens nothing."""
+    """Whether an East Asian sign is a comma, a full stop or the like, and not an opening sign."""
     return unicodedata.category(sign) in ("Po", "Pf")
 
 
 def _goes_on(before: str, after: str) -> bool:
-    """Whether a script without spaces goes on from one text into the other."""
+    """Whether a script without spaces continues from one text into the other."""
     words = before.split()
     word, last = words[-1], before[-1]
     if not any(map(_unspaced, word)):

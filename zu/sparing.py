@@ -1,4 +1,4 @@
-"""What an edit must spare: the forget prompts with other subjects, whose values should stay."""
+"""Anchors, which an edit must spare: the forget prompts with other subjects."""
 from __future__ import annotations
 
 import random
@@ -20,15 +20,15 @@ from .wording import tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: How a list of subjects is put to the model for it to go on.
+#: The beginning of a list of subjects that the model continues.
 LIST = "A list of names of the same kind, without repetition: {}, "
-#: How often it goes on.
+#: How many continuations it writes.
 ROWS = 16
-#: For how many tokens.
+#: How many tokens each of them has.
 LENGTH = 32
 
 
-#: Names for a group of facts with one prompt.
+#: A function that gives names for a group of facts with one prompt.
 Names = Callable[[list[Fact]], list[str]]
 
 
@@ -41,37 +41,39 @@ def anchors(
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
 ) -> list[Fact]:
-    """Each forget prompt with other subjects of the same kind, for `unlearn`'s anchors.
+    """Make anchors for `unlearn`: each forget prompt with other subjects of the same kind.
 
-    The anchors' targets are never read: what is kept is the model's own output, whatever it is.
-
-    Left out are the subjects to forget, and those that a neighbour's prompt names, on which
-    specificity is measured. Of subjects by name a warning says how many.
+    The anchors' targets are never read, since an edit should keep the model's own output, whatever
+    it is. Subjects to forget are left out, and so are subjects in neighbours' prompts, on which
+    specificity is measured. A warning says how many given names are left out.
 
     Parameters
     ----------
     facts : sequence of Fact
         The facts to forget.
     source : iterable of Fact or str, optional
-        Other facts, of which those of the same relation count (where there is none, of the same
-        prompt); or subjects by name; or None: the model goes on with a list of those to forget.
+        Other facts, of which those of the same relation are used (or, without a relation, those
+        with the same prompt); or names of subjects. By default the model continues a list of the
+        subjects to forget.
     per_prompt : int, optional
-        Most subjects for a prompt: by default all that are given by name, else 20.
+        The most subjects per prompt; by default all given names, or 20 from facts or the model.
     model, tokenizer : optional
-        What is asked where there is no source.
+        The model to ask if there is no source, and its tokenizer.
     seed : int
-        Of the choice among the subjects, or of what the model writes.
+        The seed of the choice among the subjects, or of the model's list.
 
     Returns
     -------
     list of Fact
-        Prompt after prompt.
+        The anchors, prompt after prompt.
 
     Raises
     ------
+    FactError
+        If a fact to forget has no subject.
     ValueError
-        When no anchor is found for a prompt, a fact to forget has no subject, source is None and
-        there is no model, or it holds what is neither a fact nor a name.
+        If there is no anchor for a prompt, neither a source nor a model is given, or the source
+        holds something that is neither a fact nor a name.
     """
     facts, source = as_facts(facts), _checked(source)
     if per_prompt is not None and per_prompt < 1:
@@ -91,14 +93,14 @@ def anchors(
 
 
 def _checked(source: Iterable[Fact | str] | None) -> list[Fact | str] | None:
-    """A source as a list, of names without spaces around them; refused where it is none."""
+    """A source as a list, with names without spaces around them; `ValueError` if it is invalid."""
     if source is None:
         return None
     if isinstance(source, str):
         raise ValueError("source is one text: give a list of names, or of facts")
     if isinstance(source, Fact):
         source = [source]
-    elif isinstance(source, set | frozenset):  # whose order differs from run to run
+    elif isinstance(source, set | frozenset):  # a set's order differs from run to run
         source = sorted(source, key=str)
     found: list[Fact | str] = []
     for number, item in enumerate(source, 1):
@@ -119,7 +121,7 @@ def _names(
     tokenizer: PreTrainedTokenizerBase | None,
     seed: int,
 ) -> Names:
-    """What gives names for a group: a source or, where there is none, the model."""
+    """The function that gives names for a group, from a source or else from the model."""
     if source is not None:
         return partial(_drawn, source, seed)
     if model is None or tokenizer is None:
@@ -135,9 +137,9 @@ def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
         if not fact.subject:
-            raise FactError(f"the fact with id '{fact.id}' has no subject, in whose place an "
-                            "anchor's would stand: write one, and {} in the prompt, or take a "
-                            "method without anchors")
+            raise FactError(f"the fact with id '{fact.id}' has no subject that an anchor could "
+                            "replace: give one, and {} in the prompt, or use a method without "
+                            "anchors")
         groups.setdefault((fact.relation, fact.prompt), []).append(fact)
     return list(groups.values())
 
@@ -145,22 +147,22 @@ def _by_prompt(facts: Sequence[Fact]) -> list[list[Fact]]:
 def _asked(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, group: list[Fact]
 ) -> list[str]:
-    """Names like the subjects of a group, by the model."""
+    """Names similar to the subjects of a group, proposed by the model."""
     return propose(model, tokenizer, [fact.subject for fact in group], seed=seed)
 
 
 def _drawn(source: list[Fact | str], seed: int, group: list[Fact]) -> list[str]:
-    """Names for a group out of a source, in an order that the seed decides."""
+    """Names for a group from a source, in an order that the seed determines."""
     names = _of_kind(source, group[0].relation, group[0].prompt)
     return random.Random(seed).sample(names, len(names))
 
 
 def _no_anchor(fact: Fact, who: str) -> str:
-    """What to say where a prompt has no anchor."""
+    """The message about a prompt without an anchor."""
     return (
         f"no anchor for the prompt of the fact with id '{fact.id}' (its line, in a file without "
-        f"ids): {who} names no subject of its kind that is neither to be forgotten nor a "
-        "neighbour; give other facts or names"
+        f"ids): {who} names no subject of its kind that is neither to be forgotten nor in a "
+        "neighbour's prompt; give other facts or names"
     )
 
 
@@ -178,26 +180,23 @@ def _allowed(facts: Sequence[Fact]) -> Callable[[str], bool]:
 
 
 def _only_names(source: list[Fact | str] | None) -> bool:
-    """Whether the source is subjects by name and nothing else."""
+    """Whether the source holds only names."""
     return bool(source and all(isinstance(x, str) for x in source))
 
 
 def _warn_of_left_out(source: list[Fact | str], allowed: Callable[[str], bool]) -> None:
-    """Say how many of the names that were given are left out."""
+    """Warn of given names that are left out."""
     out = sum(isinstance(x, str) and not allowed(x) for x in source)
     if out:
         warnings.warn(
-            f"anchors: {out} of the {len(source)} names are left out, as subjects to forget or of "
-            "neighbours, on which Spe is measured",
+            f"anchors: {out} of the {len(source)} names are left out, since they are subjects to "
+            "forget or in neighbours' prompts, on which Spe is measured",
             stacklevel=3,  # at the call of `anchors`
         )
 
 
 def _of_kind(source: list[Fact | str], relation: str, prompt: str) -> list[str]:
-    """The source's names, and the subjects of its facts that share a relation, else a prompt.
-
-    A fact without a subject names none.
-    """
+    """The source's names, and the subjects of its facts with the same relation, or else prompt."""
     names = []
     for x in source:
         if isinstance(x, str):
@@ -216,28 +215,28 @@ def propose(
     *,
     seed: int = 0,
 ) -> list[str]:
-    """Names like `subjects`, written by the model as the rest of a list of them.
+    """Names similar to `subjects`, which the model writes as the continuation of a list.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Writes.
+        The model that writes.
     tokenizer : PreTrainedTokenizerBase
-        Its own.
+        The model's own.
     subjects : sequence of str
-        Of which up to five begin the list.
+        Subjects, up to five of which begin the list.
     seed : int
-        Of their choice, and of what the model writes.
+        The seed of their choice, and of the model's continuations.
 
     Returns
     -------
     list of str
-        The most frequent first.
+        Names, the most frequent first.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
     """
     shown = random.Random(seed).sample(list(subjects), min(5, len(subjects)))
     start = LIST.format(", ".join(shown)).rstrip()
@@ -249,7 +248,7 @@ def propose(
     for text in tokenizer.batch_decode(written, skip_special_tokens=True):
         items = re.split("[,،、，]", text.split("\n")[0])[:-1]  # the last one may be cut off
         names = [item.strip() for item in items]
-        # once a text; by a dict, because a set's order differs from run to run
+        # once per text; with a dict, because a set's order differs from run to run
         counts.update(list(dict.fromkeys(name for name in names if _is_name(name))))
     return [name for name, _ in counts.most_common()]
 

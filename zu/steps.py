@@ -1,8 +1,8 @@
-"""How a search for targets steps: along the normalised gradient, or by Adam.
+"""The steps of a search for targets: along the normalised gradient, or by Adam.
 
-Both step on u, what is searched for, with one independent problem a row: u is (n, k, d), at k
-places of each of n facts. Those that are not done yet, a of them, are stepped; how many steps a
-fact has taken is its own affair, as some are done sooner.
+Both step on the unknown u, with one independent problem per row: u is (n, k, d), at k places of
+each of n facts. Only the a facts that are not done yet are stepped, and each fact counts its own
+steps, since some are done sooner than others.
 """
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Literal
 import torch
 
 Optimizer = Literal["normalised", "adam"]
-#: The rate where none is said.
+#: The default rates.
 RATES: dict[str, float] = {"normalised": 0.3, "adam": 0.4}
-#: Along the normalised gradient: how much of the direction before is kept, how much shorter each
-#: step is than the one before, and how long u may be at first and how much longer after each step,
-#: as shares of the longest.
+#: For the normalised gradient: the share of the previous direction that is kept, the ratio of a
+#: step's length to the previous one's, and, as shares of the longest u, how long u may be at first
+#: and how much longer after each step.
 KEPT, SHORTER, AT_FIRST, LONGER = 0.5, 0.93, 0.5, 0.05
 
 
 class Adam:
-    """Adam: each coordinate moves by about the rate, and u may be as long as the longest at once.
+    """Adam: each coordinate moves by about the rate, and u may have its full length at once.
 
     Parameters
     ----------
     longest : (n, k, 1)
         The longest u that is allowed.
     d : int
-        The length of a row of u.
+        The number of coordinates in a row of u.
     lr : float
         The rate.
 
@@ -51,16 +51,16 @@ class Adam:
         Parameters
         ----------
         u : (a, k, d)
-            Where the facts are.
+            The facts' present u.
         active : (a,)
-            Their numbers.
+            The facts' numbers.
         gradient : (a, k, d)
-            Of their losses.
+            The gradients of their losses.
 
         Returns
         -------
         (a, k, d)
-            Where they are then, no longer than they may be.
+            The next u, cut to the allowed length.
         """
         mean, square = self.mean, self.square
         self.taken[active] += 1
@@ -73,21 +73,21 @@ class Adam:
 
 
 class Normalised:
-    """The gradient's direction alone, with some of the last one: a step has a given length.
+    """Steps of a given length along the gradient's direction, with some of the previous direction.
 
-    What is looked for is a direction more than a length: the gradient's own length says nothing of
-    how far to go, and a u of any direction that lowers the loss lowers it further when it is
-    longer. So the length is held, at half of the longest at first, and grows a little with each
-    step, and what is found is about the shortest u that does: it moves other facts the least.
+    The search looks for a direction more than for a length. The gradient's length does not say how
+    far to go, and a longer u in a good direction lowers the loss further. The length of u is
+    therefore limited, to half of the longest at first and a little more after each step. The result
+    is about the shortest u that suffices, which moves other facts the least.
 
     Parameters
     ----------
     longest : (n, k, 1)
         The longest u that is allowed.
     d : int
-        The length of a row of u.
+        The number of coordinates in a row of u.
     lr : float
-        The first step's length, as a share of that.
+        The first step's length, as a share of the longest u.
     """
 
     def __init__(self, longest: torch.Tensor, d: int, lr: float) -> None:
@@ -104,12 +104,12 @@ class Normalised:
         Parameters
         ----------
         u, active, gradient
-            As Adam's.
+            As in `Adam`.
 
         Returns
         -------
         (a, k, d)
-            Where they are then, no longer than they may be.
+            The next u, cut to the allowed length.
         """
         before, longest = self.taken[active], self.longest[active]  # (a, 1, 1) and (a, k, 1)
         self.taken[active] += 1
@@ -120,13 +120,13 @@ class Normalised:
 
 
 def _no_longer(u: torch.Tensor, longest: torch.Tensor) -> torch.Tensor:
-    """u (a, k, d), cut to the longest that it may be, (a, k, 1)."""
+    """u (a, k, d), cut to the allowed length (a, k, 1)."""
     length = u.norm(dim=2, keepdim=True)  # (a, k, 1)
     return u * (longest / length.clamp_min(1e-12)).clamp(max=1.0)
 
 
 def _unit_length(x: torch.Tensor) -> torch.Tensor:
-    """Vectors (..., d) at length 1; those of no length stay."""
+    """Vectors (..., d) scaled to length 1; zero vectors stay zero."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 

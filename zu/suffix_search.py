@@ -1,8 +1,8 @@
-"""The loss of the search for targets, fast: only the part of the model that δ reaches is run.
+"""The loss of the search for targets, computed fast: only the part that δ reaches is run.
 
-`SuffixRuns` computes what `zu.plain_search.WholeRuns` does, for many facts at once: from the layer
-on whose states δ changes, and from the subject's last token on. `Suffixes` reads all that does not
-depend on δ once, and keeps it.
+`SuffixRuns` computes the same as `zu.plain_search.WholeRuns`, for many facts at once, from the
+layer whose states δ changes and from the subject's last token on. `Suffixes` computes everything
+that does not depend on δ once, and keeps it.
 """
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Place(Protocol):
 class _Past:
     """Keys and values left of the subject's last token, for one pass over the rest.
 
-    The part of transformers' cache interface that attention layers call. Both by layer,
-    (rows, heads, s, head size), with s past positions.
+    This is the part of transformers' cache interface that attention layers call. Both are stored by
+    layer, (rows, heads, s, head size), with s past positions.
     """
 
     def __init__(self, keys: dict[int, torch.Tensor], values: dict[int, torch.Tensor]) -> None:
@@ -53,7 +53,7 @@ class _Past:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The past's keys and values with a pass's own behind them; nothing is kept of these."""
+        """The past's keys and values, followed by a pass's own, which are not kept."""
         # (rows, heads, s, head size) and (rows, heads, w, head size) -> (rows, heads, s + w, ...)
         keys = torch.cat([self.keys[layer_idx], key], 2)
         values = torch.cat([self.values[layer_idx], value], 2)
@@ -63,22 +63,23 @@ class _Past:
 class Suffixes:
     """The part of the model that δ reaches: from a layer on, from the subject's last token on.
 
-    A row is one prompt of one fact. Rows come in groups that begin alike, one row a fact in each:
-    row j · n + i is fact i's prompt in group j. The tokens of a row are read in two stretches,
+    A row is one prompt of one fact. Rows come in groups with a common beginning, with one row per
+    fact in each: row j · n + i is fact i's prompt in group j. The tokens of a row are read in two
+    parts,
 
-        head : what all rows of its group begin with, read once for the group;
-        tail : the rest, which holds the subject's last token;
+        head : the common beginning of its group, read once for the group;
+        tail : the rest, which contains the subject's last token;
 
-    and used in two others,
+    and used in two other parts,
 
-        past : all that stands left of the subject's last token. Its keys and values in the layers
-            that are run do not depend on δ and are kept;
-        suffix : the subject's last token and what follows. It is run anew for each δ.
+        past : everything left of the subject's last token. Its keys and values in the layers to run
+            do not depend on δ, and are kept;
+        suffix : the subject's last token and what follows. It is run again for each δ.
 
     Shapes below: r rows; a tokens of the longest head, t of the longest tail, s of the longest
     past, w of the longest suffix; d the hidden size, c key-value heads of size e.
 
-    groups: rows of (ids, position of the subject's last token), by group.
+    `groups` holds rows of (ids, position of the subject's last token), by group.
     """
 
     @torch.no_grad()
@@ -120,11 +121,11 @@ class Suffixes:
     ) -> tuple[torch.Tensor, dict[int, dict]]:
         """A pass over the tails with the heads in the cache, which holds both afterwards.
 
-        The layers to run are passed by what stands left of the subjects' last tokens alone, up to
-        the furthest of them: what follows is the suffix, which is run for each δ.
+        In the layers to run, the pass covers only the tokens left of the subjects' last tokens, up
+        to the furthest of these. The rest is the suffix, which is run for each δ.
 
-        Returns the states that enter the lowest layer to run, (r, t, d), or leave the last one
-        where none is run, and what each layer is called with.
+        Returns the states that enter the lowest layer to run, (r, t, d) (or leave the last layer if
+        there is none to run), and each layer's call.
         """
         calls: dict[int, dict] = {}
         early = torch.arange(max(int(tails.position.max()), 1), device=head.device)  # (b,)
@@ -150,8 +151,7 @@ class Suffixes:
         # (r, 1) + (t,) -> (r, t): a tail goes on where its row's head ends, not where the longest
         # head does
         positions = head + torch.arange(tails.ids.shape[1], device=device)
-        # a body may bring what leaves its last layer into the shape of the tails: it does not come
-        # to that
+        # stop here, since a body may reshape the output of its last layer to the shape of the tails
         last = ended(self.layout.layers[-1].register_forward_hook)
         with entering_first(self.layout, self.place.start) as found, hooks(*pairs), last:
             self.layout.body(
@@ -178,10 +178,10 @@ class Suffixes:
     def _keep_past(
         self, cache: DynamicCache, left: torch.Tensor, head: torch.Tensor, longest: int
     ) -> None:
-        """Bring the pasts together from the cache, each layer's keys and values (r, c, s, e).
+        """Collect the pasts from the cache, as each layer's keys and values (r, c, s, e).
 
-        In the cache a row's head fills columns 0 to head − 1; up to `longest` (a) there is padding;
-        from there on stands the row's tail.
+        In the cache a row's head fills columns 0 to head − 1, then comes padding up to `longest`
+        (a), then the row's tail.
         """
         # (r, s): the column of the cache that holds token `left` of each row
         column = torch.where(left < head, left, longest + left - head)
@@ -198,10 +198,10 @@ class Suffixes:
             self.past[i] = tuple(kept)
 
     def _attention_mask(self, in_past: torch.Tensor, width: int) -> torch.Tensor:
-        """What to add to the attention's scores, (r, 1, w, s + w): 0, or the least number.
+        """The mask to add to the attention's scores, (r, 1, w, s + w): 0, or the least number.
 
-        in_past: which columns of the past hold a token, (r, s). Each token of a suffix sees them,
-        those of the suffix before it, and itself.
+        `in_past` (r, s) says which columns of the past hold a token. Each token of a suffix sees
+        those, the earlier tokens of the suffix, and itself.
         """
         steps = torch.arange(width, device=in_past.device)
         # (1, w) <= (w, 1) -> (w, w) -> (r, w, w)
@@ -214,17 +214,17 @@ class Suffixes:
         return mask
 
     def only(self, rows: torch.Tensor) -> Suffixes:
-        """The same of some rows alone.
+        """The same with only some rows.
 
         Parameters
         ----------
         rows : (k,)
-            Their numbers, ascending.
+            The numbers of the rows, ascending.
 
         Returns
         -------
         Suffixes
-            Itself for all rows.
+            A part, or the object itself if all rows are wanted.
         """
         if len(rows) == len(self.fact):
             return self
@@ -243,18 +243,18 @@ class Suffixes:
         Parameters
         ----------
         twin : PreTrainedModel
-            The model's.
+            The model's twin.
 
         Returns
         -------
         Suffixes
-            For the twin's layers.
+            The same for the twin's layers.
         """
         found, dtype = copy(self), _of_head(twin)
         found.layout = known(twin)
         found.layers = {i: found.layout.layers[i] for i in self.layers}
         found.suffix = self.suffix.to(dtype)
-        least = torch.finfo(dtype).min  # of float32's least number it would make -inf
+        least = torch.finfo(dtype).min  # float32's least number would become -inf
         found.mask = self.mask.clamp(min=least).to(dtype)
         found.past = {i: (x.to(dtype), y.to(dtype)) for i, (x, y) in self.past.items()}
         found.calls = {i: _cast(call, dtype) for i, call in self.calls.items()}
@@ -263,19 +263,19 @@ class Suffixes:
     def states(
         self, delta: torch.Tensor, row: torch.Tensor, offset: torch.Tensor
     ) -> torch.Tensor:
-        """What the head sees at some places, with a δ for each fact.
+        """The states that the head receives at some places, with a δ for each fact.
 
         Parameters
         ----------
         delta : (n, k, d)
             δ by fact.
         row, offset : (places,)
-            A row, and a column of its suffix.
+            The row of each place, and the column in its suffix.
 
         Returns
         -------
         (places, d)
-            The states there, normed.
+            The states there, after the norm.
         """
         shift = delta[self.fact]  # (n, k, d) -> (r, k, d): each row's δ
         x = self.suffix  # (r, w, d)
@@ -292,7 +292,7 @@ class Suffixes:
         return self.layout.finish(x[at_row, at_column])  # (r, w, d) -> (places, d)
 
     def _shifts(self, shift: torch.Tensor) -> list[tuple[Callable, Callable]]:
-        """Hooks that add each row's δ (rows, k, d) to values, where values are aimed at."""
+        """Hooks that add each row's δ (rows, k, d) to values, if the aim is values."""
         if self.place.aim == "hidden":
             return []
 
@@ -313,15 +313,15 @@ def _shifted(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     return torch.cat([first.to(x.dtype), x[:, 1:]], 1)
 
 
-#: What layers are told of the positions of their tokens, by name.
+#: The names of layers' arguments that depend on token positions.
 _BY_POSITION = ("position_embeddings", "position_ids")
 
 
 def _cut_call(call: dict, at: torch.Tensor) -> dict:
     """A layer's call for some columns `at` (r, w, 1) of the tails; `LookupError` for other tensors.
 
-    Of the arguments only the rotations of positions (r, t, e) and their numbers (r, t) go by
-    column; the attention's mask and the cache are put in later.
+    Only the rotary position embeddings (r, t, e) and the position numbers (r, t) are cut by column.
+    The attention mask and the cache are put in later.
     """
     cut: dict[str, Any] = {}
     for name, given in call.items():
@@ -337,7 +337,7 @@ def _cut_call(call: dict, at: torch.Tensor) -> dict:
 
 
 def _early(mask: torch.Tensor, columns: int, past: int) -> torch.Tensor:
-    """A mask of attention for the first columns of a pass behind a past.
+    """An attention mask for the first columns of a pass behind a past.
 
     (r, 1, t, a + t) -> (r, 1, b, a + b); a mask of real tokens alone, (r, a + t) -> (r, a + b).
     """
@@ -346,7 +346,7 @@ def _early(mask: torch.Tensor, columns: int, past: int) -> torch.Tensor:
 
 
 def _rows_of(call: dict, rows: torch.Tensor) -> dict:
-    """A cut call for some rows alone."""
+    """A cut call for only some rows."""
     own: dict[str, Any] = {}
     for name, given in call.items():
         if name == "position_embeddings":
@@ -365,7 +365,7 @@ def _filled(call: dict, mask: torch.Tensor, past: _Past) -> dict:
 
 
 def _cast(call: dict, dtype: torch.dtype) -> dict:
-    """A cut call with its rotations of positions in another precision."""
+    """A cut call with its position embeddings in another precision."""
     own = dict(call)
     if "position_embeddings" in call:
         own["position_embeddings"] = tuple(x.to(dtype) for x in call["position_embeddings"])
@@ -373,7 +373,7 @@ def _cast(call: dict, dtype: torch.dtype) -> dict:
 
 
 def _shared(rows: Sequence[tuple[list[int], int]]) -> int:
-    """How many tokens all rows begin with, none of them a subject's last."""
+    """The length of the common beginning of all rows, which includes no subject's last token."""
     most = min(position for _, position in rows)
     for j in range(most):
         if len({ids[j] for ids, _ in rows}) > 1:
@@ -400,7 +400,7 @@ def _read_heads(
 def _tails(
     rows: Sequence[tuple[list[int], int]], head: torch.Tensor, device: torch.device
 ) -> Batch:
-    """What is left of each row behind its head, whose length is in head (r, 1): ids of (r, t)."""
+    """The rest of each row behind its head, whose length is in `head` (r, 1): ids of (r, t)."""
     lengths = head[:, 0].tolist()
     left = [(ids[k:], p - k) for (ids, p), k in zip(rows, lengths, strict=True)]
     return collate(left, device)
@@ -413,12 +413,12 @@ def _columns(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What some of the facts are asked: their rows, and where these are read.
+    """The rows of some of the facts, and the places at which their logits are needed.
 
-    prompts, essences: their suffixes. All of (q,), one entry a token of a target behind a prefix:
-    row and offset, where it is said; token, which it is; weight, how it counts; owner, whose it is
-    among these facts. ends: (a,), where each essence prompt is read. original: what it says with
-    no δ, (a, vocabulary).
+    `prompts` and `essences` are suffixes. These have one entry per target token behind a prefix,
+    (q,): `row` and `offset`, the place that predicts it; `token`, the token itself; `weight`, its
+    weight; `owner`, its fact among these. `ends` (a,) holds the place of each essence prompt's end,
+    and `original` (a, vocabulary) the prediction there without δ.
     """
 
     prompts: Suffixes
@@ -432,7 +432,7 @@ class _Asked:
     original: torch.Tensor
 
     def only(self, facts: torch.Tensor) -> _Asked:
-        """The same of some facts alone, (a,), in this order."""
+        """The same for only some facts, (a,), in this order."""
         n = len(self.ends)
         if len(facts) == n:
             return self
@@ -454,7 +454,7 @@ class _Asked:
         )
 
     def bare(self, prefixes: int) -> _Asked:
-        """The same with the bare prompts alone, which are the first n rows."""
+        """The same with only the bare prompts, which are the first n rows."""
         n = len(self.ends)
         kept = (self.row < n).nonzero()[:, 0]
         return replace(
@@ -469,9 +469,9 @@ class _Asked:
 
 
 def _chosen(suffixes: Suffixes, index: torch.Tensor) -> tuple[Suffixes, torch.Tensor]:
-    """The rows of some facts, and where each row stands among them, (r,), −1 for none.
+    """The rows of some facts, and the number of each row among them, (r,), −1 for other rows.
 
-    index: (n,), where each fact stands among these, −1 for none.
+    `index` (n,) holds the number of each fact among these, −1 for other facts.
     """
     rows = (index[suffixes.fact] >= 0).nonzero()[:, 0]  # (k,)
     places = torch.full((len(suffixes.fact),), -1, device=rows.device)
@@ -482,28 +482,28 @@ def _chosen(suffixes: Suffixes, index: torch.Tensor) -> tuple[Suffixes, torch.Te
 
 
 class SuffixRuns:
-    """The targets of n facts: what the model says to their prompts with a δ each, and should say.
+    """The loss of n facts, each with its own δ, computed only where δ reaches.
 
     Parameters
     ----------
     model, place, coded, search
-        As `zu.plain_search.WholeRuns` takes them.
+        As in `zu.plain_search.WholeRuns`.
 
     Attributes
     ----------
     n : int
-        How many facts.
+        How many facts there are.
     prefixes : int
-        How many stand before each prompt, the empty one included.
+        How many texts are put before each prompt, including the empty one.
     h : (n, k, d)
-        What δ is added to at the subject's last token, at k places, float32.
+        The states or values to which δ is added, at k places, float32.
 
     Raises
     ------
     LookupError
-        For layers that are called with what is not known.
+        If layers are called with unknown arguments.
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
     """
 
     def __init__(
@@ -511,11 +511,11 @@ class SuffixRuns:
     ) -> None:
         self.model, self.search, self.n = model, search, len(coded)
         self.prefixes = len(coded[0].rows)
-        groups = []  # a group a prefix
+        groups = []  # one group per prefix
         for j in range(self.prefixes):
             groups.append([(c.rows[j][0] + c.goal[:-1], c.rows[j][1]) for c in coded])
         prompts = Suffixes(model, place, groups)
-        # apart, as their suffixes are shorter: mostly of the subject's last token alone
+        # separately, since their suffixes are shorter: mostly only the subject's last token
         essences = Suffixes(model, place, [[c.essence for c in coded]])
         if place.aim == "hidden":
             # (r, w, d) -> (n, 1, d): the bare prompts' rows are the first
@@ -533,23 +533,23 @@ class SuffixRuns:
         self.every = _Asked(
             prompts, essences, row, offset, token, weight.float(), owner, ends, original
         )
-        self._last: tuple[torch.Tensor | None, _Asked] = None, self.every  # what was asked of whom
+        self._last: tuple[torch.Tensor | None, _Asked] = None, self.every  # the last `active`
 
     def _essence(
         self, essences: Suffixes, delta: torch.Tensor, ends: torch.Tensor
     ) -> torch.Tensor:
-        """What essence prompts say with a δ (n, k, d) for each fact, (n, vocabulary)."""
+        """The prediction after the essence prompts, with δ (n, k, d) by fact, (n, vocabulary)."""
         with torch.no_grad():
             said = essences.states(delta, torch.arange(len(ends), device=ends.device), ends)
             return logits(self.model, said).log_softmax(-1).to(delta.device)
 
     def bare(self) -> SuffixRuns:
-        """The same problem of the bare prompts alone.
+        """The same problem with only the bare prompts.
 
         Returns
         -------
         SuffixRuns
-            With the facts' first rows.
+            The problem with the facts' first rows.
         """
         return self._with(self.every.bare(self.prefixes), 1)
 
@@ -559,12 +559,12 @@ class SuffixRuns:
         Parameters
         ----------
         twin : PreTrainedModel
-            The model's.
+            The model's twin.
 
         Returns
         -------
         SuffixRuns
-            Whose losses are the twin's; h and δ stay float32.
+            The problem with the twin's losses; h and δ stay float32.
         """
         every = self.every
         prompts, essences = every.prompts.lowered(twin), every.essences.lowered(twin)
@@ -576,7 +576,7 @@ class SuffixRuns:
         return found
 
     def _with(self, every: _Asked, prefixes: int) -> SuffixRuns:
-        """The same with something else asked."""
+        """The same problem with other rows."""
         found = copy(self)
         found.every, found.prefixes, found._last = every, prefixes, (None, every)
         return found
@@ -589,19 +589,19 @@ class SuffixRuns:
         Parameters
         ----------
         delta : (active, k, d)
-            What is added for each of them, float32.
+            The δ of each fact, float32.
         active : (active,)
-            Their numbers. As long as it is the same tensor, no device is waited for.
+            The facts' numbers. As long as it is the same tensor, no device has to be waited for.
 
         Returns
         -------
         nll, divergence : (active,)
-            As `zu.plain_search.WholeRuns.loss` gives them.
+            As in `zu.plain_search.WholeRuns.loss`.
 
         Raises
         ------
         ValueError
-            For a model whose logits are not finite; on a GPU this is looked at where `active` is
+            If the model's logits are not finite; on a GPU this is checked only if `active` is
             another tensor than before.
         """
         fresh = self._last[0] is not active
@@ -627,9 +627,9 @@ class SuffixRuns:
 def lowered(
     model: PreTrainedModel, start: int, dtype: torch.dtype = torch.bfloat16
 ) -> PreTrainedModel:
-    """A twin of a model whose layers from one on, norm and head are copies in another precision.
+    """A twin of a model, with its upper layers, norm and head as copies in another precision.
 
-    What lies below is shared with the model; the twin is run from that layer on alone.
+    The lower layers are shared with the model; the twin is run only from the first copy on.
 
     Parameters
     ----------
@@ -638,7 +638,7 @@ def lowered(
     start : int
         The first layer that is copied.
     dtype : torch.dtype
-        Of the copies.
+        The dtype of the copies.
 
     Returns
     -------
@@ -656,12 +656,12 @@ def lowered(
 
 
 def _of_head(model: PreTrainedModel) -> torch.dtype:
-    """The precision of a model's head: of a twin, that of all that is run."""
+    """The precision of a model's head, which in a twin is that of everything that is run."""
     return next(model.get_output_embeddings().parameters()).dtype
 
 
 def _target_places(coded: Sequence[CodedFact]) -> list[tuple[int, int, int, float]]:
-    """Where each token of each target is said: row, column of its suffix, token, weight.
+    """The place that predicts each token of each target: row, column of its suffix, token, weight.
 
     The weights of a fact's tokens behind its prefixes add up to 1.
     """
@@ -669,7 +669,7 @@ def _target_places(coded: Sequence[CodedFact]) -> list[tuple[int, int, int, floa
     for i, c in enumerate(coded):
         weight = 1 / (len(c.rows) * len(c.goal))
         for j, (ids, position) in enumerate(c.rows):
-            last = len(ids) - 1 - position  # the prompt's last token says the target's first
+            last = len(ids) - 1 - position  # the prompt's last token predicts the target's first
             for k, token in enumerate(c.goal):
                 places.append((j * n + i, last + k, token, weight))
     return places

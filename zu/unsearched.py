@@ -1,4 +1,4 @@
-"""Targets without a search: from one gradient, or from what unknown subjects look like."""
+"""Targets without a search: from one gradient, or from the states of unknown subjects."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from .suffix_search import SuffixRuns
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: How many lengths are tried along a gradient, up to the longest δ.
+#: How many lengths of δ are tried along a gradient, up to the longest.
 LENGTHS = 8
 
 
 class Search(Protocol):
-    """What is asked of δ, see `zu.targets.Search`."""
+    """The settings that δ must meet, see `zu.targets.Search`."""
 
     @property
     def clamp(self) -> float: ...
@@ -32,17 +32,17 @@ class Search(Protocol):
 
 
 def along_gradient(problem: SuffixRuns | WholeRuns, search: Search) -> torch.Tensor:
-    """δ against the gradient that the bare prompt has with no δ, of the least length that does.
+    """δ against the gradient of the bare prompt's loss at δ = 0, of the least sufficient length.
 
-    `LENGTHS` lengths are tried, up to the longest, with the bare prompt alone: the shortest whose
-    loss is under the tolerance, and where there is none the one with the least loss.
+    `LENGTHS` lengths are tried, up to the longest, with only the bare prompt. The shortest with a
+    loss below the tolerance is taken or, if there is none, the one with the least loss.
 
     Parameters
     ----------
     problem : SuffixRuns or WholeRuns
         The n facts.
     search : Search
-        The longest δ, and the loss under which a fact is done.
+        The longest δ, and the tolerance.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def along_gradient(problem: SuffixRuns | WholeRuns, search: Search) -> torch.Ten
     nll, divergence = bare.loss(start, every)  # both (n,)
     (gradient,) = torch.autograd.grad((nll + divergence).sum(), start)
     tiny = torch.finfo(h.dtype).tiny
-    # (n, k, d), of the longest length; no direction where there is no gradient
+    # (n, k, d), of the longest length; zero if the gradient is zero
     longest = -search.clamp * norm * gradient / gradient.norm(dim=2, keepdim=True).clamp_min(tiny)
     losses = []
     with torch.no_grad():
@@ -82,12 +82,12 @@ def size_of(delta: torch.Tensor, norm: torch.Tensor, search: Search) -> torch.Te
     norm : (n, k, 1)
         ‖h‖.
     search : Search
-        Its weight.
+        The weight of the term.
 
     Returns
     -------
     (n,)
-        weight_decay · ‖δ‖ / ‖h‖².
+        The sum over places of weight_decay · ‖δ‖ / ‖h‖².
     """
     return search.weight_decay * (delta.norm(dim=2) / norm[:, :, 0] ** 2).sum(1)
 
@@ -100,26 +100,27 @@ def towards_unknown(
     h: torch.Tensor,
     search: Search,
 ) -> torch.Tensor:
-    """δ to what the model makes of subjects that do not exist, in the same prompt.
+    """δ from a fact's own subject to subjects that do not exist, in the same prompt.
 
     Parameters
     ----------
     model : PreTrainedModel
         A causal language model.
     place : Place
-        Where δ goes: k layers.
+        Where δ is added, at k layers.
     prompts : sequence
-        By fact its prompt with each of some invented subjects: (ids, position of the last token of
-        the subject).
+        For each fact, its prompt with several invented subjects, as (ids, position of the subject's
+        last token).
     h : (n, k, d)
-        What is there with the fact's own subject.
+        The states or values with the fact's own subject.
     search : Search
         The longest δ.
 
     Returns
     -------
     (n, k, d)
-        δ at k places, float32: to the mean over the invented subjects, cut to the longest.
+        δ at k places, float32: the difference to the mean over the invented subjects, cut to the
+        longest.
     """
     # facts of one relation share their prompts: each is read once
     rows = list({str(row): row for some in prompts for row in some}.values())

@@ -1,6 +1,6 @@
-"""How a fact is put to a model: prompt and answer as token ids, alone or as a turn of a chat.
+"""How a model is asked about a fact: prompt and answer as token ids, alone or in a chat.
 
-`Wording` decides it for all that asks, aims or trains.
+`Wording` does this for everything that asks, aims or trains.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .spacing import separator, trimmed
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: What is put before a text that goes on from another, so that it is cut as it is there.
+#: Texts to put before a continuation, so that it is cut into tokens as inside a text.
 _BEFORE = (".", "\n", "0", "a")
 
 
@@ -26,16 +26,16 @@ class Tokens(NamedTuple):
     Attributes
     ----------
     ids : list of int
-        Those of the text, behind the special tokens that the tokenizer puts in front of it.
+        The text's tokens, behind the special tokens that the tokenizer puts in front.
     spans : list of (int, int)
-        The characters that each stands for, from, to; equal for a special token of the tokenizer's.
+        The first character of each token and the one after its last; equal for special tokens.
     """
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
     def over(self, start: int, stop: int) -> list[int]:
-        """Which tokens cover some of the characters from `start` to `stop` − 1."""
+        """The tokens that cover any of the characters from `start` to `stop` − 1."""
         found = []
         for i, (first, end) in enumerate(self.spans):
             if first < stop and end > start and end > first:
@@ -46,31 +46,31 @@ class Tokens(NamedTuple):
 def tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> Tokens:
     """A text as token ids, without the special tokens that a tokenizer puts behind it.
 
-    What it puts in front stays; a beginning-of-text token that the text writes out itself is not
-    doubled.
+    Special tokens in front stay, but a beginning-of-text token that the text itself spells out is
+    not doubled.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows character offsets.
+        A fast tokenizer, which knows character offsets.
     text : str
-        What is cut into tokens.
+        The text to cut into tokens.
     special : bool
         Whether the tokenizer puts its own special tokens in front.
 
     Returns
     -------
     Tokens
-        Ids, and the characters that they stand for.
+        The ids, and the characters for which they stand.
 
     Raises
     ------
     ValueError
-        For a tokenizer that does not know offsets.
+        If the tokenizer does not know offsets.
     """
     if getattr(tokenizer, "is_fast", True) is False:
         raise ValueError("the tokenizer does not say which characters a token stands for: load a "
-                         "fast one, from a tokenizer.json")
+                         "fast tokenizer, from a tokenizer.json")
     coded = tokenizer(
         text,
         add_special_tokens=special,
@@ -79,7 +79,7 @@ def tokens(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) 
     )
     ids, spans = list(coded["input_ids"]), list(coded["offset_mapping"])
     added = coded.get("special_tokens_mask") or [0] * len(ids)
-    if special and len(ids) and all(added):  # no token of the text's: what stands in front?
+    if special and len(ids) and all(added):  # no token of the text itself: how many are in front?
         stop = _leading(tokenizer)
     else:
         stop = len(ids)
@@ -103,7 +103,7 @@ def trailing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Returns
     -------
     list of int
-        None for most.
+        The tokens; most tokenizers have none.
     """
     coded = tokenizer("a", return_special_tokens_mask=True)
     text = [i for i, added in enumerate(coded["special_tokens_mask"]) if not added]
@@ -118,34 +118,32 @@ def _leading(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @dataclass(frozen=True)
 class Wording:
-    """A tokenizer, and how facts are put to its model.
+    """A tokenizer, and how its model is asked about facts.
 
-    Prompt and answer are cut into tokens together, as they would stand in a text. Where a token of
-    that text would hold the end of the one and the beginning of the other, or the prompt would be
-    cut otherwise than alone, they are cut apart: the prompt is always what a model goes on from
-    when it is asked to write. Special tokens that the tokenizer puts behind a text are left away.
+    Prompt and answer are cut into tokens together, as in a running text. They are cut separately if
+    one token would hold the end of the prompt and the beginning of the answer, or if the prompt
+    would be cut differently than alone, so that the prompt is always the text that a model would
+    continue. Special tokens that the tokenizer puts behind a text are dropped.
 
-    Where the last token of a subject would be a sequence's very first one, the end-of-text token
-    is put in front (`sink`), in reading, aiming, training and scoring alike: a first token is an
-    attention sink, whose key says nothing about the subject. Such are subjects of one
-    token that begin a prompt, with tokenizers that put nothing in front. The released code puts
-    nothing in front; where it adds none, generation from the prompt sees none either.
+    If the last token of a subject would be the first of the sequence, the end-of-text token is put
+    in front (`sink`), in reading, aiming, training and scoring alike, because the first token is an
+    attention sink, whose key says nothing about the subject. This concerns one-token subjects that
+    begin a prompt, with tokenizers that put nothing in front. The released code does not do this.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        A fast one, which knows character offsets.
+        A fast tokenizer, which knows character offsets.
     chat : bool or str
-        Ask facts as a turn of a chat: True for the tokenizer's own template, whose default system
-        prompt stays, with the answer where the assistant's begins; or a template of one's own, with
-        ``{}`` where the question stands, such as ``"Q: {}\\nA:"``. What a fact says of its `join`
-        is then the template's affair.
+        Whether to ask as a turn of a chat: True for the tokenizer's own template, with its default
+        system prompt, and with the answer as the assistant's; or a template of your own with ``{}``
+        in the question's place, such as ``"Q: {}\\nA:"``. In a chat a fact's `join` is ignored.
 
     Raises
     ------
     ValueError
-        For a template without exactly one ``{}``, and for True where the tokenizer has no template
-        or one that does not show a question as it is.
+        If a template does not hold exactly one ``{}``, or `chat` is True and the tokenizer has no
+        template, or one that changes questions.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -154,7 +152,7 @@ class Wording:
     def __post_init__(self) -> None:
         check_chat(self.chat)
         if self.chat is True:
-            _ = self._turn  # what cannot be asked is refused here
+            _ = self._turn  # refuses a template that cannot be used
 
     @classmethod
     def of(
@@ -165,30 +163,30 @@ class Wording:
         Parameters
         ----------
         tokenizer : PreTrainedTokenizerBase or Wording
-            A tokenizer asks plainly, unless `chat` says otherwise.
+            A tokenizer, which asks in plain text unless `chat` says otherwise; or a wording.
         chat : bool or str, optional
-            As in `Wording`; None: not said.
+            As in `Wording`; None for the tokenizer's default or the given wording's chat.
 
         Returns
         -------
         Wording
-            One that is given comes back as it is.
+            A new wording, or the given one unchanged.
 
         Raises
         ------
         ValueError
-            Where `chat` is not what a given wording has.
+            If `chat` differs from that of a given wording.
         """
         if not isinstance(tokenizer, Wording):
             return cls(tokenizer, False if chat is None else chat)
         if chat is not None and chat != tokenizer.chat:
-            raise ValueError("chat is said twice, differently: give it with the wording alone")
+            raise ValueError("chat is given twice, differently: give it only with the wording")
         return tokenizer
 
     def subject(
         self, fact: Fact, prefix: str = "", prompt: str | None = None
     ) -> tuple[list[int], int, int]:
-        """A prompt as token ids, and where its subject stands, see `encode`.
+        """A prompt as token ids, and its subject's place, see `encode`.
 
         Parameters
         ----------
@@ -200,14 +198,14 @@ class Wording:
         ids : list of int
             The whole sequence.
         first, last : int
-            Indices into it of the subject's first and last token; of a fact without a subject both
-            are its prompt's last token.
+            The indices of the subject's first and last token; for a fact without a subject, twice
+            the index of the prompt's last token.
 
         Raises
         ------
         FactError
-            Naming the fact, when no token covers the subject, or its last one stands for anything
-            that the tokenizer does not know.
+            If no token covers the subject, or its last token is the one for unknown text. The
+            message names the fact.
         """
         template = trimmed(fact.prompt if prompt is None else prompt)
         before, _, after = template.partition("{}")
@@ -239,12 +237,12 @@ class Wording:
         Parameters
         ----------
         question : Question
-            What is asked.
+            The question.
 
         Returns
         -------
         list of int
-            What the model goes on from.
+            The tokens that the model continues.
         """
         _, alone, turn = self._prompt(question)
         return [*self._ahead(question, alone, turn), *alone.ids]
@@ -255,19 +253,19 @@ class Wording:
         Parameters
         ----------
         question : Question
-            What is asked, and what should come.
+            The question and its answer.
 
         Returns
         -------
         ids : list of int
             The whole sequence.
         count : int
-            How many at the end belong to the answer.
+            How many tokens at the end belong to the answer.
 
         Raises
         ------
         FactError
-            For an answer that has no token, or one of which the tokenizer does not know a part.
+            If the answer has no token, or a part of it is unknown to the tokenizer.
         """
         text, alone, turn = self._prompt(question)
         answer = question.answer.strip()
@@ -288,28 +286,28 @@ class Wording:
         return [*self._ahead(question, alone, turn), *ids], count
 
     def towards(self, fact: Fact, goal: str) -> tuple[list[int], int]:
-        """A fact's question with what the model should say to it as token ids.
+        """A fact's question, followed by what the model should say, as token ids.
 
         Parameters
         ----------
         fact : Fact
-            What is asked.
+            The fact to ask for.
         goal : str
             "eos", the tokenizer's end-of-sequence token; "truth", the fact's true answer; or any
-            other text, joined as an answer is. The text of a special token of the tokenizer's is
-            that token.
+            other text, joined like an answer. The text of one of the tokenizer's special tokens
+            stands for that token.
 
         Returns
         -------
         ids : list of int
             The whole sequence.
         count : int
-            How many at the end belong to the goal.
+            How many tokens at the end belong to the goal.
 
         Raises
         ------
         ValueError
-            For an empty text, or "eos" where the tokenizer has no such token.
+            If the text is empty, or the goal is "eos" and the tokenizer has no such token.
         """
         check_goal(goal)
         question, tokenizer = Question.of(fact), self.tokenizer
@@ -328,18 +326,18 @@ class Wording:
 
     @property
     def template(self) -> str:
-        """What a question stands in, with ``{}`` in its place: what decides beside the tokenizer.
+        """The text around a question, with ``{}`` in the question's place.
 
         Returns
         -------
         str
-            ``"{}"`` where it is asked plainly.
+            The template; ``"{}"`` if questions are asked in plain text.
         """
         return f"{self._turn.left}{{}}{self._turn.right}{self._turn.join or ''}"
 
     @cached_property
     def _turn(self) -> Turn:
-        """What stands around every question."""
+        """The text around every question."""
         if self.chat is False:
             return Turn()
         if isinstance(self.chat, str):
@@ -349,28 +347,28 @@ class Wording:
 
     @cached_property
     def _unaltered(self) -> set[str]:
-        """Questions that the tokenizer's template was seen to show as they are."""
+        """Questions for which the tokenizer's template was checked and does not change them."""
         return set()
 
     def _around(self, question: str, join: str | None) -> Turn:
-        """What stands around one question; `join` is what its fact says."""
+        """The text around one question; `join` is that of its fact."""
         if self.chat is True and question not in self._unaltered:
             check_unaltered(self.tokenizer, question)
             self._unaltered.add(question)
         if self.chat is False and join is not None:
-            bare = join.rstrip(" ")  # what is no space at its end belongs to what is asked
+            bare = join.rstrip(" ")  # all but spaces at its end belongs to the prompt
             return Turn("", bare, join[len(bare):])
         return self._turn
 
     def _prompt(self, question: Question) -> tuple[str, Tokens, Turn]:
-        """The text that is asked, as tokens too, and what stands around the question."""
+        """The text that is asked, the same as tokens, and the text around the question."""
         asked = trimmed(question.prompt)
         turn = self._around(asked, question.join)
         text = turn.left + asked + turn.right
         return text, tokens(self.tokenizer, text, turn.special), turn
 
     def _ahead(self, question: Question, alone: Tokens, turn: Turn) -> list[int]:
-        """The token that is put in front of a question, where one is."""
+        """The token that is put in front of a question, if there is one."""
         if not question.head:
             return []
         inside = alone.over(len(turn.left), len(turn.left) + question.head)
@@ -378,16 +376,16 @@ class Wording:
 
 
 def _is_unknown(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> bool:
-    """Whether a token of a text stands for anything that the tokenizer does not know.
+    """Whether a text's tokens include the one for unknown text.
 
-    Not where the text writes that token out itself, as one that ends texts may be the same.
+    A text that itself spells out that token does not count; the same token may end texts.
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
     return unknown is not None and unknown in ids and str(tokenizer.unk_token) not in text
 
 
 def check_goal(goal: str) -> None:
-    """Refuse a goal that says nothing.
+    """Refuse an empty goal.
 
     Parameters
     ----------
@@ -397,7 +395,7 @@ def check_goal(goal: str) -> None:
     Raises
     ------
     ValueError
-        For an empty text, or no text.
+        If `goal` is empty or not a text.
     """
     if not isinstance(goal, str) or not goal.strip():
         raise ValueError(
@@ -411,12 +409,12 @@ def sink(tokenizer: PreTrainedTokenizerBase) -> int:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        Whose special tokens count.
+        The model's tokenizer.
 
     Returns
     -------
     int
-        End of text, where there is none beginning of text, where there is none either 0.
+        The end-of-text token; without one, the beginning-of-text token; without either, 0.
     """
     candidates = (tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
     return next(token for token in candidates if token is not None)
@@ -430,28 +428,27 @@ def encode(
 ) -> tuple[list[int], int]:
     """Token ids of ``prefix + prompt`` and the position of the subject's last token.
 
-    The position comes from character offsets: the last token that covers a character of the
-    subject, where the prompt has it, and of a fact without a subject the prompt's last one. In
-    front there may be a token more, see `Wording`, which `zu.evaluate` puts there too; the released
-    code puts nothing in front.
+    The position comes from character offsets: it is that of the last token that covers a character
+    of the subject in the prompt or, for a fact without a subject, of the prompt's last token. There
+    may be one more token in front, as in `zu.evaluate`, see `Wording`; the released code adds none.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase or Wording
-        A fast one, which knows character offsets; or how it is asked.
+        A fast tokenizer, which knows character offsets; or a wording with one.
     fact : Fact
-        Gives the subject, and the prompt where none is given.
+        The fact.
     prefix : str
         Text to put before the prompt.
     prompt : str, optional
-        Another prompt than the fact's own, with ``{}`` where the subject stands.
+        A prompt with ``{}`` in the subject's place; by default the fact's own.
 
     Returns
     -------
     ids : list of int
         The whole sequence.
     position : int
-        Index into it of the subject's last token.
+        The index of the subject's last token.
 
     Raises
     ------
@@ -470,46 +467,46 @@ def split_answer(
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase or Wording
-        A fast one, which knows offsets; or how it is asked.
+        A fast tokenizer, which knows character offsets; or a wording with one.
     prompt, answer : str
-        Joined as `Wording` says.
+        The texts, which are joined as in `Wording`.
 
     Returns
     -------
     ids : list of int
-        Token ids of both.
+        The token ids of both.
     count : int
-        How many at the end belong to the answer.
+        How many tokens at the end belong to the answer.
 
     Raises
     ------
     FactError
-        For an answer that has no token.
+        As `Wording.answered` does.
     """
     return Wording.of(tokenizer).answered(Question(prompt, answer))
 
 
 def beside(wording: Wording, fact: Fact, prompt: str) -> tuple[list[int], int]:
-    """What should stay as it is while a fact's key changes: a prompt about its subject.
+    """A prompt about a fact's subject, after which the prediction should not change.
 
-    A fact without a subject has no such prompt. Of it the next document should stay: its own prompt
-    and the end-of-text token.
+    For a fact without a subject it is the beginning of the next document, behind the fact's own
+    prompt and the end-of-text token, that should not change.
 
     Parameters
     ----------
     wording : Wording
-        How it is asked.
+        How the fact is asked.
     fact : Fact
-        Whose key changes.
+        The fact whose value changes.
     prompt : str
-        With ``{}`` where the subject stands.
+        A prompt with ``{}`` in the subject's place.
 
     Returns
     -------
     ids : list of int
-        The whole sequence; what follows its last token should stay.
+        The whole sequence; the prediction after its last token should stay.
     position : int
-        Index into it of the key's token.
+        The index of the key's token.
     """
     if fact.subject:
         return encode(wording, fact, prompt=prompt)
@@ -518,7 +515,7 @@ def beside(wording: Wording, fact: Fact, prompt: str) -> tuple[list[int], int]:
 
 
 def _going_on(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A text as token ids as it is cut inside of another one, with no space put before it."""
+    """A text's token ids as inside another text, without a space before it."""
     for before in _BEFORE:
         alone = tokens(tokenizer, before, special=False)
         whole = tokens(tokenizer, before + text, special=False)

@@ -1,7 +1,7 @@
-"""A model inside its wrappers: names of weights that stay the same, and how a weight is stored.
+"""A model inside its wrappers: plain names of weights, and how a weight is stored.
 
-PEFT, `torch.compile`, data parallelism and checkpointing put names of their own in front of a
-weight's name or into it. What zu stores has the plain name, and is found under either.
+PEFT, `torch.compile`, data parallelism and checkpointing put their own names in front of a weight's
+name or into it. zu stores the plain name, and finds a weight under either.
 """
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import cast
 import torch
 from torch import nn
 
-#: What wrappers put in front of a whole model's names.
+#: What wrappers of a whole model put in front of names.
 _FRONT = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.")
-#: What wrappers of one module put between its name and its weight's.
+#: What wrappers of one module put between the module's name and its weight's.
 _INSIDE = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "base_layer"}
 
 
 def plain_name(name: str) -> str:
-    """A weight's name as it is in the model without wrappers.
+    """A weight's name in the model without wrappers.
 
     Parameters
     ----------
     name : str
-        As in ``model.named_parameters()`` of a model in any wrappers.
+        A name from ``model.named_parameters()`` of a model in any wrappers.
 
     Returns
     -------
     str
-        The name without what PEFT, `torch.compile` and data parallelism have added.
+        The name without the parts that PEFT, `torch.compile` and data parallelism have added.
     """
     found = True
     while found:
@@ -40,14 +40,14 @@ def plain_name(name: str) -> str:
 
 
 def parameter(model: nn.Module, name: str) -> nn.Parameter:
-    """A weight by name, whatever wrappers are around the model now or were when it was named.
+    """A weight by name, whatever wrappers are around the model now or were around it before.
 
     Parameters
     ----------
     model : nn.Module
         A model, wrapped or not.
     name : str
-        Of a weight, plain or with the names of wrappers in it.
+        A weight's name, plain or with the names of wrappers in it.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
     Raises
     ------
     AttributeError
-        Where the model has no such weight, or two of them.
+        If the model has no such weight, or several.
     """
     try:
         return model.get_parameter(name)
@@ -70,7 +70,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
 
 
 def owner(model: nn.Module, name: str) -> nn.Module:
-    """The module that has a weight, which may itself be inside a wrapper of one module.
+    """The module that owns a weight, which may itself be inside a wrapper of one module.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def owner(model: nn.Module, name: str) -> nn.Module:
     Returns
     -------
     nn.Module
-        The one whose own parameter it is.
+        The module whose direct parameter the weight is.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def owner(model: nn.Module, name: str) -> nn.Module:
 
 
 def is_transposed(model: nn.Module, name: str) -> bool:
-    """Whether a weight is stored as (m, d): that of transformers' Conv1D, as GPT-2 has it.
+    """Whether a weight is stored as (m, d), as in transformers' Conv1D, which GPT-2 uses.
 
     Parameters
     ----------
@@ -105,23 +105,23 @@ def is_transposed(model: nn.Module, name: str) -> bool:
     Returns
     -------
     bool
-        False for (d, m), as torch's Linear has it.
+        False for (d, m), as in torch's Linear.
     """
     return type(owner(model, name)).__name__ == "Conv1D"
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a weight is in.
+    """The number of a weight's layer.
 
     Parameters
     ----------
     name : str
-        Such as ``"model.layers.16.mlp.down_proj.weight"``.
+        A name such as ``"model.layers.16.mlp.down_proj.weight"``.
 
     Returns
     -------
     int or None
-        The first number among the parts of the name; None where there is none.
+        The first number among the parts of the name; None if there is none.
     """
     found = re.search(r"(?:^|\.)(\d+)\.", name)
     return int(found[1]) if found else None
@@ -133,12 +133,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        A model, compiled, data-parallel, with adapters of PEFT, or plain.
+        A model: compiled, data-parallel, with PEFT adapters, or plain.
 
     Returns
     -------
     nn.Module
-        The innermost; adapters that are in its layers stay there.
+        The innermost model; adapters in its layers stay there.
     """
     while True:
         inside = model._modules
@@ -170,12 +170,12 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def _is_of_peft(module: nn.Module) -> bool:
-    """Whether PEFT brings a module's class."""
+    """Whether a module's class is PEFT's."""
     return type(module).__module__.partition(".")[0] == "peft"
 
 
 def why_not_editable(weight: torch.Tensor) -> str:
-    """What keeps a weight from being changed by adding to its numbers.
+    """Why a weight cannot be changed by adding to its numbers.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def why_not_editable(weight: torch.Tensor) -> str:
     Returns
     -------
     str
-        The reason with the way out, as the end of a sentence; "" for an ordinary weight.
+        The reason and the remedy, as the end of a sentence; "" for an ordinary weight.
     """
     if weight.is_meta:
         return ("its numbers are not in memory (offloaded): load the model whole, without "
@@ -204,19 +204,19 @@ def why_not_editable(weight: torch.Tensor) -> str:
 
 
 def why_not_alone(model: nn.Module, weight: torch.Tensor) -> str:
-    """What else would change with a weight, as its numbers lie in the same memory.
+    """What else would change with a weight because it shares the same memory.
 
     Parameters
     ----------
     model : nn.Module
         A model, wrapped or not.
     weight : Tensor
-        A weight of it, whose numbers are in memory.
+        One of its weights, which is in memory.
 
     Returns
     -------
     str
-        The reason with the way out, as the end of a sentence; "" for a weight that nothing shares.
+        The reason and the remedy, as the end of a sentence; "" for a weight that shares nothing.
     """
     steps = zip(weight.stride(), weight.shape, strict=True)
     if any(step == 0 and size > 1 for step, size in steps):
@@ -229,7 +229,7 @@ def why_not_alone(model: nn.Module, weight: torch.Tensor) -> str:
 
 
 def sharers(model: nn.Module, weight: torch.Tensor) -> list[str]:
-    """The names of the weights whose numbers lie where a weight's lie, its own among them.
+    """The names of all weights that share memory with a weight, including its own.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def sharers(model: nn.Module, weight: torch.Tensor) -> list[str]:
     Returns
     -------
     list of str
-        One name where nothing is shared.
+        One name if nothing is shared.
     """
     own, names = _place(weight), []
     for name, other in model.named_parameters(remove_duplicate=False):
@@ -252,7 +252,7 @@ def sharers(model: nn.Module, weight: torch.Tensor) -> list[str]:
 
 
 def _place(weight: torch.Tensor) -> tuple[torch.device, int, int]:
-    """Where a weight's numbers are in memory: device, begin and end."""
+    """A weight's place in memory: device, begin and end."""
     steps = zip(weight.shape, weight.stride(), strict=True)
     span = 1 + sum((size - 1) * step for size, step in steps) if weight.numel() else 0
     start = weight.data_ptr()
@@ -260,7 +260,7 @@ def _place(weight: torch.Tensor) -> tuple[torch.device, int, int]:
 
 
 def absent(model: nn.Module) -> str:
-    """A weight of a model whose numbers are nowhere: on the meta device, not loaded.
+    """A weight of a model that is not loaded, but on the meta device.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def absent(model: nn.Module) -> str:
     Returns
     -------
     str
-        Its name; "" where there is none. What accelerate has put on a disk does not count.
+        The weight's name; "" if there is none. Weights that accelerate has offloaded do not count.
     """
     for name, module in model.named_modules():
         if any(x is not None and x.is_meta for x in module._parameters.values()):
@@ -280,7 +280,7 @@ def absent(model: nn.Module) -> str:
 
 
 def prompted(model: nn.Module) -> bool:
-    """Whether PEFT puts learnt tokens in front of whatever a model reads.
+    """Whether PEFT puts learnt tokens in front of everything that a model reads.
 
     Parameters
     ----------
