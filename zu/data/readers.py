@@ -1,16 +1,17 @@
-"""Facts by name, from files, addresses and the hub: rows are checked, errors name the place.
+"""Load facts by name, from files, addresses and the hub; every row is checked.
 
-What is read beside the fields of `Fact`:
+Rows have the fields of `Fact`, or those of one of these benchmarks:
 
-- multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains split into single hops, each hop
-  once), ROME's known facts (`zu.data.schemas`);
+- multi-counterfact, flat CounterFact, MEND's zsRE, MQuAKE (chains are split into single hops, each
+  read once) and ROME's known facts (`zu.data.schemas`);
 - requests for edits: EasyEdit's, MEMIT's, KnowEdit (ZsRE, counterfact, WikiRecent, WikiBio),
-  CKnowEdit, WikiBigEdit, with their rephrasings and locality (`zu.data.editing`). The fact is the
-  true answer, not the new one, and portability, which follows from the new one, is not read;
-- questions: RWKU's levels 1 to 3 and its neighbours, TOFU and its perturbed form, MUSE's knowmem
-  and verbmem, WMDP and MMLU, of which the right choice (`zu.data.questions`).
+  CKnowEdit and WikiBigEdit, with their rephrasings and locality (`zu.data.editing`). The fact is
+  the true answer, not the new one. Portability, which follows from the new answer, is not read;
+- questions: RWKU's levels 1 to 3 and its neighbours, TOFU and its perturbed form, UnKE, MUSE's
+  knowmem and verbmem, and the right choices of WMDP and MMLU (`zu.data.questions`).
 
-The readers say what becomes of each field. Any row may also have `join`, see `Fact`.
+The docstring of each reader says what becomes of each field. Any row may also have `join`, see
+`Fact`.
 """
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from .memory import plain, rows_in
 from .schemas import SCHEMAS, schema_of_all, together
 from .shapes import KNOWN, SHAPES, is_table, rows_of
 
-#: Where the paper's three data sets, and two more of their kind, are published.
+#: Addresses of the paper's three data sets, and of two more of their kind.
 PUBLISHED = {
     "mcf": "https://memit.baulab.info/data/dsets/multi_counterfact.json",
     "zsre": "https://memit.baulab.info/data/dsets/zsre_mend_eval.json",
@@ -42,18 +43,20 @@ PUBLISHED = {
     "counterfact": "https://rome.baulab.info/data/dsets/counterfact.json",
     "known": "https://rome.baulab.info/data/dsets/known_1000.json",
 }
+#: The facts of a fictitious world (`zu.data.worlds`).
+FICTITIOUS = ("planted", "planted-qa", "planted-hops", "unplanted")
 #: The longest row in characters.
 ROW = 10**6
 #: The largest file in bytes.
 FILE = 2**29
-#: What is said of a row that cannot be looked through.
+#: The message about a row that is nested too deeply.
 DEEP = "lists within lists, too many of them: this is no row of facts"
-#: What is said of a data set of which the hub's viewer gave a part.
+#: The warning about a data set of which the hub's viewer gave only a part.
 ELSEWHERE = "{} of the data set are not here: the hub's viewer gives a part of them at a time"
 
 
 class BrokenFile(FactError):
-    """A file that cannot be read, from some place on or at all."""
+    """A file that cannot be read, or not beyond some place."""
 
 
 def load_facts(
@@ -62,49 +65,53 @@ def load_facts(
     on_error: str | None = None,
     rule: str | None = None,
 ) -> Facts:
-    """Load facts by name, from a file, an address or the hub, or from what Python holds.
+    """Load facts by name, from a file, an address or the hub, or from Python objects.
 
-    A row has the fields of `Fact`, where the prompt may hold the subject itself instead of ``{}``,
-    or those of a published benchmark, which is told by them: ``help(zu.data.readers)`` lists which
-    are read, and what of each. A row without an id has its number. null, NaN and what is empty
-    stand for none. Columns are taken as rows are: one object with a list for each field. In CSV,
-    lists are written as JSON. A subject is found as a word, not as a part of one.
+    A row has the fields of `Fact` or those of a published benchmark, which is recognised by its
+    fields; ``help(zu.data.readers)`` lists the benchmarks. In place of ``{}`` a prompt may hold the
+    subject itself, which is found as a whole word, not as part of one. A row without an id gets its
+    number. Empty values, null and NaN count as missing. A table of columns, one object with a list
+    per field, is read as rows. In CSV, lists are written as JSON.
 
     Parameters
     ----------
     source : str, Path, Fact, dict, DataFrame or iterable of Fact or dict
-        An embedded set (``"world-cloze"``, ``"world-qa"``, ``"world-hops"``); a published one
-        (``"mcf"``, ``"zsre"``, ``"mquake"``, ``"counterfact"``, ``"known"``), downloaded once; a
-        path or https address of JSON, JSON Lines or CSV; ``"hub:DATASET"`` or
-        ``"hub:DATASET:CONFIG"``, its split "train" or else its first. With ``":forget"`` behind it,
-        the second half of the set, with ``":retain"`` the first: the paper's split. Or facts, rows,
-        a table of columns, a DataFrame or a split of a data set.
+        An embedded set (``"world-cloze"``, ``"world-qa"``, ``"world-hops"``, and ``"world-apart"``
+        of other relations, on which no setting was chosen); facts that no model knows, to be
+        planted (``"planted"``, ``"planted-qa"``, ``"planted-hops"``) or never to be
+        (``"unplanted"``), see `zu.data.worlds`; a published one (``"mcf"``, ``"zsre"``, ``"mquake"``, ``"counterfact"``, ``"known"``), downloaded once; a
+        path or https address of JSON, JSON Lines or CSV; or ``"hub:DATASET"`` or
+        ``"hub:DATASET:CONFIG"``, of which the split "train" is read, or else the first. Add
+        ``":forget"`` for the second half of the set or ``":retain"`` for the first, which is the
+        paper's split. Or give facts, rows, a table of columns, a DataFrame, or one split of a data
+        set.
     on_error : str, optional
         ``"raise"`` stops at the first row that cannot be used, or that repeats or contradicts
         another one; ``"skip"`` leaves it out, warns with the count, and keeps the reasons in
-        `Facts.skipped`. By default published names skip and everything else raises.
+        `Facts.skipped`. By default published sets skip and everything else raises.
     rule : str, optional
-        Of scoring, "exact" or "tokens"; by default the schema's.
+        The scoring rule, "exact" or "tokens"; by default the schema's.
 
     Returns
     -------
     Facts
-        At least one.
+        At least one fact.
 
     Warns
     -----
     UserWarning
-        With counts: of rows left out, of rows read in a way one may not expect, and of fields that
-        could hold wordings or neighbours and are not read.
+        How many rows were left out or read in an unexpected way, and which fields that could hold
+        wordings or neighbours were not read.
 
     Raises
     ------
     FactError
-        With file, row, field and remedy, but none of the text, which is private.
+        If a row cannot be used. The message names file, row, field and remedy, but shows none of
+        the text, which is private.
     FileNotFoundError, OSError
-        For no file, and for a failed download.
+        If there is no such file, or a download fails.
     ValueError
-        For another `on_error`, and for an embedded set that there is not.
+        If `on_error` is another word, or there is no such embedded set.
     """
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
@@ -121,14 +128,22 @@ def load_facts(
 def _named(
     whole: str, on_error: str | None, rule: str | None
 ) -> tuple[Facts, list[str], str]:
-    """Facts by the name of a set, a path or an address; what to warn of; which half is wanted."""
+    """Facts by the name of a set, a path or an address; warnings to give; which half is wanted."""
     half = next((end for end in (":forget", ":retain") if whole.endswith(end)), "")
     name = whole.removesuffix(half)
     told: list[str] = []
-    if name.startswith("world-"):
+    if name == "world-apart":
+        from . import apart
+
+        facts = Facts(apart.cloze(), name, "exact")
+    elif name.startswith("world-"):
         from . import world
 
         facts = Facts(*world.load(name))
+    elif name in FICTITIOUS:
+        from . import worlds
+
+        facts = Facts(*worlds.load(name))
     else:
         skip = (on_error or ("skip" if name in PUBLISHED else "raise")) == "skip"
         facts, told = _facts(_read(name), skip, rule)
@@ -137,26 +152,26 @@ def _named(
 
 
 def _warned(facts: Facts, told: list[str]) -> Facts:
-    """Facts, of which the caller of `load_facts` was told something."""
+    """The facts, after giving the caller of `load_facts` these warnings."""
     for text in told:
         warnings.warn(f"'{facts.name}': {text}", stacklevel=3)
     return facts
 
 
 def _half(facts: Facts, half: str) -> Facts:
-    """The second half of the facts, ":forget", or the first, ":retain"."""
+    """The second half of the facts (":forget") or the first (":retain")."""
     middle = len(facts) // 2
     chosen = facts[middle:] if half == ":forget" else facts[:middle]
     if not chosen:
         raise FactError(f"'{facts.name}' holds {len(facts)} fact, and its half '{half}' none: give "
-                        "two or more")
+                        "at least two")
     name = facts.name + half.replace(":", "-")
     return Facts(chosen, name=name, rule=facts.rule, skipped=facts.skipped)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a source holds, row after row, and the name of the facts in it."""
+    """The rows of a source, and the name of its facts."""
 
     rows: list[Placed]
     name: str
@@ -175,7 +190,8 @@ def _read(name: str) -> Rows:
         if not _is_file(path):
             raise FileNotFoundError(
                 f"no facts at {_called(name)}: give world-cloze, world-qa, world-hops, "
-                f"{', '.join(PUBLISHED)}, a file, hub:DATASET, or a list of zu.Fact")
+                f"world-apart, {', '.join([*FICTITIOUS, *PUBLISHED])}, a file, "
+                "hub:DATASET, or a list of zu.Fact")
         rows = list(_rows(path))
         stem = name if name in PUBLISHED else path.stem
     if not rows:
@@ -183,12 +199,12 @@ def _read(name: str) -> Rows:
     broken = next((row for _, row in rows if isinstance(row, BrokenFile)), None)
     if fetched and broken:
         path.unlink()  # so that the next call downloads it again
-        raise FactError(f"{address}: {broken}; what came was not kept")
+        raise FactError(f"{address}: {broken}; the download was not kept")
     return Rows(rows, stem)
 
 
 def _called(name: str) -> str:
-    """What is said of a name or path that leads nowhere: not its text, where it may be a fact's."""
+    """How a message names a source that leads nowhere; without its text if it may be a fact."""
     if name.lstrip()[:1] in ("[", "{"):
         return f"a text of {len(name)} characters (JSON goes through json.loads first)"
     is_path = len(name.split()) < 2 or "/" in name or "\\" in name or bool(Path(name).suffix)
@@ -198,7 +214,7 @@ def _called(name: str) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file; a text that no path can be, is none."""
+    """Whether there is such a file; False for a text that cannot be a path."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -206,7 +222,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _facts(source: Rows, skip: bool, rule: str | None) -> tuple[Facts, list[str]]:
-    """The facts in rows, by the schema of the first that shows one, and what is to be said."""
+    """The facts in rows, by the schema of the first row that shows one, and warnings to give."""
     rows = list(_spread(source.rows))
     kind = schema_of_all(rows)
     own_rule = SCHEMAS[kind][0]
@@ -216,13 +232,13 @@ def _facts(source: Rows, skip: bool, rule: str | None) -> tuple[Facts, list[str]
         notes[ELSEWHERE] = elsewhere
     told = Told(notes)
     makings = [(where, _reader(kind, told, where, row)) for where, row in rows]
-    # MQuAKE's hops stand in several chains
+    # one hop of MQuAKE is part of several chains
     facts, said = collect(makings, source.name, rule or own_rule, skip, merge=kind == "mquake")
     return facts, said + told.messages()
 
 
 def _spread(rows: list[Placed]) -> Iterator[Placed]:
-    """Rows, each table of columns and each wrapper of rows among them as its rows."""
+    """The rows, with every table of columns and every wrapper replaced by its own rows."""
     for where, row in rows:
         try:
             found = rows_within(row, alone=len(rows) == 1)
@@ -242,7 +258,8 @@ def _spread(rows: list[Placed]) -> Iterator[Placed]:
 
 
 def _reader(kind: str, told: Told, where: str, row: object) -> Callable[[], list[Fact]]:
-    """What makes a row's facts later, so that the error is met only when they are asked for."""
+    """A function that makes a row's facts later, so that errors are raised only when it is called.
+    """
 
     def make() -> list[Fact]:
         if isinstance(row, FactError):
@@ -262,7 +279,7 @@ def _reader(kind: str, told: Told, where: str, row: object) -> Callable[[], list
 
 
 def _made(kind: str, row: Row) -> list[Fact]:
-    """The facts in a row of a schema, joined to their answers as the row says."""
+    """The facts in a row of a schema, with the row's `join`."""
     try:
         facts = SCHEMAS[kind][1](row)
     except Missing as error:
@@ -292,7 +309,7 @@ def _download(address: str) -> Path:
 
 
 def _hub(name: str, config: str | None = None) -> Iterator[Placed]:
-    """The rows of a data set of the hub."""
+    """The rows of a data set on the hub."""
     try:
         from datasets import load_dataset
 
@@ -310,7 +327,7 @@ def _hub(name: str, config: str | None = None) -> Iterator[Placed]:
 def _rows(path: Path) -> Iterator[Placed]:
     """The rows of a file, each with its place.
 
-    Where the rest cannot be read, a `BrokenFile` is the last one.
+    If the rest of the file cannot be read, the last row is a `BrokenFile`.
     """
 
     def broken(why: str) -> Iterator[Placed]:
@@ -321,7 +338,7 @@ def _rows(path: Path) -> Iterator[Placed]:
     data = path.read_bytes()
     if why := no_text(data):
         return broken(why)
-    # what is not UTF-8 becomes lone surrogates, which Fact refuses: so one bad row leaves the
+    # bytes that are not UTF-8 become lone surrogates, which Fact refuses: one bad row leaves the
     # others readable
     text = data.decode("utf-8-sig", errors="surrogateescape")
     start = text.lstrip()[:1]
@@ -350,7 +367,7 @@ def _json(text: str, at: int = 0) -> tuple[Any, int]:
 
 
 def _list(text: str, path: str) -> Iterator[Placed]:
-    """The rows of a JSON list, one at a time, so that those before a fault are read."""
+    """The rows of a JSON list, one at a time, so that the rows before a fault are read."""
     at = _after_blanks(text, text.index("[") + 1)
     number = 0
     while text[at:at + 1] != "]":
@@ -371,11 +388,14 @@ def _list(text: str, path: str) -> Iterator[Placed]:
                                     "again")
             return
     if text[at + 1:].strip():
-        yield path, BrokenFile("more stands behind the end of the list: put all rows into one list")
+        yield path, BrokenFile("there is more text after the list: put all rows into one list")
 
 
 def _object(text: str, path: str) -> Iterator[Placed] | None:
-    """The one row of a file that is one JSON object over several lines, or a table of columns."""
+    """The single row of a file that is one JSON object over several lines or a table of columns.
+
+    None for any other file.
+    """
     try:
         value, end = _json(text, _after_blanks(text, 0))
     except FactError:
@@ -392,43 +412,44 @@ def _object(text: str, path: str) -> Iterator[Placed] | None:
 
 
 def _after_blanks(text: str, at: int) -> int:
-    """Where the white space of a text ends that begins at `at`; `at` itself for none."""
+    """The place of the first character at or after `at` that is not white space."""
     return next(re.compile(r"\s*").finditer(text, at)).end()
 
 
 def _lines(text: str, path: str) -> Iterator[Placed]:
-    """The rows of JSON Lines; one that cannot be read leaves the others readable."""
+    """The rows of JSON Lines; a line that cannot be read leaves the others readable."""
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}, line {number}"
         if len(line) > ROW:
             yield where, _too_long(len(line))
-        elif text_in := bare(line):  # files that were put together have marks of order between
+        elif text_in := bare(line):  # concatenated files have byte-order marks in between
             yield where, _line(text_in)
 
 
 def _line(text: str) -> dict | FactError:
-    """The value that is all of a line, or why there is none."""
+    """The JSON value on a line, or a `FactError` that says why there is none."""
     try:
         row, end = _json(text)
     except FactError as error:
         return error
     if text[end:].strip() == ",":
-        return FactError("a comma stands behind the object: take it away, or put all into a list")
+        return FactError("there is a comma after the object: take it away, or put all into a list")
     return row if end == len(text) else FactError("more than one JSON value: one a line")
 
 
 def _is_table(text: str) -> bool:
-    """Whether a text is a table, by a first line that names several fields."""
+    """Whether a text is a table: its first line names several fields."""
     names = re.split("[,;\t|]", text.lstrip().split("\n", 1)[0])
     return len(KNOWN & {name.strip(' \r"') for name in names}) > 1
 
 
 def _csv(text: str, path: str) -> Iterator[Placed]:
-    """The rows of a table with a header, parted by whichever sign the header has most of.
+    """The rows of a table with a header.
 
-    A first line ``sep=;``, as spreadsheets write it, says which.
+    Cells are separated by the sign that the header has most of, or by the one that a first line
+    ``sep=;`` names, as spreadsheets write it.
     """
-    table = text.lstrip("\r\n")  # of empty lines above its header
+    table = text.lstrip("\r\n")  # there may be empty lines above the header
     said = re.match(r"sep=(.)\r?\n", table)
     table = table[said.end():] if said else table
     above = text[:len(text) - len(table)].count("\n")
@@ -455,9 +476,9 @@ def _csv(text: str, path: str) -> Iterator[Placed]:
 
 
 def _header(rows: csv.DictReader) -> list[str]:
-    """The names of a table's columns, without the spaces around them; none where it cannot be read.
+    """The names of a table's columns without spaces around them; empty if they cannot be read.
 
-    The table takes them over.
+    The reader uses these names from then on.
     """
     try:
         names = [name.strip() for name in rows.fieldnames or ()]
@@ -468,8 +489,8 @@ def _header(rows: csv.DictReader) -> list[str]:
 
 
 def _cells(row: dict) -> dict | FactError:
-    """A row of a table without its empty cells, lists read, or why it cannot be read."""
-    if None in row:  # where DictReader puts what has no column
+    """A table's row without its empty cells, with lists read; or why it cannot be read."""
+    if None in row:  # DictReader puts cells without a column there
         return FactError("more cells than the header has columns: put texts with commas into "
                          "quotation marks")
     found: dict[str, Any] = {field: text for field, text in row.items() if text}
@@ -483,7 +504,7 @@ def _cells(row: dict) -> dict | FactError:
 
 
 def _cell(field: str, text: str) -> list:
-    """The JSON list that is all of a cell of a CSV; else `FactError` that names the field."""
+    """The JSON list in a CSV cell; `FactError` naming the field if the cell holds anything else."""
     try:
         value, end = _json(text)
     except FactError:
@@ -496,6 +517,6 @@ def _cell(field: str, text: str) -> list:
 
 
 def _too_long(length: int) -> FactError:
-    """What stands in place of a row that is no fact."""
+    """The error in place of a row that is too long to be a fact."""
     return FactError(f"{length} characters in one row, more than {ROW}: this is no list of facts, "
                      "or it broke")
