@@ -79,8 +79,9 @@ def load_facts(
         An embedded set (``"world-cloze"``, ``"world-qa"``, ``"world-hops"``, and ``"world-apart"``
         of other relations, on which no setting was chosen); facts that no model knows, to be
         planted (``"planted"``, ``"planted-qa"``, ``"planted-hops"``) or never to be
-        (``"unplanted"``), see `zu.data.worlds`; a published one (``"mcf"``, ``"zsre"``, ``"mquake"``, ``"counterfact"``, ``"known"``), downloaded once; a
-        path or https address of JSON, JSON Lines or CSV; or ``"hub:DATASET"`` or
+        (``"unplanted"``), see `zu.data.worlds`; a published one (``"mcf"``,
+        ``"zsre"``, ``"mquake"``, ``"counterfact"``, ``"known"``), downloaded once; a path or https
+        address of JSON, JSON Lines or CSV; or ``"hub:DATASET"`` or
         ``"hub:DATASET:CONFIG"``, of which the split "train" is read, or else the first. Add
         ``":forget"`` for the second half of the set or ``":retain"`` for the first, which is the
         paper's split. Or give facts, rows, a table of columns, a DataFrame, or one split of a data
