@@ -4,21 +4,21 @@ VENV ?= .venv
 PROFILE ?= smol
 CORES ?= 2
 EXAMPLES ?= 20000
-# Files of zu, with commas between, and so many mutants of each: for `make mutants`.
+# For `make mutants`: files of zu, separated by commas, and the number of mutants of each.
 ONLY ?=
 SAMPLE ?=
-# Seconds, on two cores, for kept records that a build earns again, or all; the chapters whose records `make evidence` makes.
+# Seconds, on two cores, for running kept records again in a build, or all. Then the chapters whose records `make evidence` makes.
 VERIFY ?= 240
 ONLY_KEPT = $(if $(ONLY),$(subst $(comma), ,$(ONLY)),$(KEPT))
 KEPT := $(patsubst book/%.md,%,$(shell grep -l 'evidence="results/' book/*.md))
 comma := ,
-# A folder of profiles/ that says where the work is done (slurm, gpu); hours of a piece of a grid, where grids should be
-# cut into pieces, and the rate in TFLOP/s of the machines that do it, by which they are sized.
+# WHERE: a folder of profiles/ that says where the work is done (slurm, gpu). SHARD_HOURS: the hours of a piece, if grids should be
+# cut into pieces. RATE: the rate of the machines in TFLOP/s, from which the size of a piece follows.
 WHERE ?=
 SHARD_HOURS ?=
 RATE ?= 40
 
-# VENV= (empty) uses the environment that is already active, conda's for example, and installs nothing.
+# VENV= (empty) uses the active environment, for example conda's, and installs nothing.
 ifeq ($(strip $(VENV)),)
 PY := python
 BIN :=
@@ -28,17 +28,17 @@ PY := $(VENV)/bin/python
 BIN := $(VENV)/bin/
 READY := $(VENV)/.ready
 endif
-# Snakemake looks anew for jobs each second, and once more for each job that has ended, unless the timespan is longer.
-# It runs once in this folder, and where make is ended, so is it. Its own messages go to build/logs/snakemake.log. What failed
-# in a chapter or a page is said by its rule; any other end is shown, without the places in Snakemake's files.
-# Of 19,000 modules that are installed less than a third is imported by a book: the first import compiles them, and keeps that.
+# Snakemake looks for new jobs every second, and once more for each job that has ended, unless the timespan is longer.
+# Only one Snakemake runs in this folder, and it ends with make. Its own messages go to build/logs/snakemake.log. A rule reports
+# what failed in its chapter or page; any other failure is shown without the places in Snakemake's files.
+# A book imports less than a third of the 19,000 installed modules, so they are compiled only at their first import.
 unexport PYTHONDONTWRITEBYTECODE
 SNAKEMAKE = $(PY) tools/one_at_a_time.py --cores $(CORES) --config profile=$(PROFILE) shard_hours=$(SHARD_HOURS) rate=$(RATE) verify=$(VERIFY) \
 	where=$(WHERE) \
 	$(if $(WHERE),--workflow-profile profiles/$(WHERE)) \
 	--max-jobs-per-timespan 1000/4s --quiet host progress reason rules --nolock --rerun-incomplete --keep-going --scheduler greedy
 
-# What only some checks need is installed when they are asked for.
+# Packages that only some checks need are installed with the first such check.
 EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 	$(if $(READY),$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	--config-settings editable_mode=compat -e ".[$(2)]",{ echo 'pip install -e ".[$(2)]"'; exit 1; })
@@ -47,7 +47,7 @@ EXTRA = $(PY) -c 'import $(1)' 2> /dev/null || \
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-book: $(READY)  ## everything, to build/html/index.html (PROFILE=smol CORES=2 WHERE= SHARD_HOURS=)
+book: $(READY)  ## build everything into build/html/index.html (PROFILE=smol CORES=2 WHERE= SHARD_HOURS=)
 	@$(if $(WHERE)$(SHARD_HOURS),$(PY) tools/plan.py $(PROFILE) --rate $(RATE))
 	@$(SNAKEMAKE)
 	@echo build/html/index.html
@@ -56,42 +56,42 @@ pdf: $(READY)  ## the whole book as build/book.pdf (needs Chrome or Chromium)
 	@$(SNAKEMAKE) pdf
 	@echo build/book.pdf
 
-# Of what `make book` has executed and put together; plain Sphinx and MyST-NB, without jupyter-book.
-sphinx: $(READY)  ## the book that was made, by plain Sphinx without jupyter-book, to build/sphinx/html/index.html
+# Renders what `make book` has executed, with plain Sphinx and MyST-NB, without jupyter-book.
+sphinx: $(READY)  ## render the finished book with plain Sphinx, to build/sphinx/html/index.html
 	@$(PY) tools/plain_sphinx.py build/site build/sphinx
 
 notebooks: $(READY)  ## the chapters as build/notebooks/*.ipynb, not executed
 	@$(SNAKEMAKE) notebooks
 	@echo build/notebooks
 
-evidence: $(READY)  ## the records in results/, those that lack (ONLY=few_shot WHERE=gpu); it goes on where it stopped
+evidence: $(READY)  ## make the records that results/ lacks (ONLY=few_shot WHERE=gpu); continues where it stopped
 	@$(SNAKEMAKE) $(patsubst %,build/evidence/%.ipynb,$(ONLY_KEPT)); done=$$?; \
 	$(PY) tools/evidence.py $(ONLY_KEPT) && exit $$done
 
 plan: $(READY)  ## what a profile would download, run and cost, before it starts (PROFILE=paper)
 	@$(PY) tools/plan.py $(PROFILE)
 
-test: $(READY)  ## ruff, mypy, the floors of the imports, and pytest; what builds a whole book is left to test-all
+test: $(READY)  ## ruff, mypy, the order of imports, and pytest, without tests that build a whole book
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy --no-error-summary
 	@$(BIN)lint-imports --no-logo
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES) -m "not whole"
 
-test-all: $(READY)  ## all tests: builds, kills and an installation elsewhere too
+test-all: $(READY)  ## all tests, including whole builds, interrupted builds and an installation elsewhere
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy --no-error-summary
 	@$(BIN)lint-imports --no-logo
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES)
 
-coverage: $(READY)  ## the same, and which lines of zu no test reaches; less than 95% of them reached is a failure
+coverage: $(READY)  ## all tests, and which lines of zu no test reaches; fails below 95%
 	@$(call EXTRA,coverage,check)
 	@$(PY) -m coverage run -m pytest
 	@$(PY) -m coverage report
 
-fuzz: $(READY)  ## every reader and parser on many random inputs (EXAMPLES=20000 for each of the seven)
+fuzz: $(READY)  ## run every reader and parser on many random inputs (EXAMPLES=20000 for each of the seven)
 	@ZU_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/test_fuzz.py
 
-mutants: $(READY)  ## which small faults in zu no test notices (ONLY=zu/solve.py SAMPLE=50; all: some hours)
+mutants: $(READY)  ## which small faults in zu no test notices (ONLY=zu/solve.py SAMPLE=50; all take some hours)
 	@$(call EXTRA,mutmut,check)
 	@$(PY) tools/mutants.py $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE))
 
@@ -107,7 +107,7 @@ bench: $(READY)  ## the solves at the size of a 3B model; targets and moments ag
 	@$(PY) bench/edit.py
 	@$(PY) bench/later.py
 
-# A kernel starts in its notebook's folder, but chapters are run from the repository's root: so this one is too.
+# A kernel starts in its notebook's folder, but chapters run from the repository's root, so this kernel changes there.
 lab: $(READY)  ## JupyterLab with the chapters as paired notebooks
 	@$(call EXTRA,jupyterlab,lab)
 	@$(PY) -c 'import json, os, pathlib as p, sys; d = p.Path("build/jupyter/kernels/python3"); \

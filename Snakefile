@@ -11,14 +11,14 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, "tools")
 from parameters import defaults
 
-# Who times what is to be compared gets every core to itself; the others run two at a time, which
-# takes less time in all. It goes first: at the end it would wait until nothing else runs, and the
-# ledger for it.
+# A chapter that measures times gets all cores to itself; the others run two at a time, which takes
+# less time in all. It goes first: at the end it would wait until nothing else runs, and the ledger
+# would wait for it.
 ALONE = ["cost"]
-# Then few_shot, which is long, and whose records others read, beside one that needs no moments,
-# which it computes for all.
+# Then few_shot, which takes long, computes moments for all, and has records that others read,
+# beside a chapter that needs no moments.
 FIRST = ["few_shot", "tracing"]
-# Then the longest, so that none of them is left over at the end.
+# Then the longest chapters, so that none of them is left over at the end.
 LONG = ["anchors", "gone", "many_facts", "ablation", "downstream", "own_samples", "what_to_keep",
         "where_to_aim", "one_by_one"]
 LONG += ["representations", "own_method", "baselines", "data"]
@@ -29,16 +29,14 @@ def end_with(parent):
     os._exit(1)
 
 
-# Where make is ended, so is what it started Snakemake with; the chapters see to it that they end
-# with Snakemake.
+# This process ends with make; the chapters themselves make sure that they end with Snakemake.
 if parent := os.environ.pop("END_WITH_PARENT", None):
     threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
 
-# Tools and kernel come from the environment Snakemake runs in, whatever else is on this machine.
+# Tools and kernel come from Snakemake's own environment, whatever else is installed.
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
-# glibc hands large blocks back to the system, page by page, and asks for them again: it should
-# keep them.
+# glibc should keep large blocks instead of returning them to the system and asking for them again.
 os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
@@ -51,8 +49,7 @@ for page, path in SOURCE.items():
         raise WorkflowError(f"_toc.yml names {page}, but there is no {path}")
 CHAPTERS = [page for page in PAGES if "\nkernelspec:" in SOURCE[page].read_text()[:1000]]
 COUNT = len(CHAPTERS)
-# A chapter that reads another chapter's records runs after it, and one that finds its targets in
-# the cache.
+# A chapter runs after the chapters whose records it reads, or whose targets it finds in the cache.
 RECORDED = ["few_shot", "many_facts", "representations", "downstream", "ablation", "tracing",
             "cost"]
 AFTER = {"intro": ["few_shot", "gone", "anchors"], "downstream": ["few_shot"], "ledger": RECORDED,
@@ -63,32 +60,32 @@ READS["downstream"] = sorted(map(str, Path("book/tasks").glob("*.*")))
 
 
 def lost(made):
-    """Whether a file is gone that a list names, which was made when all of them were there."""
+    """Whether a file is gone that was there when this list of files was made."""
     return made.exists() and not all(map(os.path.exists, made.read_text().splitlines()))
 
 
-# Records are the chapters' own affair: one that is gone makes its chapter run again, which redoes
-# that record alone.
+# The chapters manage their own records: if one is gone, its chapter runs again and makes only that
+# record.
 for page in CHAPTERS:
     if lost(Path("build/executed", f"{page}.records")):
         Path("build/executed", f"{page}.ipynb").unlink(missing_ok=True)
-# Snakemake makes what is gone in the middle again only for an end that is gone too, and knows
-# nothing of the pages behind their list. The pages themselves stay until there are new ones.
+# Snakemake remakes a missing intermediate file only if the final one is missing too, and does not
+# know the pages in the list. The pages themselves stay until there are new ones.
 if lost(Path("build/html.files")) or not all(
         Path("build/executed", f"{p}.ipynb").exists() for p in CHAPTERS):
     Path("build/html.files").unlink(missing_ok=True)
 
 
 def near(name, known):
-    """What a misspelt name was meant to be, and what there is."""
-    # with zu comes torch, which takes seconds: only to say what is wrong
+    """A suggestion for a misspelt name, and the list of known names."""
+    # importing zu imports torch, which takes seconds: only for this message
     from zu.data.names import did_you_mean
 
     return f"{did_you_mean(name, known)}there are: {', '.join(sorted(known)) or 'none'}"
 
 
 def check_profile():
-    """Read the profile, checked by the chapters: papermill only warns of unknown parameters."""
+    """Read the profile and check it against the chapters, since papermill only warns."""
     path = Path("profiles", f"{PROFILE}.yaml")
     if not path.exists():
         there = [p.stem for p in Path("profiles").glob("*.yaml")]
@@ -97,7 +94,7 @@ def check_profile():
     for page, values in profile.items():
         if page not in CHAPTERS:
             raise WorkflowError(
-                f"{path} has parameters for {page}, which is no chapter; {near(page, CHAPTERS)}")
+                f"{path} has parameters for {page}, which is not a chapter; {near(page, CHAPTERS)}")
         known = defaults(page)
         for name in values:
             if name not in known:
@@ -107,41 +104,41 @@ def check_profile():
     return profile
 
 
-# Where the work is done: the folder of Snakemake's settings that `WHERE=` names. GPUs, CPUs and
-# memory of a job are its affair; a rule asks for a GPU only where it offers any.
+# Where the work is done: `WHERE=` names a folder of Snakemake's settings. It sets the GPUs, CPUs and
+# memory of a job; a rule asks for a GPU only if the folder offers one.
 WHERE = config.get("where", "")
 SETTINGS = yaml.safe_load(Path("profiles", WHERE, "config.yaml").read_text()) if WHERE else {}
 CLUSTER = SETTINGS.get("executor", "local") != "local"
 ASKED = SETTINGS.get("default-resources", {}) if CLUSTER else {}
 GPUS = ASKED.get("gpu", int("gpu" in SETTINGS.get("resources", {})))
-# Chapters without a model take seconds, and a cluster is asked how its jobs do now and then alone:
-# so many of them share a job, and what it asks for.
+# Chapters without a model take seconds, but a cluster is asked about its jobs only now and then, so
+# several of them share a job and its resources.
 SHARING = 4
 SHORT = [page for page in CHAPTERS if CLUSTER and page not in AFTER
          and "load_model" not in SOURCE[page].read_text()]
 
 
 def share(name, page):
-    """What a chapter asks for of a resource: what the profile says, or its part of that."""
+    """How much of a resource a chapter asks for: what the profile says, or its share of that."""
     return max(ASKED[name] // SHARING, 1) if page in SHORT else ASKED[name]
 
 
 def threads(page):
-    """As many as its job has CPUs; on one machine all for who times things, half for the others."""
+    """A chapter's threads: its job's CPUs, or on one machine all cores for timings, else half."""
     if "cpus_per_task" in ASKED:
         return share("cpus_per_task", page)
     return workflow.cores if page in ALONE else max(workflow.cores // 2, 1)
 
 
 PARAMETERS = check_profile()
-for page in {"exhibits"} & set(CHAPTERS):  # which says where everything comes from
+for page in {"exhibits"} & set(CHAPTERS):  # this page says where everything comes from
     PARAMETERS[page] = {"profile": PROFILE, **PARAMETERS.get(page, {})}
 
 
 def shards():
-    """The grids' chapters cut into pieces of about so many hours.
+    """The chapters with grids, cut into pieces of about `shard_hours` hours.
 
-    Each piece is the chapter on a part of its parameters.
+    Each piece is the chapter with a part of its parameters.
     """
     if not config.get("shard_hours"):
         return {}
@@ -157,16 +154,13 @@ SHARDS = shards()
 
 
 def before(page):
-    """What has to be there before a chapter.
-
-    Others whose records it reads, and its own pieces, whose records are its own.
-    """
+    """What a chapter waits for: chapters whose records it reads, and its own pieces."""
     return [
         f"build/executed/{other}.ipynb" for other in AFTER.get(page, []) if other in CHAPTERS
     ] + [f"build/shards/{page}-{i}.ipynb" for i in range(len(SHARDS.get(page, [])))]
 
 
-# Where work goes to a cluster, these stay on the machine where make runs: they take seconds.
+# These rules take seconds, so they stay on the machine where make runs even if there is a cluster.
 localrules: book, notebooks, notebook, embedded_model, module, results, html, pdf
 
 
@@ -181,14 +175,14 @@ rule notebooks:
 rule notebook:
     input: "book/{page}.md"
     output: "build/notebooks/{page}.ipynb"
-    priority: 4  # before any chapter: the first in line is taken of those with a notebook
+    priority: 4  # before any chapter, so that all chapters have a notebook when the first is chosen
     shell: "python tools/quick.py jupytext --quiet --to ipynb --output {output} {input} 2>&1"
 
 
-# Once, before the chapters that use it start side by side: each of them would fetch it otherwise.
+# Once, before the chapters that use it start in parallel; otherwise each of them would fetch it.
 rule embedded_model:
     output: touch("build/embedded-model")
-    priority: 5  # beside it run the chapters that need no model
+    priority: 5  # chapters that need no model run beside it
     shell:
         """
         echo "  embedded model (downloaded once, some 93 MB) ..."
@@ -196,8 +190,7 @@ rule embedded_model:
         """
 
 
-# One file stands for many: Snakemake looks at every input of every chapter that waits, again and
-# again while others run.
+# One file stands for many, since Snakemake repeatedly looks at every input of every waiting chapter.
 rule module:
     input: sorted(str(path) for part in ("*.py", "*.json", "*.safetensors") for path in Path("zu").rglob(part))
     output: touch("build/module")
@@ -209,7 +202,7 @@ rule results:
 
 
 def leader(page, number):
-    """The piece before another one: the first with its model, which sums the moments all need."""
+    """The piece that another one waits for: the first with its model, which sums the moments."""
     models = [piece["models"] for piece in SHARDS[page]]
     first = models.index(models[number])
     return [] if first == number else f"build/shards/{page}-{first}.ipynb"
@@ -232,7 +225,7 @@ rule execute:
     log: "build/logs/{page}.log"
     params:
         values=lambda wc: inline(PARAMETERS.get(wc.page, {})),
-        often=config.get("often", 300),  # seconds between two words about a chapter that takes long
+        often=config.get("often", 300),  # seconds between two messages about a long chapter
         verify=lambda wc: SHARE if wc.page in KEPT else "0"
     threads: lambda wc: threads(wc.page)
     resources:
@@ -261,8 +254,8 @@ use rule execute as execute_long with:
     priority: 1
 
 
-# The chapters whose records are kept in results/CHAPTER.json; a build earns a sample of them again,
-# for so many seconds in all (or "all").
+# The chapters whose records are kept in results/CHAPTER.json; a build runs a sample of them again,
+# for VERIFY seconds in all (or "all").
 KEPT = [page for page in CHAPTERS if f"results/{page}.json" in SOURCE[page].read_text()]
 HELD = [page for page in KEPT if Path(f"results/{page}.json").exists()]
 VERIFY = str(config.get("verify", 0))
@@ -271,7 +264,7 @@ if VERIFY != "all" and not VERIFY.replace(".", "", 1).isdigit():
 SHARE = VERIFY if VERIFY == "all" else f"{float(VERIFY) / max(len(HELD), 1):.0f}"
 
 
-# `make evidence`: a chapter whose records are to be kept. Its notebook is not a page.
+# `make evidence`: a chapter whose records should be kept. Its notebook is not a page.
 use rule execute as evidence with:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
@@ -286,8 +279,8 @@ use rule execute as evidence with:
         verify="0"
 
 
-# A piece of a grid. Its notebook is not a page; its records are those of the chapter, which finds
-# them all and only shows them.
+# A piece of a grid. Its notebook is not a page. Its records belong to the chapter, which finds them
+# all and only shows them.
 use rule execute as shard with:
     input:
         model=lambda wc: "build/embedded-model" if "smollm2" in SOURCE[wc.page].read_text() else [],
@@ -306,9 +299,9 @@ use rule execute as shard with:
 ruleorder: execute_alone > execute_first > execute_long > execute
 
 
-# Rendered from scratch each time: Sphinx repeats no warning of a page it takes from its cache, so
-# -W would pass. In a folder of its own: build/html stays what it was until all is there. If
-# Snakemake is killed, this stops as a chapter does.
+# The pages are rendered from scratch each time, since Sphinx repeats no warning for a page from its
+# cache, so that -W would pass. They go into a new folder, so that build/html stays as it was until
+# all are there. If Snakemake is killed, this stops as chapters do.
 rule html:
     input:
         chapters=expand("build/executed/{page}.ipynb", page=CHAPTERS),
@@ -337,10 +330,10 @@ rule html:
             grep -E 'WARNING|ERROR|Error' {log} || tail -n 30 {log}
             exit 1
         }}
-        # No page may load anything from another host: the book is read without a network, and reports to no one.
+        # No page may load anything from another host: the book should work offline and report to nobody.
         if grep -rnoE --include=*.html '<(script|link|img|iframe|source|object)[^>]*(src|href|data)="(https?:)?//[^"]*' \
             $new/_build/html || grep -rnoE --include=*.css 'url[(].?(https?:)?//[^)]*' $new/_build/html; then
-            echo "  html FAILED: these load from another host"
+            echo "  html FAILED: these pages load from another host"
             exit 1
         fi
         python tools/links.py $new/_build/html || {{ echo "  html FAILED: these links lead nowhere"; exit 1; }}
@@ -351,7 +344,7 @@ rule html:
         """
 
 
-# Not a part of `book`: it needs a browser.
+# Not part of `book`, since it needs a browser.
 rule pdf:
     input: "build/html.files"
     output: "build/book.pdf"

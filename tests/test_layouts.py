@@ -225,8 +225,8 @@ def test_a_projection_that_cannot_be_edited_is_refused_by_name_with_the_way_out(
 def test_a_mixture_of_experts_is_evaluated_and_its_edit_refused_by_name(tokenizer, texts):
     mixtral = families.build("mixtral")
     for method in ("memit", "ga", "zerounlearn"):
-        with pytest.raises(zu.LayoutError, match="Mixtral.*zu.evaluate and zu.perplexity work never "
-                                                 "the same"):
+        with pytest.raises(zu.LayoutError, match="Mixtral.*zu.evaluate and zu.perplexity work "
+                                                 "nevertheless"):
             zu.unlearn(mixtral, tokenizer, FACTS, method, layers=[2])
     assert families.logits_error(mixtral, tokenizer) < 1e-5
     assert 0 <= zu.evaluate(mixtral, tokenizer, FACTS).eff <= 100

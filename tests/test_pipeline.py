@@ -372,7 +372,7 @@ def test_a_kill_while_pages_are_rendered_leaves_the_book_of_before(project, tmp_
 
 @pytest.mark.parametrize("profile, says", [
     ("stand_in: {m: 5}", "sets m for stand_in, which has no such parameter; there are: n"),
-    ("nobody: {n: 5}", "nobody, which is no chapter"),
+    ("nobody: {n: 5}", "nobody, which is not a chapter"),
 ])
 def test_a_profile_with_an_unknown_name_is_refused_before_anything_runs(project, profile, says):
     before = stamps(project)
