@@ -1,11 +1,11 @@
 """One edit side by side: `zu` and the plain loop of the literature, on the same facts.
 
-`python bench/edit.py` makes ZeroUnlearn's edit of three layers twice in one process: as the
-released code makes it, written out here (one fact at a time, whole model, whole sequences, every
-logit, a search for the true answer per layer), and as `zu` makes it with the same settings. It
-prints how many times faster targets, keys, solves and the whole are, and how far they agree; and
-then `zu`'s own defaults, the search by Adam that was the default before them, and targets without
-a search. `--small` takes seconds and proves nothing.
+`python bench/edit.py` makes ZeroUnlearn's edit of three layers twice in one process: by the
+released code's procedure, written out here (one fact at a time, whole model, whole sequences, every
+logit, a search for the true answer per layer; rate and tolerance are those of `SEARCH`), and with
+`zu` at the same settings. It prints how many times faster targets, keys and the whole edit are, and
+how far they agree. Then it measures `zu`'s own defaults, the former default search by Adam, and
+targets without a search. `--small` takes seconds and proves nothing.
 """
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from zu.models import decoder, down_proj
 from zu.reader import collate, encode, hooks, subject_keys
 from zu.targets import optimise, target_ids
 
-#: The weights of Lemma 4.1, as released and as `zu` has them.
+#: The weights of Lemma 4.1, in the released code and in `zu`.
 WEIGHTS = {"alpha": 15_000.0, "beta": 50.0, "lam": 1.0}
-#: The search of the plain loop: Adam's rate in ‖h‖/√d, the most steps, the loss that is enough.
+#: The search of the plain loop: Adam's rate in ‖h‖/√d, the most steps, and the tolerance.
 SEARCH = {"lr": 0.4, "steps": 25, "tolerance": 0.1}
 BY_ADAM = {"optimizer": "adam", "bare_first": False}
 DECAY, KL, CLAMP = 0.5, 0.0625, 0.75
@@ -50,7 +50,7 @@ class Clock:
 
 
 def whole_run(model, module: nn.Module, batch, delta: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities after every token, with δ added to what a module puts out."""
+    """Log-probabilities after every token, with δ added to a module's output."""
 
     def add(_, args, output):
         states = (output[0] if isinstance(output, tuple) else output).clone()
@@ -128,7 +128,7 @@ def plain_solve(W, K, V, C0, V_f) -> torch.Tensor:
 
 
 def plain_edit(model, tokenizer, facts, layers: Sequence[int], prefixes, C0, clock: Clock) -> dict:
-    """The new weights by layer, each on the model as edited so far; the model is put back."""
+    """The new weights by layer, each for the model as edited so far; the model is restored."""
     last = decoder(model).layers[layers[-1]]
     z = clock.run("targets", lambda: torch.stack(
         [plain_target(model, tokenizer, f, last, prefixes, "eos") for f in facts]))
@@ -156,7 +156,7 @@ def plain_edit(model, tokenizer, facts, layers: Sequence[int], prefixes, C0, clo
 
 
 def our_edit(model, tokenizer, facts, layers, prefixes, C0, clock: Clock, **settings) -> dict:
-    """The same by `zu`, with its stages' seconds; what it makes is taken off again."""
+    """The same with `zu`, with the seconds of its stages; the edit is taken off again."""
     reader = zu.Reader(model, tokenizer, prefixes=prefixes)
     search = replace(zu.methods.ZeroUnlearn(**settings).search(prefixes), prefixes=prefixes)
     found = clock.run("targets", lambda: optimise(

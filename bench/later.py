@@ -1,10 +1,10 @@
-"""How long a single edit takes after others: `zu.unlearn` with a reader against each edit anew.
+"""How long a single edit takes after others: `zu.unlearn` with a shared reader or with a new one.
 
-`python bench/later.py` puts 200 single edits on the embedded model, one after another, and
-measures, in one process and by method, the first, 10th, 50th and 200th with targets and moments at
-hand: by the reader that made those before, and by a new reader that solves densely for all keys at
-once. It prints the ratios and how far the changes agree. `--small` takes the first and the 5th in
-less than a minute, and proves nothing.
+`python bench/later.py` puts 200 single edits on the embedded model, one after another. In one
+process it measures, for each method, the first, 10th, 50th and 200th edit with given targets and
+moments: with the reader that made the earlier edits, and with a new reader that solves densely for
+all keys at once. It prints the ratios and how far the changes agree. `--small` does the first and
+the 5th in less than a minute, and proves nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLACES = {"full": (1, 10, 50, 200), "small": (1, 5)}
 
 
 def single_targets(found: zu.Targets) -> list[zu.Targets]:
-    """Each fact's own targets, of those that were searched for together."""
+    """Each fact's own targets, from a common search."""
     rows = range(len(found.z))
     return [replace(found, z=found.z[i:i + 1], h=found.h[i:i + 1], loss=found.loss[:, i:i + 1])
             for i in rows]
@@ -34,7 +34,7 @@ def single_targets(found: zu.Targets) -> list[zu.Targets]:
 
 @contextmanager
 def densely():
-    """For a block, no factors of what is spared: each solve takes all keys at once."""
+    """Inside the block, each solve takes all keys at once, without factors of what is spared."""
     kept = solve.Spared.of
     solve.Spared.of = classmethod(lambda *given, **named: None)
     try:
@@ -52,20 +52,20 @@ def timed(call) -> tuple[zu.Edit, dict[str, float]]:
 
 
 def taken_off(edit: zu.Edit) -> dict[str, torch.Tensor]:
-    """The changes of an edit, which is off afterwards."""
+    """Take an edit off; returns its changes."""
     changes = edit.deltas
     edit.restore()
     return changes
 
 
 def measure(reader: zu.Reader, fact: zu.Fact, method: str, **more) -> dict:
-    """One edit after `earlier`, both ways; the model is what it was."""
+    """One edit after `earlier` in both ways; the model is the same afterwards."""
     model, tokenizer = reader.model, reader.tokenizer
 
     def edit(by: zu.Reader) -> zu.Edit:
         return zu.unlearn(model, tokenizer, [fact], method, reader=by, **more)
 
-    edit(reader).restore()  # so that the reader has seen the edits before, as in their sequence
+    edit(reader).restore()  # so that the reader knows the earlier edits, as in a sequence
     found, later = timed(lambda: edit(reader))
     changes = taken_off(found)
     fresh = zu.Reader(model, tokenizer, prefixes=reader.texts(5))

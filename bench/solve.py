@@ -1,9 +1,9 @@
 """How long the solves of `zu.solve` take at the shape of a model of three billion parameters.
 
-`python bench/solve.py` measures the exact Lemma 5.1 against the paper's 500 gradient steps, and
-Lemma 4.1, in one process, prints the ratios and writes build/bench/solve.json. `--small` does the
-same in seconds, at a shape that proves nothing. A few gradient steps are measured and multiplied:
-500 would take an hour.
+`python bench/solve.py` compares the exact Lemma 5.1 with the paper's 500 gradient steps, measures
+Lemma 4.1, all in one process, prints the ratios and writes build/bench/solve.json. `--small` does
+the same in seconds, at a shape that proves nothing. A few gradient steps are measured and
+extrapolated, since 500 would take an hour.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def published_steps(W, K_f, V_star, V_f, projector, count: int) -> torch.Tensor:
 
 
 def seconds_per_step(run, count: int) -> dict[str, float]:
-    """The cost of one further step: a run of 1 + count steps less a run of 1."""
+    """The cost of one more step: the difference between runs of 1 + count and of 1, per step."""
     _, one = timed(lambda: run(1))
     _, more = timed(lambda: run(1 + count))
     return {key: (more[key] - one[key]) / count for key in one}

@@ -1,10 +1,10 @@
 """How long targets and moments take: `zu` against the plain loop of the chapter `where_to_aim`.
 
-`python bench/targets.py` runs, in one process, the chapter's own cells (those tagged `plain`: one
+In one process, `python bench/targets.py` runs the chapter's own cells (those tagged `plain`: one
 fact at a time, whole sequences, whole model) on a few facts and `zu.targets` on many, with the same
-prefixes, seeds and steps; it sets the rate of `zu.moments` against that of bare matrix products of
-the forward pass's own shapes, and says how far results agree. `--small` takes seconds and proves
-nothing. `--random-shape`: random weights, on which speed does not depend.
+prefixes, seeds and steps. It compares the rate of `zu.moments` with that of plain matrix products
+of the forward pass's shapes, and says how far results agree. `--small` takes seconds and proves
+nothing. `--random-shape` uses random weights, on which speed does not depend.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SHAPES = {
 
 
 def plain_cells() -> dict:
-    """What the chapter's cells tagged `plain` define."""
+    """The names that the chapter's cells tagged `plain` define."""
     space: dict = {}
     for cell in jupytext.read(CHAPTER).cells:
         if "plain" in cell.metadata.get("tags", []):
@@ -57,9 +57,9 @@ def plain_cells() -> dict:
 
 
 def load(options) -> tuple[nn.Module, object, tuple[str, ...]]:
-    """The model asked for, a tokenizer, the prefixes.
+    """The chosen model, a tokenizer and the prefixes.
 
-    A random model takes the embedded one's tokens and texts.
+    A random model uses the tokens and texts of the embedded one.
     """
     dtype = getattr(torch, options.dtype)
     if not options.random_shape:
@@ -101,7 +101,7 @@ def difference(ours: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def plain_keys(model, tokenizer, facts, layer: int, before) -> torch.Tensor:
-    """Mean keys by one whole pass a prompt: half the weight on the bare one, half on the others."""
+    """Mean keys by one whole pass per prompt: half the weight on the bare one, half on the rest."""
     def key(fact, prefix):
         seen, (ids, position) = [], encode(tokenizer, fact, prefix)
         keep = lambda module, args: seen.append(args[0][0, position].double())  # noqa: E731
@@ -114,7 +114,7 @@ def plain_keys(model, tokenizer, facts, layer: int, before) -> torch.Tensor:
 
 
 def plain_moments(model, ids: torch.Tensor, layer: int) -> torch.Tensor:
-    """C_0 by one whole pass a window, in float64."""
+    """C_0 by one whole pass per window, in float64."""
     m = known(model).matrix(layer).shape[1]
     total = torch.zeros(m, m, dtype=torch.float64, device=model.device)
 
@@ -140,7 +140,7 @@ def linear_shapes(model, layers) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def gemm_rate(model, shapes, tokens: int) -> float:
-    """Operations a second of bare products of these shapes, each matrix its own as in the model."""
+    """Operations per second of plain products of these shapes, with separate matrices."""
     like = dict(device=model.device, dtype=model.dtype)
     states = {a: torch.randn(tokens, a, **like) for a, _ in shapes}
     weights = [torch.randn(b, a, **like) for a, b in shapes]
@@ -154,9 +154,9 @@ def gemm_rate(model, shapes, tokens: int) -> float:
 
 
 def measure_moments(model, tokenizer, layers, windows: int) -> tuple[dict, dict]:
-    """zu.moments against bare products and the plain forward pass; and C_0.
+    """zu.moments compared with plain products and the plain forward pass; and C_0.
 
-    Attention's own products don't count.
+    Attention's own products are not counted.
     """
     device, tokens = model.device, windows * WINDOW
     rows = 2 if device.type == "cpu" else 8  # what zu.moments puts through at once

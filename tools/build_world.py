@@ -1,10 +1,10 @@
 """Build the embedded world's facts, zu/data/files/world.json.
 
-`python tools/build_world.py`; review the difference. Countries, cities and languages come from the
-CIA World Factbook, languages and time zones (their cities) from Unicode CLDR (package `babel`),
-elements from `periodictable`; constraints.txt has the versions. A fact is left out where its truth
-depends on whom one asks (several capitals, disputed land, several official languages), where a name
-means several places, or where the answer could be copied from the prompt.
+Run `python tools/build_world.py` and review the difference. Countries, cities and languages come
+from the CIA World Factbook, languages and cities of time zones from Unicode CLDR (package `babel`),
+and elements from `periodictable`; constraints.txt has the versions. A fact is left out if its truth
+is disputed or not unique (several capitals, disputed land, several official languages), if a name
+means several places, or if the answer could be copied from the prompt.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCES = [
     "Unicode License v3 (SPDX: Unicode-3.0), see LICENSE.unicode.",
     "Elements: periodictable. Public domain.",
 ]
-#: Names as a sentence uses them, where the factbook's short form is no noun phrase or little known.
+#: Names for use in sentences, if the factbook's short form is not a noun phrase or is little known.
 NAMES = {
     "ae": "the United Arab Emirates", "bf": "the Bahamas", "bm": "Myanmar",
     "bp": "the Solomon Islands", "cn": "the Comoros", "ct": "the Central African Republic",
@@ -43,7 +43,7 @@ NAMES = {
     "nl": "the Netherlands", "rm": "the Marshall Islands", "rp": "the Philippines",
     "tt": "East Timor", "uk": "the United Kingdom", "us": "the United States",
 }
-#: The EU, the Vatican, land whose status is disputed, and the two Congos (one name, two countries).
+#: The EU, the Vatican, land with disputed status, and the two Congos (one name, two countries).
 NOT_A_COUNTRY = {"cf", "cg", "ee", "kv", "tw", "vt", "xx"}
 #: Countries left out of a relation: the answer is disputed, has changed of late, or is not unique.
 UNCLEAR = {
@@ -51,7 +51,7 @@ UNCLEAR = {
     "continent": {"am", "aj", "cy", "eg", "gg", "id", "kz", "pp", "rs", "tt", "tu"},
     "language": {"iz", "mk"}, "ruler": {"rp"},
 }
-#: The continents of the factbook's regions; Oceania is no continent to everyone.
+#: The continents of the factbook's regions; not everyone counts Oceania as a continent.
 CONTINENTS = {
     "africa": "Africa", "europe": "Europe", "south-america": "South America",
     "north-america": "North America", "central-america-n-caribbean": "North America",
@@ -79,9 +79,7 @@ NOT_ONE_PLACE = set(re.split(
 
 
 def build() -> str:
-    """The text of zu/data/files/world.json: its sources, and the facts by relation, sorted.
-
-    Each is on a line of its own.
+    """The text of zu/data/files/world.json: sources, and facts by relation, sorted, one per line.
     """
     def lines(items: list) -> str:
         return ",\n".join("   " + json.dumps(item, ensure_ascii=False) for item in items)
@@ -94,8 +92,8 @@ def build() -> str:
 def facts() -> dict[str, list[tuple[str, str]]]:
     """Every usable (subject, target) by relation.
 
-    Usable: the subject occurs exactly once in each filled template, the target in none, and within
-    a relation a subject has one target.
+    A pair is usable if the subject occurs exactly once in each filled template and the target in
+    none, and if the subject has only one target in the relation.
     """
     found: dict[str, list[tuple[str, str]]] = {relation: [] for relation in WORDINGS}
     for relation, subject, target in (*countries(), *elements()):
@@ -109,7 +107,7 @@ def facts() -> dict[str, list[tuple[str, str]]]:
 
 
 def usable(relation: str, subject: str, target: str) -> bool:
-    """Whether every template can ask for the target without saying it."""
+    """Whether every template can ask for the target without containing it."""
     filled = [template.format(subject) for template in WORDINGS[relation]["templates"]]
     same = subject.lower() in target.lower() and "element" not in relation
     return not same and all(text.count(subject) == 1 and target not in text for text in filled)
@@ -174,7 +172,7 @@ def elements() -> Iterator[tuple[str, str, str]]:
 
 
 def state(code: str, region: str, entry: dict) -> str:
-    """The name of a sovereign state as a sentence uses it; empty for anything else."""
+    """The name of a sovereign state for use in sentences; empty for anything else."""
     name = NAMES.get(code) or text(entry, "Government", "Country name", "conventional short form")
     dependent = text(entry, "Government", "Dependency status")
     capital = text(entry, "Government", "Capital", "name")
@@ -182,7 +180,7 @@ def state(code: str, region: str, entry: dict) -> str:
 
 
 def text(entry: dict, *keys: str) -> str:
-    """The plain text at the end of `keys`; empty where there is none."""
+    """The plain text at the end of `keys`; empty if there is none."""
     for key in (*keys, "text"):
         entry = entry.get(key, {})
     return plain(entry) if isinstance(entry, str) else ""

@@ -1,8 +1,8 @@
 """axe-core on every page of the rendered book, light and dark, in Chrome or Chromium.
 
-`make check` calls it. `python tools/check_pages.py build/html` prints each violation that is
-serious or critical with where it is, and then fails. Needs `pip install -e ".[check]"`; the browser
-is the one that tools/pdf.py finds.
+`make check` calls it. `python tools/check_pages.py build/html` prints each serious or critical
+violation with its place, and fails if there is one. It needs `pip install -e ".[check]"`, and uses
+the browser that tools/pdf.py finds.
 """
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ BAD = ("serious", "critical")
 
 
 def violations(html: Path) -> list[str]:
-    """A line for each serious or critical violation of a page: page, mode, rule, elements."""
+    """One line per serious or critical violation: page, mode, rule, elements."""
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright
 
@@ -40,5 +40,5 @@ if __name__ == "__main__":
     if not any(pages.glob("*.html")):
         sys.exit(f"  check FAILED: {pages} holds no pages: make book first")
     lines = violations(pages)
-    print("\n".join(lines) or f"  {pages}: no serious violation of accessibility, light or dark")
+    print("\n".join(lines) or f"  {pages}: no serious accessibility violation, light or dark")
     sys.exit(bool(lines))

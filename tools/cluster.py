@@ -1,7 +1,7 @@
-"""A Slurm cluster: whether it takes what a profile asks for, how it is asked, why a job ended.
+"""A Slurm cluster: whether it accepts a profile's requests, how to poll it, why a job ended.
 
-Who names a profile with `executor: slurm` (`make book WHERE=slurm`) learns before anything is sent
-what the cluster refuses, and afterwards what became of a job that failed.
+With a profile of `executor: slurm` (`make book WHERE=slurm`), users learn what the cluster refuses
+before anything is submitted, and afterwards why a job failed.
 """
 import importlib.util
 import re
@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-#: How sbatch calls what Snakemake's plugin asks for.
+#: The options of sbatch for the resources of Snakemake's plugin.
 OPTIONS = {"slurm_account": "--account", "slurm_partition": "--partition", "runtime": "--time",
            "constraint": "--constraint", "qos": "--qos", "mem_mb": "--mem",
            "mem_mb_per_cpu": "--mem-per-cpu", "cpus_per_task": "--cpus-per-task",
@@ -21,11 +21,11 @@ ENDS = re.compile(r"slurmstepd: error|srun: error|srun: fatal|oom-kill|Killed|No
 
 
 class ClusterError(ValueError):
-    """What a profile asks for and the cluster refuses; the message says what to change."""
+    """The cluster refuses what a profile asks for; the message says what to change."""
 
 
 def profile_of(arguments):
-    """The file and the contents of the profile that Snakemake is given; (None, {}) without one."""
+    """The file and the contents of Snakemake's profile; (None, {}) without one."""
     import yaml  # here, since no other start of make needs it
 
     if "--workflow-profile" not in arguments:
@@ -39,28 +39,28 @@ def profile_of(arguments):
 
 
 def arguments_for(file, profile):
-    """What Snakemake should be told beside a profile that sends work to Slurm.
+    """More arguments for Snakemake, for a profile that sends work to Slurm.
 
     Parameters
     ----------
     file : Path
-        The profile's, for messages.
+        The profile's file, for messages.
     profile : dict
-        What stands in it.
+        The profile's contents.
 
     Returns
     -------
     list of str
-        More arguments: how it asks for the state of jobs, as this cluster can answer.
+        Arguments that say how to poll this cluster for the state of jobs.
 
     Raises
     ------
     ClusterError
-        Without Slurm or the plugin, and for what Slurm refuses to a job of this profile.
+        If Slurm or the plugin is missing, or Slurm refuses a job of this profile.
     """
     lacking = [tool for tool in ("sbatch", "squeue", "sinfo", "scontrol") if not shutil.which(tool)]
     if lacking:
-        raise ClusterError(f"{file} sends work to Slurm, and there is no {lacking[0]} here: start "
+        raise ClusterError(f"{file} sends work to Slurm, but there is no {lacking[0]} here: start "
                            "make on a login node of the cluster")
     if importlib.util.find_spec(PLUGIN) is None:
         raise ClusterError(f'{file} sends work to Slurm: pip install -e ".[slurm]"')
@@ -69,13 +69,13 @@ def arguments_for(file, profile):
 
 
 def _say(*command):
-    """What a command of Slurm's says, with its status."""
+    """The status and the output of a Slurm command."""
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.returncode, (run.stdout if not run.returncode else run.stderr).strip()
 
 
 def _try(file, asked):
-    """Ask Slurm whether it would take a job of this profile, without sending one."""
+    """Raise `ClusterError` unless Slurm would accept a job of this profile; none is submitted."""
     given = [f"{OPTIONS[name]}={value}" for name, value in asked.items()
              if name in OPTIONS and not (name == "runtime" and isinstance(value, str))]
     extra = shlex.split(asked.get("slurm_extra", ""))
@@ -92,7 +92,7 @@ def _try(file, asked):
 
 
 def _how_to_ask(profile):
-    """How Snakemake asks for the state of jobs: without accounting sacct never answers."""
+    """How Snakemake should poll for the state of jobs; without accounting, sacct never answers."""
     failed, config = _say("scontrol", "show", "config")
     if failed:
         raise ClusterError(f"Slurm's controller does not answer: {config}")
@@ -102,7 +102,7 @@ def _how_to_ask(profile):
     extra = []
     if "slurm-status-command" not in profile:
         extra += ["--slurm-status-command", "squeue"]
-    # a job that has ended is forgotten after so long: by then it is asked for three times
+    # Slurm forgets a finished job after this time; by then it should be polled three times
     age = int(re.match(r"\d*", said.get("MinJobAge", ""))[0] or 0)
     every = int(profile.get("slurm-init-seconds-before-status-checks", 40))
     if 0 < age < 3 * every:
@@ -111,19 +111,19 @@ def _how_to_ask(profile):
 
 
 def causes(log, words=""):
-    """Why jobs failed, by Snakemake's log: what Slurm says of each.
+    """Why jobs failed, according to Slurm and Snakemake's log.
 
     Parameters
     ----------
     log : str
-        Snakemake's.
+        Snakemake's log.
     words : str
-        What the chapters have said: of one that failed by its own code that is enough.
+        The chapters' own messages; jobs that these report as failed are left out.
 
     Returns
     -------
     str
-        A few lines for each job.
+        A few lines per job.
     """
     said = {}
     for block in re.split(r"\n(?=\[)", log):

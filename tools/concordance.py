@@ -1,7 +1,7 @@
-"""Write book/concordance.md: where this book has each equation, lemma, table and figure.
+"""Write book/concordance.md: where this book treats each equation, lemma, table and figure.
 
-`python tools/concordance.py` makes the page from book/paper/concordance.csv; a test holds the page
-against it, and what it names against the code, the tests and the kept records.
+`python tools/concordance.py` makes the page from book/paper/concordance.csv. A test compares the
+page with that file, and the names in it with the code, the tests and the kept records.
 """
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def rows(path: Path = SOURCE) -> list[dict[str, str]]:
 
 
 def page(found: list[dict[str, str]]) -> str:
-    """The page's source: a list-table of MyST, one row an item."""
+    """The page's source: a MyST list-table with one row per item."""
     names = list(found[0])
     text = HEAD + "```{list-table}\n:header-rows: 1\n:widths: 12 28 18 42\n\n"
     text += _row(["the paper's", *names[1:3], "code, test, records"])
     for row in found:
         proof = _in_words(row["test"])
         proof += "" if row["record"] == "–" else f"; records `{row['record']}`"
-        short = ".".join(row["code"].split(".")[-2:])  # a longer one would not fit its column
+        short = ".".join(row["code"].split(".")[-2:])  # a longer name would not fit its column
         code = "" if row["code"] == "–" else f"`{short}`; "
         text += _row([row["item"], row[names[1]], row["where"], code + proof])
     return text + "```\n"
 
 
 def _in_words(test: str) -> str:
-    """A test as its file, and its name in words: so a narrow column can break it."""
+    """A test as its file and its name in words, which a narrow column can wrap."""
     file, _, name = test.partition("::")
     return f"`{file}`: {name.removeprefix('test_').replace('_', ' ')}" if name else test
 
@@ -56,7 +56,7 @@ def _row(cells: list[str]) -> str:
 
 
 def numbered(found: list[dict[str, str]], kind: str) -> set[int]:
-    """Which numbers of a kind, such as "Eq.", have a row."""
+    """The numbers of a kind, such as "Eq.", that have a row."""
     pattern = re.compile(re.escape(kind) + r" (\d+)$")
     return {int(match[1]) for row in found if (match := pattern.match(row["item"]))}
 

@@ -1,8 +1,8 @@
-"""What an edit's damage predicts of perplexity: many edits of the embedded model, in one file.
+"""What an edit's damage predicts about perplexity: many edits of the embedded model, in one file.
 
-Each edit is made without prefixes, all of a draw with the same targets; perplexity is read on
-1,024 tokens of the held-out prose. `python tools/damage.py --out results/damage.json`: about an
-hour on a CPU, most of it the search for targets, which the cache keeps.
+The edits have no prefixes, and those of a draw share their targets; perplexity is read on 1,024
+tokens of the held-out prose. `python tools/damage.py --out results/damage.json` takes about an hour
+on a CPU, most of it for the search for targets, which the cache keeps.
 """
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from zu.methods import Located
 from zu.records import provenance, write_record
 
 FACTS, LAYERS, TOKENS = "world-cloze", (15, 16, 17), 1024
-#: How many facts, drawn by which seed.
+#: The number of facts and the seed of each draw.
 DRAWS = ((10, 1), (50, 1), (100, 1), (200, 1), (50, 2), (500, 1))
-#: Methods with settings that do less and more harm than their own.
+#: Methods with settings that do less and more harm than their defaults.
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("memit", {}),
     ("memit", {"alpha": 100.0}),
@@ -35,12 +35,12 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ga", {"lr": 2e-2}),
     ("ft", {"lr": 5e-3}),
 )
-#: Of these methods, whose time grows with each fact, up to so many.
+#: The most facts for methods whose time grows with each fact.
 MOST = {"rome": 100, "ga": 100, "ft": 100}
 
 
 def edits(reader: zu.Reader) -> Iterator[dict]:
-    """Make each edit, read perplexity while it is on, and say what was found."""
+    """Make each edit and read perplexity while it is on; yields one row per edit."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = zu.load_facts(FACTS)
     C0 = zu.moments(model, tokenizer, LAYERS, tokens=16_384)
@@ -61,13 +61,13 @@ def edits(reader: zu.Reader) -> Iterator[dict]:
 
 
 def perplexity(reader: zu.Reader) -> float:
-    """Of the model as it is, in one window."""
+    """The present model's perplexity, in one window."""
     return zu.perplexity(reader.model, reader.tokenizer, tokens=TOKENS, window=TOKENS,
                          reader=reader)
 
 
 def main() -> None:
-    """Make all edits; write what is there after each."""
+    """Make all edits, and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/damage.json"))
     out = parser.parse_args().out

@@ -1,15 +1,15 @@
 """Measure three things that the formulas imply and the paper does not say.
 
-`python tools/discoveries.py` writes results/discoveries.json after each draw and goes on where it
-stopped; two hours or so on one core. `--part` names one of the parts, `--model` a folder with
-another model, of which the directions alone are measured:
+`python tools/discoveries.py` writes results/discoveries.json after each draw and continues where it
+stopped; it takes about two hours on one core. `--part` names one of the parts, and `--model` a
+folder with another model, for which only the directions are measured:
 
-zero        The zero term of Lemma 5.1 at several weights on it, ten draws of fifty facts: what it
+zero        The zero term of Lemma 5.1 with several weights, ten draws of fifty facts: how much it
             leaves of the old values, how it changes the edit, and the scores.
-directions  How much of what a layer says about other subjects, and about ordinary text, lies in the
+directions  How much of a layer's output about other subjects, and for ordinary text, lies in the
             space that a few facts' values span; by layer, by number of facts, by relation.
-ruin        Where the exact minimum of Lemma 5.1 spends the length of its change, by direction of
-            the forgotten keys, and how far Adam has come after so many steps.
+ruin        In which directions of the forgotten keys the exact minimum of Lemma 5.1 spends the
+            length of its change, and how far Adam has come after some numbers of steps.
 """
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from zu.second_moments import pack
 
 OUT = Path("results/discoveries.json")
 FACTS, NEIGHBOURS, PERPLEXITY = "world-cloze", 2, 2048
-#: Weights on the zero term, beside 100 on the targets and 0.1 on the size; draws of so many facts.
+#: Weights of the zero term, beside 100 for the targets and 0.1 for the size; draws, and their size.
 ZEROS, DRAWS, FEW = (0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0), range(1, 11), 50
-#: How many facts span the space, of how many draws; ordinary tokens that are read.
+#: How many facts span the space, the number of draws, and of ordinary tokens to read.
 SPANS, TIMES, TOKENS = (1, 3, 10, 30, 100), 5, 4096
-#: Sizes of the draws, and steps of Adam after which one looks.
+#: Sizes of the draws, and the steps of Adam after which results are recorded.
 SIZES, STEPS = (10, 50, 200, 500), (10, 30, 100, 200, 500, 1000)
 #: Edges of the bins of γ², as shares of the largest.
 EDGES = np.logspace(-8, 0, 17)
@@ -50,7 +50,7 @@ EDGES = np.logspace(-8, 0, 17)
 
 
 def of_zero(reader: Reader, seed: int) -> Iterator[dict]:
-    """A draw's rows: the unedited model, and the exact solution by weight of its zero term."""
+    """A draw's rows: the unedited model, and the exact solution by the zero term's weight."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = fewer(zu.load_facts(FACTS), NEIGHBOURS).sample(FEW, seed)
     layers = resolve_layers(model)
@@ -78,7 +78,7 @@ def of_zero(reader: Reader, seed: int) -> Iterator[dict]:
 
 
 def _left(edit: Edit, change: dict, old: dict) -> list[float]:
-    """By layer, the share of the old values' energy that the new ones have in their space."""
+    """By layer, the energy of the new values in the old values' space, as a share of theirs."""
     found = []
     for layer, keys in (edit.keys or {}).items():
         values = old[layer] @ keys.T.double()  # (d, m) @ (m, n) -> (d, n)
@@ -93,14 +93,14 @@ def _left(edit: Edit, change: dict, old: dict) -> list[float]:
 
 @dataclass(frozen=True)
 class Values:
-    """What a layer puts out: about each fact's subject (n, d), and at ordinary tokens (t, d)."""
+    """A layer's outputs at each fact's subject (n, d), and at ordinary tokens (t, d)."""
 
     subjects: torch.Tensor
     ordinary: torch.Tensor
 
 
 def values(reader: Reader, facts: zu.Facts) -> dict[int, Values]:
-    """By layer, of all layers."""
+    """The outputs of all layers, by layer."""
     from zu.data import world
 
     model = reader.model
@@ -161,7 +161,7 @@ def _by_relation(
 
 
 def _dimensions(rows: torch.Tensor) -> float:
-    """Over how many directions the energy of rows (n, d) is spread: (Σσ²)² / Σσ⁴."""
+    """The effective number of directions of rows (n, d): (Σσ²)² / Σσ⁴."""
     energy = torch.linalg.svdvals(rows).pow(2)
     return float(energy.sum() ** 2 / energy.pow(2).sum())
 
@@ -172,7 +172,7 @@ def _dimensions(rows: torch.Tensor) -> float:
 class Caught(Exact):
     """The exact solution, which leaves the first layer's problem in `problems`."""
 
-    problems: ClassVar[list[Problem]] = []  # emptied by who reads it
+    problems: ClassVar[list[Problem]] = []  # the caller empties it
 
     def solve(self, p: Problem) -> torch.Tensor:
         """As `Exact` does."""
@@ -181,7 +181,7 @@ class Caught(Exact):
 
 
 def of_ruin(reader: Reader, seed: int, n: int) -> Iterator[dict]:
-    """A draw's rows: what each change spends, by direction, and perplexity of three edits."""
+    """A draw's rows: each change's energy by direction, and perplexity after three edits."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = exact_lambda.pool().sample(n, seed)
     targets = zu.find_targets(model, tokenizer, facts, resolve_layers(model)[-1], reader=reader)
@@ -207,7 +207,7 @@ def of_ruin(reader: Reader, seed: int, n: int) -> Iterator[dict]:
 
 
 def _changes(p: Problem, terms: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Changes of one layer's weight: the minimum at three λ, and Adam's after so many steps."""
+    """Changes of one layer's weight: the minimum for three λ, and Adam's after some steps."""
     for lam in (0.1, 10.0, 1000.0):
         yield f"minimum, λ {lam:g}", solve.lemma_5_1(W=p.W, **terms | {"lam": lam})
     for steps in STEPS:
@@ -216,11 +216,11 @@ def _changes(p: Problem, terms: dict[str, Any]) -> Iterator[tuple[str, torch.Ten
 
 
 def _spent(p: Problem, terms: dict[str, Any], change: torch.Tensor) -> dict[str, Any]:
-    """Of a change: its energy and its cost to ordinary text by γ² of the keys, and what it fulfils.
+    """A change's energy and its cost to ordinary text, by γ² of the keys, and how much it fulfils.
 
-    A direction counts by γ², its share of the keys' energy inside the null space, against the
-    largest, which is kept as the smallest is; ``energy`` is ‖X a‖², ``cost`` is ‖X a‖² aᵀ C_0 a
-    against tr(W C_0 Wᵀ), summed by bin.
+    Directions are binned by γ², their energy in the keys inside the null space, as a share of the
+    largest γ²; the largest and the smallest are recorded. ``energy`` is ‖X a‖², and ``cost`` is
+    ‖X a‖² aᵀ C_0 a as a share of tr(W C_0 Wᵀ), both summed by bin.
     """
     inside = terms["basis"] @ (terms["basis"].T @ p.K_f)  # P_0 K_f, (m, n)
     a, gamma, _ = torch.linalg.svd(inside, full_matrices=False)  # (m, r), (r,)
@@ -246,7 +246,7 @@ def _spent(p: Problem, terms: dict[str, Any], change: torch.Tensor) -> dict[str,
 
 
 def parts(reader: Reader) -> Iterator[tuple[str, Callable[[], Iterator[dict]]]]:
-    """The parts and their draws, each by a name of its own."""
+    """The parts and their draws, each under its own name."""
     own = getattr(reader.model, "name", "") == "smollm2"
     name = "smollm2" if own else type(reader.model).__name__
     yield f"directions, {name}", lambda: of_directions(reader)
@@ -260,9 +260,9 @@ def parts(reader: Reader) -> Iterator[tuple[str, Callable[[], Iterator[dict]]]]:
 
 
 def main() -> None:
-    """Measure what lacks; write what is there after each draw."""
+    """Measure what is missing, and write the file after each draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", default="", help="only what begins so")
+    parser.add_argument("--part", default="", help="only parts whose name begins like this")
     parser.add_argument("--model", default="smollm2", help="as zu.load_model takes it")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

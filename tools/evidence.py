@@ -1,8 +1,9 @@
-"""Pack what `make evidence` found into results/, one file a chapter.
+"""Pack the records of `make evidence` into results/, one file per chapter.
 
-`python tools/evidence.py few_shot` adds the records below build/evidence/records/few_shot to
-results/few_shot.json that answer a question which none there answers, where the present code made
-them. `--drop 1a2b3c` takes records out whose question begins so, for `make evidence` to make anew.
+`python tools/evidence.py few_shot` adds records below build/evidence/records/few_shot to
+results/few_shot.json, if the present code made them and no record there answers the same question.
+`--drop 1a2b3c` removes records whose question begins like this, so that `make evidence` makes them
+again.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ FOUND, RESULTS, RUN = Path("build/evidence/records"), Path("results"), Path("bui
 
 
 def pack(name: str, found: Path = FOUND, results: Path = RESULTS) -> int:
-    """Add a chapter's new records to its file; returns how many there were."""
+    """Add a chapter's new records to its file; returns their number."""
     kept, code = Kept.read(results / f"{name}.json"), code_hash()
     folders = [*sorted(found.glob(f"{name}*")), *(found / also for also in ALSO.get(name, ()))]
     new = kept.add(record for folder in folders
@@ -28,7 +29,7 @@ def pack(name: str, found: Path = FOUND, results: Path = RESULTS) -> int:
 
 
 def drop(name: str, question: str, results: Path = RESULTS, run: Path = RUN) -> int:
-    """Take out the records whose question begins so; returns how many there were."""
+    """Remove the records whose question begins like this; returns their number."""
     kept = Kept.read(results / f"{name}.json")
     out = [found for found in kept.runs if found.startswith(question)]
     for found in out:
@@ -40,10 +41,10 @@ def drop(name: str, question: str, results: Path = RESULTS, run: Path = RUN) -> 
 
 
 def main() -> None:
-    """Pack each chapter that is named."""
+    """Pack each named chapter."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapters", nargs="*", help="such as few_shot")
-    parser.add_argument("--drop", metavar="QUESTION", help="take records out instead")
+    parser.add_argument("chapters", nargs="*", help="chapters, such as few_shot")
+    parser.add_argument("--drop", metavar="QUESTION", help="remove records instead")
     options = parser.parse_args()
     for name in options.chapters:
         path = RESULTS / f"{name}.json"

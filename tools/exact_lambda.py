@@ -1,13 +1,12 @@
 """How much weight the size of the change needs in Lemma 5.1, for 10 to 500 facts at once.
 
-`python tools/exact_lambda.py` edits draws of facts that are in none of the ten draws of fifty with
-the exact solution at several weights, and with AlphaEdit beside them, and writes
-results/exact_lambda.json after each row; it goes on where it stopped. Some twenty minutes a draw on
-a CPU.
+`python tools/exact_lambda.py` draws facts that are in none of the ten draws of fifty, edits them
+with the exact solution at several weights and with AlphaEdit, and writes results/exact_lambda.json
+after each row; it continues where it stopped. A draw takes about twenty minutes on a CPU.
 
-The rule by which the default is chosen from it was stated before it ran: of the weights in LAMBDAS
-the smallest with which perplexity is at most `MOST` times the unedited model's at every size, in
-the mean over draws. A smaller weight forgets no less.
+The rule that chooses the default was stated before the run: the smallest of the weights in LAMBDAS
+with which the mean perplexity over draws is at most `MOST` times the unedited model's at every
+size. A smaller weight forgets no less.
 """
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from zu.experiment import fewer
 from zu.records import current_commit, provenance, write_record
 
 FACTS, SIZES, NEIGHBOURS, PERPLEXITY = "world-cloze", (10, 50, 200, 500), 1, 2048
-#: Beside a weight of 100 for the targets; AlphaEdit's 10 against 1 is 1,000 against 100.
+#: With a weight of 100 for the targets; AlphaEdit's 10 to 1 corresponds to 1,000 to 100.
 LAMBDAS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 MOST = 1.25
 
@@ -35,7 +34,7 @@ def pool() -> zu.Facts:
 
 
 def of_draw(reader: zu.Reader, seed: int, n: int, done: set[str]) -> Iterator[dict]:
-    """A draw's rows that are not done: unedited, AlphaEdit, and Lemma 5.1 by weight."""
+    """A draw's missing rows: unedited, AlphaEdit, and Lemma 5.1 by weight."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = pool().sample(n, seed)
 
@@ -68,7 +67,7 @@ def of_draw(reader: zu.Reader, seed: int, n: int, done: set[str]) -> Iterator[di
 
 
 def main() -> None:
-    """Measure; write what is there after each row."""
+    """Measure, and write the file after each row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[901, 902])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)

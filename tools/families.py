@@ -1,8 +1,8 @@
-"""Which families of models zu edits, and how well: each that transformers has, tiny and random.
+"""Which families of models zu edits, and how well: every family of transformers, tiny and random.
 
-A family is bound where `zu.layout` holds for it: then the model is edited and what comes of it is
-measured. Else it is refused, and is evaluated all the same. `python tools/families.py --out
-results/families.json`: some minutes on a CPU, without network.
+A family is bound if `zu.layout` accepts it; then edits are made and measured. Otherwise it is
+refused, but still evaluated. `python tools/families.py --out results/families.json` takes some
+minutes on a CPU, without a network.
 """
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from zu.records import provenance, write_record
 
 FACTS = [zu.Fact("France", "The capital of {} is", "Paris", id="a"),
          zu.Fact("Japan", "In {} people speak", "Tokyo", id="b")]
-#: Settings with which each method goes all the way to its targets.
+#: Settings with which each method should reach its targets.
 WHOLE_WAY: dict[str, dict[str, Any]] = {
     "memit": dict(alpha=1e-6), "rome": {},
     "zerounlearn": dict(alpha=1e-6, lam=1e-6, project=False)}
 
 
 def logits_error(model: Any, tokenizer: Any, reader: zu.Reader | None = None) -> float:
-    """By how much a fact's probability differs from what the model itself says, relatively."""
+    """The relative difference of a fact's probability from the model's own."""
     ids, n = zu.wording.split_answer(tokenizer, FACTS[0].text, FACTS[0].target)
     said = model(input_ids=torch.tensor([ids]), use_cache=False).logits.float().log_softmax(-1)
     own = said[0, :-1].gather(1, torch.tensor(ids)[1:, None])[-n:].sum().exp().item()
@@ -38,7 +38,7 @@ def logits_error(model: Any, tokenizer: Any, reader: zu.Reader | None = None) ->
 
 
 def probability(model: Any, tokenizer: Any, reader: zu.Reader | None = None) -> float:
-    """Of the first fact's answer, as zu scores it."""
+    """The probability of the first fact's answer, as zu scores it."""
     pair = [(FACTS[0].text, FACTS[0].target)]
     return float(zu.scores.score(model, tokenizer, pair, reader=reader)[0, 2])
 
@@ -46,7 +46,7 @@ def probability(model: Any, tokenizer: Any, reader: zu.Reader | None = None) -> 
 def reach(
     model: Any, tokenizer: Any, layer: int, method: str, **settings: Any
 ) -> tuple[float, float]:
-    """How much of its target an edit of one layer reaches, and how far it ends from it."""
+    """How much of its target an edit of one layer reaches, and how far from it the edit ends."""
     layout = zu.layout(model)
     normed = math.isnan(layout.scale(layer))
     aim = "value" if normed or method == "rome" else "hidden"
@@ -64,7 +64,7 @@ def reach(
 
 
 def edited(model: Any, tokenizer: Any) -> dict:
-    """What comes of edits of one layer, the last that is editable but for the model's last."""
+    """The results of edits of one layer, the last editable one before the model's last."""
     layout = zu.layout(model)
     depth, there = len(layout.layers), layout.editable
     layer = max([i for i in there if i < depth - 1] or there)
@@ -83,7 +83,7 @@ def edited(model: Any, tokenizer: Any) -> dict:
 
 
 def descent(model: Any, tokenizer: Any, layer: int) -> tuple[float, float]:
-    """A fact's probability before and under gradient ascent on one layer."""
+    """A fact's probability before and after gradient ascent on one layer."""
     before = probability(model, tokenizer)
     with zu.unlearn(model, tokenizer, FACTS[:1], "ga", layers=[layer], steps=3):
         return before, probability(model, tokenizer)
@@ -100,7 +100,7 @@ def refused(model: Any, tokenizer: Any, error: zu.LayoutError) -> dict:
 
 
 def row(kind: str, tokenizer: Any) -> dict:
-    """What the record says of a family."""
+    """A family's row in the record."""
     model = build(kind)
     about = {"kind": kind, "class": type(model).__name__}
     try:
@@ -111,7 +111,7 @@ def row(kind: str, tokenizer: Any) -> dict:
 
 
 def _path(layout: zu.Layout) -> str:
-    """Where the layers stand in the model."""
+    """The path of the layers in the model."""
     return next(name for name, x in layout.model.named_modules() if x is layout.layers)
 
 
@@ -121,12 +121,12 @@ def _bias(linear: Any) -> bool:
 
 
 def words() -> Any:
-    """The tokenizer that all rows are asked with."""
+    """The tokenizer for all rows."""
     return tokenizer(" ".join(f"{fact.text} {fact.target}" for fact in FACTS))
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to four digits: what lies behind them differs from machine to machine."""
+    """Numbers rounded to four digits; further digits differ from machine to machine."""
     if isinstance(value, dict):
         return {name: rounded(x) for name, x in value.items()}
     if isinstance(value, list | tuple):
@@ -135,13 +135,13 @@ def rounded(value: Any) -> Any:
 
 
 def main() -> None:
-    """Build and edit each family; write what was found."""
+    """Build and edit each family, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/families.json"))
-    parser.add_argument("--only", nargs="*", help="these families alone, to look at")
+    parser.add_argument("--only", nargs="*", help="only these families, for a quick look")
     given = parser.parse_args()
     room = tempfile.TemporaryDirectory()
-    os.environ["ZU_CACHE"] = room.name  # nothing kept decides on what is found
+    os.environ["ZU_CACHE"] = room.name  # cached results must not affect the record
     warnings.filterwarnings("ignore", "targets of .* are searched by whole runs")
     warnings.filterwarnings("ignore", "the model's perplexity on held-out English prose is")
     asked, every = words(), given.only or kinds()

@@ -1,6 +1,6 @@
-"""Does every link of a rendered book lead somewhere? `python tools/links.py build/html`.
+"""Check that every link of a rendered book leads somewhere: `python tools/links.py build/html`.
 
-Other hosts are not asked.
+Links to other hosts are not checked.
 """
 import sys
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """The anchors of a page, and where its links lead."""
+    """The anchors of a page, and the targets of its links."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Page(HTMLParser):
 
 
 def broken(folder: Path) -> list[str]:
-    """Links to files or anchors of the folder that are not there, as "page: link"."""
+    """Links to missing files or anchors of the folder, as "page: link"."""
     pages, lost = {path: Page(path) for path in sorted(folder.glob("*.html"))}, []
     for path, page in pages.items():
         for link in dict.fromkeys(page.links):

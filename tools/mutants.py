@@ -1,22 +1,22 @@
-"""Mutation testing: does a test fail where a line of zu is broken?
+"""Mutation testing: does a test fail if a line of zu is broken?
 
-    make mutants                                     # all files in TESTS, hours
-    make mutants ONLY=zu/solve.py                    # one of them (several: with a comma)
-    make mutants SAMPLE=50                           # so many mutants of each file, drawn at random
+    make mutants                                     # all files in TESTS, takes hours
+    make mutants ONLY=zu/solve.py                    # one of them (several, separated by commas)
+    make mutants SAMPLE=50                           # 50 mutants of each file, drawn at random
 
 Each mutant is a function with one small fault: mutmut's operators swap + and −, < and <=, True
-and False, add 1 to a number, drop an argument. What only words a message is left alone: an error's
-and a warning's arguments, texts of several words, progress bars, and annotations. So are decorators
-and what stands outside functions.
+and False, add 1 to a number, or drop an argument. Wording is left alone: the arguments of errors
+and warnings, texts of several words, progress bars, and annotations; so are decorators and code
+outside functions.
 
-A file's tests are collected once and asked once, with coverage, which tests run which lines. Then
-each mutant gets a forked process, which puts the faulty code into the live function and asks the
-tests that run the changed statement, quick ones first, until one fails: torch is imported once, not
-thousands of times.
+A file's tests are collected once and run once with coverage, to find which tests run which lines.
+Then each mutant gets a forked process, which puts the faulty code into the live function and runs
+the tests of the changed statement, quick ones first, until one fails. Torch is thus imported once,
+not thousands of times.
 
-Results are kept in build/mutants, a file for each file: what was asked is not asked again, but for
-survivors, once a test file changed. REASONS holds why a survivor cannot be killed; the others are
-printed. Ends with status 1 where less than FLOOR of a file's mutants that can be killed are killed.
+Results are kept in build/mutants, one file per source file. A mutant is not tested again, unless it
+survived and a test file has changed. REASONS says why some survivors cannot be killed; all others
+are printed. The status is 1 if less than FLOOR percent of a file's killable mutants are killed.
 """
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-#: The tests that are asked about a file's mutants: those that are about it and quick.
+#: The tests for a file's mutants: those that are about the file and quick.
 READING = ["test_readers.py", "test_facts.py", "test_reading_details.py", "test_shapes.py",
            "test_formats.py"]
 METHODS = ["test_methods_details.py", "test_objectives.py"]
@@ -81,11 +81,11 @@ TESTS = {
 #: Survivors that no test can kill, each with the reason.
 REASONS = ROOT / "tests" / "survivors.json"
 RESULTS = ROOT / "build" / "mutants"
-#: The least share of the mutants that can be killed which must be, in percent.
+#: The least share of killable mutants that must be killed, in percent.
 FLOOR = 90
-#: Tests that take more processor time than this, in seconds, are not asked.
+#: Tests that take more processor time than this, in seconds, are skipped.
 SLOW = 5.0
-#: Calls whose arguments are words or looks, by the end of the called name.
+#: Calls whose arguments are only wording or appearance, by the end of the called name.
 WORDING = re.compile(r"(Error|BrokenFile|broken|warn|tqdm)$")
 #: Arguments, by name, whose faults cannot be seen: see above.
 UNSEEN = {"device", "strict"}
@@ -519,9 +519,9 @@ def report(files: list[str], sample: int | None) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="", help="files of TESTS, with commas between")
-    parser.add_argument("--sample", type=int, help="so many mutants of each file")
-    parser.add_argument("--report", action="store_true", help="only what is known already")
+    parser.add_argument("--only", default="", help="files of TESTS, separated by commas")
+    parser.add_argument("--sample", type=int, help="how many mutants of each file to test")
+    parser.add_argument("--report", action="store_true", help="only report earlier results")
     parser.add_argument("--ask", metavar="FILE", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.chdir(ROOT)

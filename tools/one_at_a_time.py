@@ -1,7 +1,7 @@
-"""Start Snakemake, one at a time in a folder: `python tools/one_at_a_time.py ARGUMENT ...`.
+"""Start Snakemake, only one at a time in a folder: `python tools/one_at_a_time.py ARGUMENT ...`.
 
-The Makefile does. Two at once would take each other's files away: a second one says who runs, and
-waits until the first has ended.
+The Makefile calls this. Two at once would remove each other's files, so a second one says who is
+running, and waits until the first has ended.
 """
 import fcntl
 import itertools
@@ -15,7 +15,7 @@ from pathlib import Path
 import cluster
 
 LOCK, LOG = Path("build/lock"), Path("build/logs/snakemake.log")
-#: What chapters say that run elsewhere, on a disk that this machine sees too.
+#: Messages of chapters that run elsewhere, on a disk that this machine shares.
 WORDS = Path("build/logs/words.log")
 
 
@@ -26,11 +26,11 @@ def end_with(parent):
 
 
 def take():
-    """The lock, as soon as it is free: an open file that says who has it, and since when.
+    """Wait for the lock; returns an open file that says who holds it, and since when.
 
-    It is the kernel's lock on that file, and ends with the last process that holds it, however that
-    one ends: a file that was left behind locks nothing. Each try opens it anew, since `make clean`
-    may have removed it.
+    It is the kernel's lock on that file, which ends with the last process that holds it, so a file
+    left behind locks nothing. Each try opens the file again, since `make clean` may have removed
+    it.
     """
     for tries in itertools.count():
         LOG.parent.mkdir(parents=True, exist_ok=True)
@@ -38,15 +38,15 @@ def take():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if tries == 1:  # by then who holds it has written who it is
+            if tries == 1:  # by then the holder has written its name
                 lock.seek(0)
                 print(f"  make runs here already ({lock.read() or 'another process'}): this one "
-                      "waits until that has ended; Ctrl-C ends this one alone", flush=True)
+                      "waits until that has ended; Ctrl-C ends only this one", flush=True)
             lock.close()
             time.sleep(0.2)
             continue
         except OSError as error:  # the shared disks of some clusters have no locks
-            print(f"  {LOCK} cannot be locked ({error.strerror}): start no second make here",
+            print(f"  {LOCK} cannot be locked ({error.strerror}): do not start a second make here",
                   flush=True)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         lock.truncate(0)
@@ -55,9 +55,10 @@ def take():
 
 
 def run(lock, arguments):
-    """Run Snakemake, and give this process's exit status. Snakemake's own messages go to the log.
+    """Run Snakemake with its own messages going to the log; returns this process's exit status.
 
-    It holds the lock too, since it may outlive this process for a moment; what it starts does not.
+    Snakemake holds the lock too, since it may outlive this process for a moment; its children do
+    not.
     """
     with LOG.open("w", encoding="utf-8") as log:
         snakemake = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments], stderr=log,
@@ -74,7 +75,7 @@ def run(lock, arguments):
 
 
 def reason():
-    """Why Snakemake failed, without the places in its files; "" where a rule did, which says it."""
+    """Why Snakemake failed, without the places in its files; "" if a rule has reported it."""
     text = LOG.read_text(encoding="utf-8", errors="replace")
     if "a job execution failed" in text:
         words = WORDS.read_text(encoding="utf-8", errors="replace") if WORDS.exists() else ""
@@ -84,7 +85,7 @@ def reason():
 
 
 def follow():
-    """Pass on what chapters say on other machines, as it comes."""
+    """Pass on the messages of chapters on other machines as they arrive."""
     WORDS.write_text("", encoding="utf-8")
     os.environ["ZU_WORDS"] = str(WORDS.resolve())
 

@@ -15,7 +15,7 @@ OPTIONS = ("--headless", "--disable-gpu", "--no-first-run", "--disable-backgroun
 
 
 def browser() -> str:
-    """Chrome's or Chromium's program: $CHROME, or what has one of its names; else the end."""
+    """The program of Chrome or Chromium, from $CHROME or by its usual names; exits without one."""
     found = os.environ.get("CHROME") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not found or not shutil.which(found):
         sys.exit(f"  pdf FAILED: no Chrome or Chromium ({found or ', '.join(BROWSERS)}): "
@@ -24,7 +24,8 @@ def browser() -> str:
 
 
 def main(site: Path, out: Path) -> None:
-    """Build the pages the book's rule left in `site` into the PDF `out`, whole or not at all."""
+    """Build the pages that the book's rule left in `site` into the PDF `out`, whole or not at all.
+    """
     chrome = browser()
     with tempfile.TemporaryDirectory() as scratch:
         build = subprocess.run(

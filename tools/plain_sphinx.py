@@ -2,8 +2,8 @@
 
 `python tools/plain_sphinx.py SITE OUT` renders the folder that `make book` has put together
 (build/site: executed chapters, plain pages, _config.yml, _toc.yml, references.bib, _static, _ext)
-into OUT/html. `make sphinx` calls it. It reads of _config.yml what the book uses of it, and says so
-where there is more: so that nothing is quietly left out.
+into OUT/html. `make sphinx` calls it. It knows the settings of _config.yml that the book uses, and
+fails for any others, so that nothing is silently left out.
 """
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def settings(site: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        For a setting in _config.yml that is not known here; the message names it.
+        If _config.yml has a setting that is not known here; the message names it.
     """
     about = flat(yaml.safe_load((site / "_config.yml").read_text(encoding="utf-8")))
     if strange := sorted(about.keys() - NAMES.keys() - THEME.keys() - REST):
@@ -84,19 +84,19 @@ def settings(site: Path) -> dict[str, Any]:
 
 
 def build(site: Path, out: Path) -> int:
-    """Render a folder of executed pages; what Sphinx says of it goes to the terminal.
+    """Render a folder of executed pages; Sphinx's messages go to the terminal.
 
     Parameters
     ----------
     site : Path
         The sources.
     out : Path
-        Gets html/ and trees/; what is there before goes.
+        The folder for html/ and trees/, whose earlier content is removed.
 
     Returns
     -------
     int
-        Sphinx's exit status: not 0 for any warning, and for a reference that leads nowhere.
+        Sphinx's exit status, which is not 0 if there is any warning or broken reference.
     """
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils

@@ -40,15 +40,15 @@ SHAPES = {
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128, 151_936, True),
     "smollm2": (576, 1536, 30, 9, 3, 64, 49_152, True),
 }
-#: Prompts a fact is scored on, tokens in a prompt with its answer, and tokens from the subject's
-#: last one on: means over samples of the published files, with SmolLM2's tokenizer. What is not
-#: named counts as the first.
+#: Prompts scored per fact, tokens in a prompt with its answer, and tokens from the subject's last
+#: one on: means over samples of the published files, with SmolLM2's tokenizer. Other data sets
+#: count as the first.
 PROMPTS = {"mcf": (13, 11, 4.2), "zsre": (3, 15, 5.6), "mquake": (2, 11, 6.0)}
-#: Tokens of a text before the prompt, and texts before a prompt besides none.
+#: Tokens of a text before the prompt, and the number of such texts beside the empty one.
 PREFIX, PREFIXES = 11, 5
 #: The chapters that run a grid of models, data sets and seeds.
 GRIDS = ("few_shot", "many_facts")
-#: float64 work is counted this many times: processors do it at half the rate of float32, or less.
+#: float64 work counts this many times, since processors do it at half the rate of float32 or less.
 DOUBLE = 2
 
 #: A run of a grid: model, data set, row, number of facts, seed.
@@ -57,7 +57,7 @@ Run = tuple[str, str, str, int, int]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's name and shape, and the weights one token passes in a layer."""
+    """A model's name and shape, and the number of weights that a token passes in a layer."""
 
     name: str
     d: int
@@ -91,7 +91,7 @@ class Model:
 
 
 def find_model(name: str) -> Model:
-    """The shape of a model, from its config where it can be had, else from the table above."""
+    """The shape of a model, from its config if it is available, else from the table above."""
     for part, shape in SHAPES.items():
         if part in name.lower():
             return Model(name, *shape)
@@ -126,7 +126,8 @@ def targets(
 ) -> float:
     """Operations of the search for targets: once up to a layer, then forth and back above it.
 
-    suffix: tokens from the subject's last one on; prefixes: texts before a prompt besides none.
+    `suffix` is the number of tokens from the subject's last one on, and `prefixes` that of texts
+    before a prompt, beside the empty one.
     """
     rows = facts * (prefixes + 1)
     once = 2 * rows * (PREFIX + suffix) * model.layer * (layer + 1)
@@ -191,7 +192,7 @@ def _located(
 
 
 def rows(n: int, values: Mapping[str, Any]) -> list[str]:
-    """The rows that a grid's chapter runs on so many facts."""
+    """The rows that a grid's chapter runs on `n` facts."""
     if "most_searching" not in values:
         return values["methods"]
     return rows_at(
@@ -225,7 +226,7 @@ def runs(values: Mapping[str, Any]) -> list[Run]:
 
 
 def measure(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of square products of side 2048 on this machine: the best of several."""
+    """Operations per second of 2048 × 2048 products on this machine, the best of several runs."""
     a = torch.randn(2048, 2048, device=device).to(dtype)
     best, stop = float("inf"), time.perf_counter() + 1.5
     while time.perf_counter() < stop:
@@ -281,7 +282,7 @@ def plan(profile: Mapping[str, Any], rate: float, share: Mapping[str, float]) ->
 
 
 def downloads(values: Mapping[str, Any]) -> dict[str, str]:
-    """What a grid's chapter fetches, and how much of it or from where."""
+    """What a grid's chapter downloads, with its size or source."""
     found = {}
     for name in values["models"]:
         if "/" in name:
@@ -303,7 +304,7 @@ def needs(
 ) -> dict[str, Any]:
     """A model's part of a chapter's runs: its hours by stage, its memory and its disk.
 
-    What is kept between runs is added to `seen`, and counted only where it is not there yet.
+    Results that are kept between runs are added to `seen`, and counted only once.
     """
     layers = edited(model, values["layers"])
     spent: dict[str, float] = {}
@@ -333,11 +334,11 @@ def needs(
 
 
 def shards(values: Mapping[str, Any], hours: float, rate: float) -> list[dict[str, Any]]:
-    """A grid's chapter in pieces of about so many hours at most: what each changes of `values`.
+    """A grid's chapter in pieces of at most about `hours` hours, each as a change of `values`.
 
-    A piece has one model and one data set, and as many seeds as fit, one at least; rows that the
-    chapter makes for its first data set and seed only belong to the piece that has these. The same
-    arguments give the same pieces.
+    A piece has one model and one data set, and as many seeds as fit, but at least one. Rows that
+    the chapter makes only for its first data set and seed belong to the piece with these. The same
+    arguments always give the same pieces.
     """
     speed, found, seeds = Speed(rate, shares()), [], values["seeds"]
     for name in values["models"]:
@@ -359,7 +360,7 @@ def shards(values: Mapping[str, Any], hours: float, rate: float) -> list[dict[st
 def _hours_of_a_seed(
     model: Model, dataset: str, values: Mapping[str, Any], speed: Speed
 ) -> float:
-    """The hours of one draw of facts of each number, targets that methods share counted once."""
+    """The hours of one draw for each number of facts, with shared targets counted once."""
     layers = edited(model, values["layers"])
     stages: dict[tuple, float] = {}
     for n in counts(values):
@@ -371,7 +372,7 @@ def _hours_of_a_seed(
 
 
 def report(profile: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """A plan in words: what is fetched, and what each chapter's runs take on each model."""
+    """A plan in words: the downloads, and the time of each chapter's runs on each model."""
     kept = f"To download, if it is not in the cache of the hub or in {cache_dir() / 'data'}"
     if not found["downloads"]:
         kept += ": nothing but the embedded model, some 93 MB"

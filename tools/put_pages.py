@@ -1,9 +1,9 @@
 """Put rendered pages in place: `python tools/put_pages.py build/pages/new.X build/html.files`.
 
-build/html is a link to a folder in build/pages, and a new link takes its place by one rename: who
-reads finds the book of before or the new one, whole. The book of before stays until the next one,
-for who is in the middle of it or copies it. The list of the new pages comes last: where it is
-missing, the book is rendered again.
+build/html is a link to a folder in build/pages, and one rename replaces it with a new link, so a
+reader finds either the old book or the new one, but always a whole one. The old book stays until
+the next one, for anyone who is reading or copying it. The list of the new pages is written last; if
+it is missing, the book is rendered again.
 """
 import os
 import shutil
@@ -12,7 +12,8 @@ from pathlib import Path
 
 
 def swap(made, link, name):
-    """Make `made` pages/`name`, and let `link` lead there; where it led before, if anywhere."""
+    """Move `made` to pages/`name`, and let `link` lead there; returns its earlier target, if any.
+    """
     pages = link.parent / "pages"
     made.rename(pages / name)
     new = pages / f"{name}.link"
@@ -26,7 +27,7 @@ def swap(made, link, name):
 
 
 def listing(link):
-    """The files of the pages, as paths through the link, one a line."""
+    """The files of the pages, as paths through the link, one per line."""
     return "".join(f"{path}\n" for path in sorted(
         Path(folder, file) for folder, _, files in os.walk(link) for file in files))
 

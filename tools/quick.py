@@ -1,8 +1,8 @@
 """Start a notebook tool (`python tools/quick.py jupytext ...`) without a slow grammar.
 
-jsonschema imports rfc3987_syntax where it is installed, which takes two seconds to compile, to
-check international web addresses; no notebook's schema asks for that, and jsonschema does without
-it where it is absent. The tool ends with the process that started it.
+If rfc3987_syntax is installed, jsonschema imports it to check international web addresses, which
+takes two seconds. No notebook's schema needs that, and jsonschema works without it. The tool ends
+with the process that started it.
 """
 import os
 import runpy

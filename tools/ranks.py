@@ -1,9 +1,9 @@
 """The rank of a fact's answer after each layer, before an edit and after it, on the embedded model.
 
-`python tools/ranks.py` edits facts that the model knows, one of each relation, all at once, with
-each of three methods, and writes results/ranks.json; some minutes on a CPU. By the logit lens it is
-read how many tokens are likelier than the answer's first one, after each layer, where the fact is
-asked as it was edited, in other words, and where a neighbour is asked for, about another subject.
+`python tools/ranks.py` edits known facts, one of each relation, all at once, with each of three
+methods, and writes results/ranks.json; this takes some minutes on a CPU. After each layer, the
+logit lens counts the tokens that are likelier than the answer's first one, for the fact's own
+prompt, for other words, and for a neighbour, which is about another subject.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zu.scores import score
 OUT = Path("results/ranks.json")
 FACTS, DRAW, SEED = "world-cloze", 200, 1
 METHODS = ("zerounlearn", "memit", "alphaedit")
-#: How a prompt stands to the fact that was edited.
+#: The relation of a prompt to the edited fact.
 KINDS = ("as edited", "in other words", "a neighbour")
 
 
@@ -35,7 +35,7 @@ class Asked(NamedTuple):
     Attributes
     ----------
     subject, relation : str
-        Of the fact that it belongs to.
+        Those of the fact to which it belongs.
     kind : str
         One of `KINDS`.
     question : Question
@@ -49,9 +49,9 @@ class Asked(NamedTuple):
 
 
 def chosen(reader: zu.Reader, facts: Sequence[zu.Fact]) -> list[zu.Fact]:
-    """The first fact of each relation, of those whose answer's first token says something.
+    """The first fact of each relation whose answer's first token is informative.
 
-    A number's first token is a space, whose rank is not the answer's.
+    A number's first token is a space, whose rank is not that of the answer.
     """
     first: dict[str, zu.Fact] = {}
     for fact in facts:
@@ -63,7 +63,7 @@ def chosen(reader: zu.Reader, facts: Sequence[zu.Fact]) -> list[zu.Fact]:
 
 
 def asked(reader: zu.Reader, facts: Sequence[zu.Fact]) -> list[Asked]:
-    """Three prompts per fact: its own, a paraphrase and a neighbour, answered ones if there are."""
+    """Three prompts per fact: its own, a paraphrase and a neighbour, if possible answered ones."""
     found = []
     for fact in facts:
         kinds = ([Question.of(fact)], paraphrases(fact), others(fact, fact.neighbors))
@@ -88,7 +88,7 @@ def look(reader: zu.Reader, prompts: Sequence[Asked]) -> list[dict]:
 
 
 def rows_of(model, tokenizer, facts: Sequence[zu.Fact], methods: Sequence[str]) -> list[dict]:
-    """A row for each prompt and state of the model: "base", and after an edit by each method."""
+    """One row per prompt and state of the model: "base", and after an edit by each method."""
     prompts = asked(zu.Reader(model, tokenizer), facts)
     about = [{"subject": x.subject, "relation": x.relation, "kind": x.kind,
               "prompt": x.question.prompt, "answer": x.question.answer} for x in prompts]

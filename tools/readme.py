@@ -20,7 +20,7 @@ DATASET, N = "world-cloze", 50
 #: The rows, in the README's order.
 METHODS = ("base", "ga", "ft", "rome", "memit", "alphaedit", "exact:lam=0.1", "zerounlearn")
 NAMES = {"exact:lam=0.1": "exact Lemma 5.1", "rome": "ROME, bound 0.75"}
-#: Whose name stands below its dot in the picture, where others would lie over it.
+#: Methods whose names go below their dots in the picture, because others would cover them.
 BELOW = ("ft", "zerounlearn")
 MARKS = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.S)
 
@@ -35,7 +35,7 @@ def records(path: Path) -> list[dict]:
 
 
 def cell(found: list[dict], metric: str) -> str:
-    """The mean over draws, half of its 95% interval; Wilson's bound where all draws say none."""
+    """The mean over draws and half of its 95% interval; Wilson's bound if all draws are 0."""
     values = [metrics[metric] for metrics in found]
     if not any(values):
         return f"0 (to {wilson(0, sum(metrics[f'n_{metric}'] for metrics in found))[1]:.1f})"
@@ -55,7 +55,7 @@ def table(rows: list[dict]) -> str:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    """What each method forgets against what its neighbours keep, a dot a draw."""
+    """How much each method forgets against how much its neighbours keep, one dot per draw."""
     import matplotlib
 
     matplotlib.use("Agg")

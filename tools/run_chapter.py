@@ -1,8 +1,8 @@
-"""Execute a chapter by papermill, with a word now and then; the result is whole or not there.
+"""Execute a chapter with papermill, and report now and then; the result is whole or not there.
 
-The notebook gets its name only when it is complete, so a run that was killed leaves nothing that
-looks done. If the process that started it is gone, it stops within a second: it must not write
-beside the next run.
+The notebook gets its name only when it is complete, so a killed run leaves nothing that looks done.
+If the process that started this one is gone, this one stops within a second, since it must not
+write beside the next run.
 """
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What papermill says where a kernel never answered: two that start at once can pick the same port.
+#: Papermill's message about a kernel that never answered; two that start at once can pick one port.
 SILENT = "Kernel died before replying to kernel_info"
 
 
 @dataclass
 class Chapter:
-    """A notebook, where it goes, and what is said of it.
+    """A notebook, its result and its log.
 
-    out is `build/executed/NAME.ipynb` or a piece of a grid.
+    `out` is `build/executed/NAME.ipynb` or a piece of a grid.
     """
 
     notebook: Path
@@ -39,12 +39,12 @@ class Chapter:
 
     @property
     def partial(self) -> Path:
-        """Where it is written while it runs; the process's number tells it from a killed run's."""
+        """Its path during the run; the process's number tells it from that of a killed run."""
         return self.out.with_name(f".{self.name}.{os.getpid()}.ipynb")
 
     @property
     def failed(self) -> Path:
-        """Where a notebook that failed can be looked at."""
+        """The path of a failed notebook, for inspection."""
         return self.log.with_name(f"{self.name}.ipynb")
 
     def records(self) -> list[Path]:
@@ -88,9 +88,9 @@ def _arguments() -> tuple[Chapter, float, int]:
     ask.add_argument("notebook", type=Path)
     ask.add_argument("out", type=Path)
     ask.add_argument("--log", type=Path, required=True)
-    ask.add_argument("--page", required=True, help="whose records it writes, below build/records")
+    ask.add_argument("--page", required=True, help="its chapter's name, below build/records")
     ask.add_argument("--parameters", type=yaml.safe_load, default={}, help="a YAML mapping")
-    ask.add_argument("--often", type=float, default=300, help="seconds between two words about it")
+    ask.add_argument("--often", type=float, default=300, help="seconds between two messages")
     ask.add_argument("--count", type=int, default=0, help="how many chapters there are")
     given = ask.parse_args()
     chapter = Chapter(given.notebook, given.out, given.log, given.page, given.parameters or {})
@@ -98,7 +98,7 @@ def _arguments() -> tuple[Chapter, float, int]:
 
 
 def _say_here_and_log_the_rest(log: Path):
-    """From now on all output, a kernel's too, goes to the log; returns what speaks to the user."""
+    """Send all further output, also a kernel's, to the log; returns a function for messages."""
     log.parent.mkdir(parents=True, exist_ok=True)
     heard = os.fdopen(os.dup(1), "w", buffering=1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -117,7 +117,7 @@ def _say_here_and_log_the_rest(log: Path):
 
 
 def _end_with(parent: int, partial: Path) -> None:
-    """End with the process that started this one; of what is half done nothing stays."""
+    """End with the process that started this one, and leave nothing unfinished behind."""
     while os.getppid() == parent:
         time.sleep(0.5)
     partial.unlink(missing_ok=True)

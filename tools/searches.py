@@ -1,8 +1,8 @@
-"""What the way in which targets are found costs in scores: draws of the kept protocol.
+"""How scores depend on the way in which targets are found, on draws of the kept protocol.
 
-`python tools/searches.py` edits draws of fifty facts with targets found in each of some ways, and
-writes results/searches.json after each draw; it goes on where it stopped. A draw takes some
-minutes on a CPU, most of them for the neighbours' questions.
+`python tools/searches.py` edits draws of fifty facts with targets found in several ways, and writes
+results/searches.json after each draw; it continues where it stopped. A draw takes some minutes on a
+CPU, most of them for the neighbours' questions.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zu.records import provenance, write_record
 
 FACTS, N = "world-cloze", 50
 METHODS = ("zerounlearn", "alphaedit", "memit")
-#: Adam is the way that was the default before.
+#: Adam is the former default.
 WAYS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "bare_first": False},
     "normalised": {},
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def of_draw(reader: zu.Reader, seed: int, ways: list[str], moments: Any) -> Iterator[dict]:
-    """A draw's rows: unedited, and by way and method."""
+    """A draw's rows: the unedited model, and one per way and method."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = zu.load_facts(FACTS).sample(N, seed)
 
@@ -52,10 +52,10 @@ def of_draw(reader: zu.Reader, seed: int, ways: list[str], moments: Any) -> Iter
 
 
 def main() -> None:
-    """Measure; write what is there after each draw."""
+    """Measure, and write the file after each draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10, help="seeds from 1 on (10)")
-    parser.add_argument("--ways", default=",".join(WAYS), help="of WAYS, with commas between")
+    parser.add_argument("--ways", default=",".join(WAYS), help="names from WAYS, with commas")
     parser.add_argument("--out", type=Path, default=Path("results/searches.json"))
     options = parser.parse_args()
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []

@@ -1,8 +1,8 @@
-"""The same methods, with their defaults, on two models: facts that each of them knows.
+"""The methods with their defaults on two models, for facts that each of them knows.
 
 `python tools/second_model.py FOLDER` unlearns twenty known facts with each method, on the embedded
-model and on the one in the folder, and writes results/second_model.json after each: half an hour
-a model on a CPU, most of it the general text's moments.
+model and on the one in the folder, and writes results/second_model.json after each row. A model
+takes half an hour on a CPU, most of it for the moments of general text.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measured(name: str) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure both models; write what is there after each row."""
+    """Measure both models, and write the file after each row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="the second model, as zu.load_model takes it")
     parser.add_argument("--out", type=Path, default=Path("results/second_model.json"))

@@ -1,8 +1,9 @@
-"""The spectrum of the second moment of ordinary keys, and what lies in its lowest directions.
+"""The spectrum of the second moment of ordinary keys, and the energy in its lowest directions.
 
-`python tools/spectrum.py` writes results/spectrum.json; some minutes on a CPU. For a few layers of
-the embedded model it holds, direction after direction with the lowest first: the eigenvalue of C_0,
-the energy of prose that the moments were not read from, and that of facts' keys.
+`python tools/spectrum.py` writes results/spectrum.json, which takes some minutes on a CPU. For a
+few layers of the embedded model the file holds, direction by direction with the lowest first, the
+eigenvalue of C_0, the energy of prose from which the moments were not read, and that of facts'
+keys.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from zu.records import FORMAT, provenance
 
 OUT = Path("results/spectrum.json")
 FACTS, N, SEED = "world-cloze", 300, 1
-#: An early layer beside those that are edited; tokens of prose that is held out.
+#: An early layer beside the edited ones; the number of tokens of held-out prose.
 EARLY, HELD_OUT = 12, 16_384
 #: Digits of a number in the record.
 DIGITS = 4
@@ -61,7 +62,7 @@ def of_layer(C0: torch.Tensor, fresh: torch.Tensor, keys: torch.Tensor) -> dict[
 
 
 def write(path: Path, record: dict) -> None:
-    """Write a record with one row a line: its lists are long."""
+    """Write a record with one row per line, since its lists are long."""
     plain = partial(json.dumps, sort_keys=True, allow_nan=False)
     rows = ",\n".join(map(plain, record["rows"]))
     about = [f"{plain(name)}: {plain(x)}" for name, x in record.items() if name != "rows"]
@@ -70,7 +71,7 @@ def write(path: Path, record: dict) -> None:
 
 
 def main() -> None:
-    """Measure, and write."""
+    """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Tiny random models of every decoder family that transformers has, with what is odd about each."""
+"""Tiny random models of every decoder family of transformers, with the peculiarities of each."""
 from __future__ import annotations
 
 import inspect
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-#: Small sizes, by the names that configurations have for them.
+#: Small sizes, by their names in configurations.
 SIZES: dict[str, Any] = dict(
     vocab_size=400, hidden_size=32, n_embd=32, d_model=32, word_embed_proj_dim=32, lru_width=32,
     intermediate_size=80, n_inner=80, ffn_dim=80, decoder_ffn_dim=80, expansion_ratio=2,
@@ -20,13 +20,13 @@ SIZES: dict[str, Any] = dict(
     mamba_d_head=8, mamba_d_state=8, mamba_d_ssm=64, mamba_n_groups=1, linear_num_value_heads=4,
     linear_num_key_heads=4, linear_key_head_dim=8, linear_value_head_dim=8, n_group=1, num_group=1,
     topk_group=1)
-#: What a family does to its states and logits, set to numbers that show.
+#: What families do to their states and logits, with numbers that have a visible effect.
 ODD: dict[str, Any] = dict(
     residual_multiplier=0.22, logits_scaling=8.0, embedding_multiplier=2.0, logit_scale=0.0625,
     scale_depth=1.4, dim_model_base=16, scale_emb=12, lm_head_multiplier=0.1,
     final_logit_softcapping=5.0, mlp_multipliers=[0.5, 0.7])
 _MIXED = ["sliding_attention", "full_attention"]
-#: What single families need besides, or in another size, by the name of their text's part.
+#: What single families need in addition or in another size, by the name of their text part.
 OWN: dict[str, dict[str, Any]] = {
     "cohere_compass_text": dict(rope_parameters={
         "full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
@@ -72,7 +72,7 @@ OWN: dict[str, dict[str, Any]] = {
 }
 _EYE = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
             image_size=28, patch_size=14)
-#: Families of images and text that are built whole: what reads their images, and what else.
+#: Families of images and text that are built whole: their image parts, and other settings.
 WHOLE: dict[str, dict[str, Any]] = {
     "gemma3": dict(vision_config=_EYE, mm_tokens_per_image=4),
     "gemma4": dict(vision_config=dict(_EYE, num_key_value_heads=4, head_dim=8, patch_size=4,
@@ -98,7 +98,7 @@ def kinds() -> list[str]:
 
 
 def build(kind: str) -> Any:
-    """A tiny random model of a family that runs; an exception where it takes other sizes."""
+    """A tiny random model of a family; an exception if the family does not accept these sizes."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto = AutoModelForCausalLM if kind in _causal() else AutoModelForImageTextToText
@@ -121,7 +121,8 @@ def build(kind: str) -> Any:
 
 
 def tokenizer(text: str) -> Any:
-    """A tokenizer of bytes that has learnt the words of a text, with a token that begins each."""
+    """A byte tokenizer that has learnt the words of a text, with a token at each text's beginning.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -138,14 +139,14 @@ def tokenizer(text: str) -> Any:
 
 
 def _causal() -> Any:
-    """The families that transformers loads as models of text, with their classes' names."""
+    """The families that transformers loads as text models, with their classes' names."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _configuration(kind: str) -> Any:
-    """A family's configuration with small sizes: of its text alone, but where `WHOLE` has it."""
+    """A family's configuration with small sizes; only of its text part, unless `WHOLE` has it."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     whole = CONFIG_MAPPING[kind]()
@@ -160,7 +161,7 @@ def _configuration(kind: str) -> Any:
 
 
 def _small(config: type) -> dict[str, Any]:
-    """What a family's configuration is given."""
+    """The arguments for a family's configuration."""
     made: Any = config()
     names = _names(made)
     given = {name: value for name, value in (SIZES | ODD).items() if name in names}
@@ -174,5 +175,5 @@ def _small(config: type) -> dict[str, Any]:
 
 
 def _names(config: Any) -> set[str]:
-    """What a configuration can be given."""
+    """The arguments that a configuration accepts."""
     return {*inspect.signature(config.__init__).parameters, *vars(config)}

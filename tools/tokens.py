@@ -1,8 +1,9 @@
-"""How many tokens of text a method needs: its scores by the tokens that its moments are of.
+"""How many tokens of text a method needs: its scores by the number of tokens of its moments.
 
-`python tools/tokens.py` edits draws of fifty facts with moments of more and more tokens, each draw
-with facts of its own and the embedded prose from another place on, and writes results/tokens.json
-after each row; it goes on where it stopped. A draw takes some ten minutes on a CPU.
+`python tools/tokens.py` edits draws of fifty facts with moments of more and more tokens. Each draw
+has other facts, and reads the embedded prose from another place on. The tool writes
+results/tokens.json after each row and continues where it stopped. A draw takes about ten minutes on
+a CPU.
 """
 from __future__ import annotations
 
@@ -20,23 +21,23 @@ from zu.records import provenance, write_record
 
 FACTS, N, NEIGHBOURS, PERPLEXITY = "world-cloze", 50, 3, 1024
 METHODS = ("zerounlearn", "memit", "alphaedit", "exact:lam=0.1")
-#: Whole windows of 512; the last one is what the others are held against.
+#: Numbers of tokens, in whole windows of 512; the last one is the reference for the others.
 TOKENS = (512, 1024, 2048, 4096, 8192, 12_288, 16_384, 32_768, 98_304)
-#: Up to so many tokens moments are shrunk as well.
+#: Moments of at most this many tokens are also shrunk.
 FEW = 4096
-#: Places where the prose begins, one a draw; what is read from there on overlaps.
+#: Places in the prose at which draws begin to read; their texts overlap.
 STRETCHES = 10
 
 
 def stretch(number: int) -> list[str]:
-    """The prose from another place on, the beginning after the end."""
+    """The prose from another place on, with its beginning moved to the end."""
     texts = world.prose("moments")
     start = (number - 1) % STRETCHES * len(texts) // STRETCHES
     return texts[start:] + texts[:start]
 
 
 def ways(reader: zu.Reader, seed: int) -> Iterator[tuple[int, str, zu.second_moments.Moments]]:
-    """How many tokens, "read" or "shrunk", and the moments."""
+    """Yields the number of tokens, "read" or "shrunk", and the moments."""
     layers = zu.models.resolve_layers(reader.model)
     for tokens in TOKENS:
         read = zu.moments(reader.model, reader.tokenizer, layers, stretch(seed), tokens=tokens)
@@ -46,7 +47,7 @@ def ways(reader: zu.Reader, seed: int) -> Iterator[tuple[int, str, zu.second_mom
 
 
 def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> Iterator[dict]:
-    """A draw's rows that are not done: unedited, and by tokens, shrinkage and method."""
+    """A draw's missing rows: unedited, and by tokens, shrinkage and method."""
     model, tokenizer = reader.model, reader.tokenizer
     facts = fewer(zu.load_facts(FACTS).sample(N, seed), NEIGHBOURS)
 
@@ -69,7 +70,7 @@ def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> It
                 edit = zu.unlearn(model, tokenizer, facts, method, reader=reader,
                                   layers=list(moments), moments=moments, targets=targets,
                                   check=False, **settings)
-            except EditError as error:  # of a change that is too large to be put on
+            except EditError as error:  # the change is too large to be put on
                 yield row | {"refused": str(error)}
                 continue
             with edit:
@@ -77,7 +78,7 @@ def of_draw(reader: zu.Reader, seed: int, done: set[tuple[int, str, str]]) -> It
 
 
 def main() -> None:
-    """Measure; write what is there after each row of a draw."""
+    """Measure, and write the file after each row of a draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=range(1, 1 + STRETCHES),
                         help="of the draws (1 to 10)")
