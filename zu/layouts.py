@@ -153,7 +153,7 @@ class Layout:
         return [i for i in range(len(self.layers)) if self._at(i) is not None]
 
     def _at(self, layer: int) -> nn.Module | None:
-        """The module in the place of a layer's projection; None if there is none."""
+        """The module in place of a layer's projection; None if there is none."""
         return _part(self.layers[layer], self.record.projection)
 
     def projection(self, layer: int) -> nn.Module:

@@ -65,7 +65,7 @@ def draw_idea(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `idea`.
+        The result of `idea`.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def wanted(base: Mapping[str, Any]) -> dict[str, float]:
     Returns
     -------
     dict
-        The bound of each score: Spe should be at least that, the others at most; NaN where Base was
+        The bound of each score: Spe should be at least that, the others at most; NaN if Base was
         not measured.
     """
     shares = {"gen": GEN_SHARE, "spe": SPE_SHARE, "ppl": PPL_SHARE}
@@ -206,7 +206,7 @@ def meets(metrics: Mapping[str, Any], bounds: Mapping[str, float]) -> bool:
     metrics : mapping
         The scores.
     bounds : mapping
-        From `wanted`.
+        The result of `wanted`.
 
     Returns
     -------
@@ -232,7 +232,7 @@ def front(rows: Rows, lines: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        "line", "method" (the label) and the four scores, NaN where one was not measured; Base is
+        "line", "method" (the label) and the four scores, NaN if one was not measured; Base is
         a line of its own.
     """
     by_label = {row["method"]: row["metrics"] for row in rows}
@@ -251,7 +251,7 @@ def draw_front(points: pd.DataFrame, bounds: Mapping[str, float]) -> Figure:
         From `front`. Open circles are rows without anchors; a line of one row with settings is a
         square.
     bounds : mapping
-        From `wanted`: they are shaded.
+        The result of `wanted`: they are shaded.
 
     Returns
     -------
@@ -350,7 +350,7 @@ def by_rule(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : pd.DataFrame
-        From `tried`.
+        The result of `tried`.
 
     Returns
     -------
@@ -446,7 +446,7 @@ def goal_table(frame: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `goals`.
+        The result of `goals`.
 
     Returns
     -------
@@ -470,7 +470,7 @@ def draw_goals(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `goals`.
+        The result of `goals`.
 
     Returns
     -------

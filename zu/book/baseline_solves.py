@@ -61,7 +61,7 @@ def share_moved(frame: pd.DataFrame, target: np.ndarray) -> pd.DataFrame:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `moves`.
+        The result of `moves`.
     target : (2,)
         The value that the fact should get.
 
@@ -93,7 +93,7 @@ def draw_moves(
     Parameters
     ----------
     frame : pd.DataFrame
-        From `moves`, with the methods of `HELD`.
+        The result of `moves`, with the methods of `HELD`.
     target : (2,)
         The value that the fact should get.
     keys : (2, N + 1)

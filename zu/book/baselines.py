@@ -66,7 +66,7 @@ def draw_weights(weights: pd.DataFrame) -> Figure:
     Parameters
     ----------
     weights : pd.DataFrame
-        From `npo_weights`.
+        The result of `npo_weights`.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def draw_weights(weights: pd.DataFrame) -> Figure:
 
 
 def scored_positions() -> pd.DataFrame:
-    """Which output is held against which token, teacher forcing and one position off it.
+    """Which output is compared with which token, teacher forcing and one position off it.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def draw_positions(scored: pd.DataFrame) -> Figure:
     Parameters
     ----------
     scored : pd.DataFrame
-        From `scored_positions`.
+        The result of `scored_positions`.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def draw_frame(frame: pd.DataFrame, before: float) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `frame_of`.
+        The result of `frame_of`.
     before : float
         The probability of the true answers before any edit.
 

@@ -1,8 +1,8 @@
-"""Sentences that claim something, each held against the run beside it, and numbers in them.
+"""Sentences that claim something, each compared with the run beside it, and numbers in them.
 
-A chapter's prose is written by hand for the kept evidence. A cell says `claim("idle", change < 2,
-f"{change:.1f}%")`, and the sentence ends with ``{glue:}`claim-idle` ``. Where the run agrees, the
-page shows nothing there; where it does not, a flag.
+A chapter's prose is written by hand for the kept evidence. A cell calls `claim("idle", change < 2,
+f"{change:.1f}%")`, and the sentence ends with ``{glue:}`claim-idle` ``. If the run agrees, the page
+shows nothing there; otherwise it shows a flag.
 """
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .figures import said
 from .verdicts import NO, YES
 from .verdicts import UNDECIDED as UNDECIDED_VERDICT
 
-#: What stands behind a sentence that the run contradicts, or does not decide.
+#: The flags behind a sentence that the run contradicts or does not decide.
 CONTRADICTED, UNDECIDED = "⚑ contradicted by this run", "⚐ not decided by this run"
 
 
 class Flag(NamedTuple):
-    """A sentence that a run does not bear out.
+    """A sentence that a run does not confirm.
 
     Attributes
     ----------
     page, name : str
-        The chapter, and what the claim is called.
+        The chapter, and the claim's name.
     said : str
-        What the page shows.
+        The text on the page.
     """
 
     page: str
@@ -36,15 +36,15 @@ class Flag(NamedTuple):
 
 
 def numbers(prefix: str, **values: float | int | str) -> None:
-    """Glue numbers: `numbers("few", base=39.4)` is shown by ``{glue:text}`few-base:.1f` ``.
+    """Glue numbers: after `numbers("few", base=39.4)`, ``{glue:text}`few-base:.1f` `` shows 39.4.
 
     Parameters
     ----------
     prefix : str
-        What the names on this page begin with.
+        The beginning of the names on this page.
     **values : float, int or str
-        By name, of numpy or torch too; an underscore in a name becomes a hyphen. A text is shown
-        as Markdown.
+        The values by name, also from numpy or torch. An underscore in a name becomes a hyphen. A
+        text is shown as Markdown.
     """
     from myst_nb import glue
 
@@ -55,17 +55,17 @@ def numbers(prefix: str, **values: float | int | str) -> None:
 
 
 def claim(name: str, holds: bool | str | None, measured: object = "") -> None:
-    """Hold a sentence of the page against the run.
+    """Check a sentence of the page against the run.
 
     Parameters
     ----------
     name : str
-        What the sentence's mark is called, without "claim-".
+        The name of the sentence's mark, without "claim-".
     holds : bool, str or None
-        Whether the run bears it out; None where it does not decide; or a verdict of
+        Whether the run confirms the sentence, None if it does not decide; or a verdict of
         `zu.book.verdicts`.
     measured : object
-        What the run says instead, for the flag; such as an `Estimate`.
+        The result of the run, for the flag; for example an `Estimate`.
     """
     from myst_nb import glue
 
@@ -81,12 +81,12 @@ def flags(notebook: Path) -> Iterator[Flag]:
     Parameters
     ----------
     notebook : Path
-        Its file.
+        The chapter's file.
 
     Yields
     ------
     Flag
-        Of each sentence that is not borne out.
+        One flag per sentence that the run does not confirm.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     for output in (x for cell in cells for x in cell.get("outputs", [])):
@@ -101,7 +101,7 @@ def flags(notebook: Path) -> Iterator[Flag]:
 
 
 def summary(notebooks: list[Path]) -> str:
-    """How many sentences a build contradicts, in a line or more.
+    """How many sentences a build contradicts, in one line or more.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def summary(notebooks: list[Path]) -> str:
     Returns
     -------
     str
-        One line for all, and one for each flag.
+        One line for all, and one per flag.
     """
     found = [flag for path in sorted(notebooks) for flag in flags(path)]
     against = sum(CONTRADICTED in flag.said for flag in found)

@@ -11,10 +11,10 @@ RESULTS = "results"
 
 
 def whole_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each data set the draws that have all of its usual rows, and of those only these rows.
+    """For each data set, the usual rows of the draws that have all of them.
 
-    Evidence grows record by record: a draw that is half made would stand in some rows' means and
-    not in others', and a row that ran on a few draws would have a mean of other facts.
+    Evidence grows record by record. An unfinished draw would enter the means of some rows and not
+    of others, and a row that ran on a few draws would have a mean over other facts.
 
     Parameters
     ----------
@@ -24,7 +24,8 @@ def whole_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        In the same order. A row is usual where more than half of the data set's draws have it.
+        The records in the same order. A row is usual if more than half of the data set's draws have
+        it.
     """
     kept = []
     for model, dataset in dict.fromkeys((r["model"], r["dataset"]) for r in records):
@@ -38,9 +39,9 @@ def whole_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def common_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each model the draws that all of its data sets have.
+    """For each model, the draws that all of its data sets have.
 
-    Evidence grows one data set at a time: without this, pages about the same experiment would rest
+    Evidence grows one data set at a time. Without this, pages about the same experiment would rest
     on seven draws here and on eight there.
 
     Parameters
@@ -67,21 +68,21 @@ def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]
     Parameters
     ----------
     name : str
-        Of the chapter.
+        The chapter's name.
     folder : str or Path
-        Where they are kept: NAME.json, or in a folder NAME those of older code.
+        The folder with NAME.json, or with a folder NAME of records of older code.
 
     Returns
     -------
     list of dict
         Of NAME.json whole draws only (`whole_draws`), and where the file has several experiments,
-        such as other layers, those of this name; empty where nothing is kept.
+        such as other layers, those of this name; empty if nothing is kept.
     """
     file = Path(folder, f"{name}.json")
     if not file.exists():
         return read_records(Path(folder, name))
     records = [*Kept.read(file).runs.values()]
-    # rows of the same name in another experiment are other edits
+    # rows with the same name in another experiment are different edits
     records = [r for r in records if r.get("experiment") == name] or records
     most = max((r["n"] for r in records), default=0)
     return whole_draws([r for r in records if r["n"] == most])

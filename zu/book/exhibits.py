@@ -12,7 +12,7 @@ import pandas as pd
 from ..experiment import Kept, read_records
 from .evidence import RESULTS
 
-#: What stands in for a table or figure of the paper.
+#: The book's counterparts of the paper's tables and figures.
 PAPER = {
     "Fig. 1": ("fig-method",),
     "Fig. 2, 5, 6, 7": ("fig-tracing", "fig-tracing-lines"),
@@ -23,7 +23,7 @@ PAPER = {
     "Table 4": ("tab-ablation-paper", "tab-ablation", "fig-ablation-changes", "fig-ablation"),
     "Section 6.7": ("tab-cost", "tab-cost-recorded"),
 }
-#: Tables and figures of runs that were made once: by their name, that of the records in results/.
+#: Tables and figures of runs that were made once, with the names of their records in results/.
 KEPT = {
     "fig-thousand": "many_facts", "tab-thousand": "many_facts", "tab-tuning": "tuning",
     "tab-rounds": "tuning-rounds", "tab-ten-draws": "held_out", "tab-gone-hundred": "gone",
@@ -33,14 +33,14 @@ NONE = "–"
 
 
 class Chapters(NamedTuple):
-    """What the executed chapters say of themselves.
+    """What the executed chapters show, and how they ran.
 
     Attributes
     ----------
     shown : dict of str
-        The page by a table's or figure's name, in the order of the pages.
+        The page of each table or figure, by its name, in the order of the pages.
     runs : dict of dict
-        By page: "profile", "minutes", "run" (the day), and of its records what `made_by` says.
+        By page: "profile", "minutes", "run" (the day), and the result of `made_by` for its records.
     """
 
     shown: dict[str, str]
@@ -53,9 +53,9 @@ def made_by(records: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, An
     Parameters
     ----------
     records : sequence of dict
-        Perhaps none.
+        Records, possibly none.
     now : datetime
-        With its zone.
+        The time, with its zone.
 
     Returns
     -------
@@ -79,16 +79,16 @@ def chapters(
     executed : str or Path
         The folder of executed notebooks.
     records : str or Path
-        Where they have put their records, each in a folder of its own name.
+        The folder of their records, with one folder per chapter.
     profile : str
-        What the build ran.
+        The build's profile.
     now : datetime
         With its zone.
 
     Returns
     -------
     Chapters
-        Empty where nothing was executed.
+        Empty if nothing was executed.
     """
     shown, runs = {}, {}
     for path in sorted(Path(executed).glob("[!.]*.ipynb")):
@@ -139,7 +139,7 @@ def link(page: str, name: str = "") -> str:
     page : str
         The chapter.
     name : str
-        What to point at there.
+        The table or figure to point at.
 
     Returns
     -------
@@ -154,22 +154,22 @@ def of_the_paper(
     found: Chapters, kept: Mapping[str, Mapping[str, Any]],
     paper: Mapping[str, Iterable[str]] = PAPER,
 ) -> pd.DataFrame:
-    """Each table and figure of the paper, and what stands in its place.
+    """Each table and figure of the paper, and its counterpart in the book.
 
     Parameters
     ----------
     found : Chapters
         What was executed.
     kept : mapping
-        From `kept_runs`.
+        The result of `kept_runs`.
     paper : mapping
         As `PAPER`.
 
     Returns
     -------
     pd.DataFrame
-        "the paper", "here", "chapter" (links) and the run's columns; "none yet" where the book has
-        none.
+        "the paper", "here", "chapter" (links) and the run's columns; "none yet" if the book has no
+        counterpart.
     """
     lines = []
     for theirs, ours in paper.items():
@@ -212,13 +212,13 @@ def of_kept_runs(found: Chapters, kept: Mapping[str, Mapping[str, Any]]) -> pd.D
     found : Chapters
         What was executed.
     kept : mapping
-        From `kept_runs`.
+        The result of `kept_runs`.
 
     Returns
     -------
     pd.DataFrame
-        "here" (a link), the day, and of the records what `made_by` says; of tables and figures that
-        the book shows.
+        "here" (a link), the day, and the result of `made_by` for the records; only for tables and
+        figures that the book shows.
     """
     lines = []
     for name, run in kept.items():

@@ -1,4 +1,4 @@
-"""Which families of models are edited, as tables: of the record that tools/families.py writes."""
+"""Tables of the families of models that are edited, from the record of tools/families.py."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from .figures import row_name
 
 
 def arrives(scales: Sequence[float | None]) -> str:
-    """How what a projection puts out arrives after its layer, in words.
+    """How a projection's output arrives after its layer, in words.
 
     Parameters
     ----------
     scales : sequence of float or None
-        How many times, one for each that occurs among the layers; None for no plain multiple.
+        The factors that occur among the layers; None for a layer without a single factor.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def arrives(scales: Sequence[float | None]) -> str:
 
 
 def bound(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The families that are edited, those together that are read and written alike.
+    """The families that are edited, grouped by how they are read and written.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def bound(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row for each way, the commonest first: the projection's path, how its output arrives, how
-        it is stored, the families, the largest error of the logits, and the reach that is furthest
+        One row per group, the largest first: the projection's path, how its output arrives, how it
+        is stored, the families, the largest error of the logits, and the reach that is furthest
         from 1.
     """
     found = [row for row in rows if row["bound"]]
@@ -60,7 +60,7 @@ def bound(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def refused(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The families that are not edited, by the reason.
+    """The families that are not edited, by reason.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def refused(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row for each reason: the families, the largest error of the evaluation, and whether
-        methods that train work.
+        One row per reason: the families, the largest error of the evaluation, and whether methods
+        that train work.
     """
     found = [row for row in rows if not row["bound"]]
     frame = pd.DataFrame({
@@ -86,12 +86,12 @@ def refused(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def beside(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What methods do to several models, side by side.
+    """The effects of methods on several models, side by side.
 
     Parameters
     ----------
     rows : sequence of dict
-        Of the record that tools/second_model.py writes.
+        Rows of the record that tools/second_model.py writes.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def beside(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def flat(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """All that the record says, a row for each family, to be downloaded.
+    """The whole record with one row per family, for download.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def flat(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        With lists written out as texts and numbers.
+        The record, with lists written as texts and numbers.
     """
     found = []
     for row in rows:
@@ -142,7 +142,7 @@ def flat(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _family(row: dict[str, Any]) -> str:
-    """A family's name, and which of its layers are edited where that is not all."""
+    """A family's name, with the number of editable layers if that is not all."""
     there, depth = len(row["editable"]), row["depth"]
     return row["kind"] if there == depth else f"{row['kind']} ({there} of {depth} layers)"
 
@@ -154,5 +154,5 @@ def _stored(row: dict[str, Any]) -> str:
 
 
 def _furthest(row: dict[str, Any]) -> float:
-    """Of the methods' reaches the one furthest from 1."""
+    """The methods' reach that is furthest from 1."""
     return max((part for part, _ in row["reach"].values()), key=lambda part: abs(part - 1))

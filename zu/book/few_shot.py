@@ -29,7 +29,7 @@ STEPS = ("before", "ridge", "projection")
 
 
 def shown_fact(fact: Fact, dataset: str) -> str:
-    """A fact for a page: one of the embedded world is quoted, one's own stays out.
+    """A fact for a page: one of the embedded world is quoted, your own stays out.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def first_choices(
     count : int
         How many tokens.
     hide : bool
-        Whether to number the tokens in place of showing them: a forget set of one's own is private.
+        Whether to number the tokens in place of showing them: a forget set of your own is private.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def moved(steps: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     steps : pd.DataFrame
-        From `plane`.
+        The result of `plane`.
 
     Returns
     -------
@@ -135,9 +135,9 @@ def draw_edit(says: Sequence[Choices], steps: pd.DataFrame, layer: int) -> Figur
     Parameters
     ----------
     says : sequence of tuple
-        From `first_choices`, before and after.
+        The result of `first_choices`, before and after.
     steps : pd.DataFrame
-        From `plane`.
+        The result of `plane`.
     layer : int
         Whose outputs these are.
 
@@ -194,7 +194,7 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`.
+        The result of `zu.book.figures.metrics_frame`.
 
     Returns
     -------
@@ -231,9 +231,9 @@ def score_table(
     Parameters
     ----------
     means : pd.DataFrame
-        From `averages`.
+        The result of `averages`.
     names : mapping
-        What a row is called, by its label, in the order of the rows.
+        The names of rows by their labels, in the order of the rows.
     tables : pd.DataFrame
         The paper's numbers (``book/paper/tables.csv``).
 
@@ -282,14 +282,14 @@ def draw_scores(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`.
+        The result of `zu.book.figures.metrics_frame`.
     names : mapping
-        What a row is called, by its label, in the order of the rows.
+        The names of rows by their labels, in the order of the rows.
 
     Returns
     -------
     Figure
-        Panels for Eff, Gen, Spe and PPL; of hops, Hop in the place of Gen and no Spe.
+        Panels for Eff, Gen, Spe and PPL; of hops, Hop in place of Gen and no Spe.
     """
     import matplotlib.pyplot as plt
 
@@ -336,7 +336,7 @@ def orders(means: pd.DataFrame, tables: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     means : pd.DataFrame
-        From `averages`.
+        The result of `averages`.
     tables : pd.DataFrame
         The paper's numbers.
 
@@ -344,7 +344,7 @@ def orders(means: pd.DataFrame, tables: pd.DataFrame) -> pd.DataFrame:
     -------
     pd.DataFrame
         By data set and metric: "τ", "p", "p (Holm)" over all that are looked at, and "methods", how
-        many are ranked. Empty where the paper prints nothing that is like it.
+        many are ranked. Empty if the paper prints nothing that is like it.
     """
     found: dict[tuple[str, str], Order] = {}
     for model, dataset in means.index.droplevel(["method", "metric"]).unique():
@@ -392,14 +392,14 @@ class Scores:
         Returns
         -------
         float
-            NaN where the row was not run, or the metric not measured.
+            NaN if the row was not run, or the metric not measured.
         """
         values = [r["metrics"][metric] for r in self.records if r["method"] == method]
         measured = [value for value in values if value is not None]
         return float(np.mean(measured)) if measured else float("nan")
 
     def share(self, method: str, metric: str) -> float:
-        """A mean in percent of Base's, NaN where that is 0; see `mean`."""
+        """A mean in percent of Base's, NaN if that is 0; see `mean`."""
         base = self.mean("base", metric)
         return 100 * self.mean(method, metric) / base if base else float("nan")
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class _OfMethods(Mapping[str, str]):
-    """What the methods' classes say of themselves, by name; those that were registered too.
+    """An attribute of the methods' classes by name, including registered methods.
 
-    "base" is the model, unedited.
+    "base" stands for the unedited model.
     """
 
     def __init__(self, attribute: str, base: str) -> None:
@@ -39,18 +39,18 @@ class _OfMethods(Mapping[str, str]):
 #: One colour per method, through the whole book (Okabe and Ito's colour-blind-safe set, as far as
 #: it goes).
 PALETTE = _OfMethods("colour", base="#666666")
-#: Series that are no methods, in this order (from Tol's muted set, colour-blind safe too); what
-#: they are held against is drawn in base's grey.
+#: Colours of series that are not methods, in this order (from Tol's muted set, also colour-blind
+#: safe); the reference of a comparison is drawn in base's grey.
 SERIES = ("#44AA99", "#CC6677", "#117733", "#88CCEE", "#DDCC77")
-#: Maps of a quantity are drawn in one scale.
+#: All maps of a quantity use this colour scale.
 HEAT = "magma_r"
-#: A record's metrics, and what the tables call them.
+#: A record's metrics, and their names in tables.
 METRICS = {"eff": "Eff", "gen": "Gen", "spe": "Spe", "hop": "Hop", "ppl": "PPL"}
-#: What tables call a method.
+#: Methods' names in tables.
 LABELS = _OfMethods("label", base="Base")
 #: The paper's names for a model.
 MODELS = {"llama-3.2-3b": "Llama-3.2", "llama-3.1-8b": "Llama-3.1", "qwen3-4b": "Qwen-3"}
-#: The paper's names for the data set that one of ours is the like of.
+#: The paper's names for the data sets that ours resemble.
 DATASETS = {
     "world-cloze": "MCF",
     "world-qa": "ZsRE",
@@ -99,7 +99,7 @@ def metrics_frame(records: list[dict[str, Any]]) -> pd.DataFrame:
     -------
     pd.DataFrame
         One row per (method, seed, metric), with the columns dataset, model, method, seed, n, metric
-        and value; values as the tables print them, NaN where a record has none.
+        and value; values as the tables print them, NaN if a record has none.
     """
     import pandas as pd
 
@@ -130,7 +130,7 @@ def method_of(label: str) -> str:
 
 
 def colour_of(label: str) -> str:
-    """The colour that a row's method has through the whole book.
+    """The colour of a row's method, which is the same through the whole book.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def colour_of(label: str) -> str:
     Returns
     -------
     str
-        A colour, "#RRGGBB"; grey for what is no method.
+        A colour, "#RRGGBB"; grey if the label names no method.
     """
     kind = _kind(label)
     return PALETTE["base"] if kind is None else kind.colour
 
 
 def _kind(label: str) -> type[Method] | None:
-    """The class of a row's method; None for what is none, such as "base" or a fake."""
+    """The class of a row's method; None for a row without one, such as "base" or a fake."""
     try:
         return find(method_of(label))
     except ValueError:
@@ -155,10 +155,10 @@ def _kind(label: str) -> type[Method] | None:
 
 
 def row_name(label: str) -> str:
-    """What a table calls a row without its settings: "ZeroUnlearn", "ZeroUnlearn + anchors".
+    """A row's name in tables without its settings: "ZeroUnlearn", "ZeroUnlearn + anchors".
 
-    The method *anchored* is named after its anchors, so that the row without them says so instead:
-    "anchored", "anchored, no anchors".
+    The method *anchored* is named after its anchors, so its row without them says so: "anchored",
+    "anchored, no anchors".
 
     Parameters
     ----------
@@ -180,9 +180,9 @@ def row_name(label: str) -> str:
 
 
 def row_names(methods: Sequence[str]) -> dict[str, str]:
-    """What a table calls each row.
+    """The names of rows in a table.
 
-    Settings are shown only where rows would have the same name without.
+    Settings are shown only if rows would otherwise have the same name.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def row_names(methods: Sequence[str]) -> dict[str, str]:
 
 
 def like(dataset: str) -> str:
-    """The paper's name for the data set of the same form as one of ours, or for its own.
+    """The paper's name for the data set of the same form as ours, or for its own data set.
 
     Parameters
     ----------
@@ -213,20 +213,20 @@ def like(dataset: str) -> str:
     Returns
     -------
     str
-        The paper's name; empty where it has none.
+        The paper's name; empty if it has none.
     """
     return DATASETS.get(dataset.removesuffix("-known").removesuffix("-forget"), "")
 
 
 def printed(tables: pd.DataFrame, model: str, dataset: str) -> pd.DataFrame:
-    """Rows of the paper's tables for a model and the like of a data set.
+    """Rows of the paper's tables for a model, and for the data set that resembles ours.
 
     Parameters
     ----------
     tables : pd.DataFrame
         The paper's numbers, with the columns model and dataset.
     model : str
-        A model's name; Llama-3.2 stands in for those that the paper does not have.
+        A model's name; Llama-3.2 replaces models that the paper does not have.
     dataset : str
         A data set's name.
 
@@ -294,8 +294,8 @@ def data_link(frame: pd.DataFrame, name: str) -> HTML:
 def said(text: str) -> Markdown:
     """Computed text for a page or a caption.
 
-    For an empty one a page shows the object's name: it becomes a character that takes no room. (Not
-    the zero-width space: a browser drops the line break behind it, and with it the space.)
+    For an empty text a page would show the object's name, so it becomes an invisible character.
+    (Not the zero-width space: a browser drops the line break behind it, and with it the space.)
 
     Parameters
     ----------
@@ -318,38 +318,37 @@ def listed(words: Iterable[str]) -> str:
     Parameters
     ----------
     words : Iterable[str]
-        What to list.
+        The words to list.
 
     Returns
     -------
     str
-        The list; of nothing, "none".
+        The list; "none" if there are no words.
     """
     *others, last = [*words] or ["none"]
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def extremes(frame: pd.DataFrame, names: dict[str, str]) -> str:
-    """For captions: which methods have the lowest Eff and the highest Spe, in the mean.
+    """A sentence for captions: the methods with the lowest mean Eff and the highest mean Spe.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `metrics_frame`.
+        The result of `metrics_frame`.
     names : dict[str, str]
-        Names by row's label; only these rows count, and "base" is none of them.
+        Names by row's label; only these rows count, and "base" does not.
 
     Returns
     -------
     str
-        A sentence with Base's value where the frame has it; empty where there is nothing to
-        compare.
+        A sentence, with Base's value if the frame has it; empty if there is nothing to compare.
     """
     mean = frame.groupby(["method", "metric"]).value.mean().unstack()
     edits = [method for method in names if method != "base"]
     parts = []
     for metric, word, pick in (("Eff", "lowest", min), ("Spe", "highest", max)):
-        # a chapter leaves a metric out where it tells nothing
+        # a chapter leaves out a metric that says nothing
         if metric not in mean:
             continue
         values = mean[metric].reindex(edits).dropna()
@@ -368,15 +367,15 @@ def mean_std(values: pd.Series, metric: str) -> str:
     Parameters
     ----------
     values : pd.Series
-        A value a seed.
+        One value per seed.
     metric : str
         What tables call the metric.
 
     Returns
     -------
     str
-        The mean and the sample's deviation (n − 1); of one seed the value alone, percentages to a
-        tenth; a dash for none.
+        The mean and the sample's standard deviation (n − 1); for one seed only the value, with
+        percentages to a tenth; a dash if there are no values.
     """
     values = values.dropna()
     if len(values) > 1:
@@ -400,23 +399,23 @@ def with_interval(metrics: dict[str, Any], key: str) -> str:
     Returns
     -------
     str
-        The number and the interval, which breaks only before the bracket; a dash where it is None.
+        The number and the interval, which can wrap only before the bracket; a dash for None.
     """
     low, high = metrics[f"interval_{key}"]
     value = metrics[key]
-    if low == high and value in (0.0, 100.0):  # older records: none, or all, of so many facts
+    if low == high and value in (0.0, 100.0):  # older records, if none or all of the facts count
         n = metrics["n_eff"]
         low, high = wilson(n * int(value == 100), n)
     return "–" if value is None else f"{value:.1f} [{low:.0f},\u00a0{high:.0f}]"
 
 
 def table(frame: pd.DataFrame, paper: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """The paper's kind of table: our mean ± std beside what the paper prints.
+    """A table like the paper's, with our mean ± std beside the paper's numbers.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `metrics_frame`.
+        The result of `metrics_frame`.
     paper : pd.DataFrame
         Rows of ``book/paper/tables.csv`` for one table, model and data set.
     names : dict[str, str]
@@ -449,12 +448,12 @@ def table(frame: pd.DataFrame, paper: pd.DataFrame, names: dict[str, str]) -> pd
 
 
 def _shown(frame: pd.DataFrame, metric: str) -> bool:
-    """Whether a table has a column of a metric: Hop only where it was measured."""
+    """Whether a table has a column for a metric: Hop only if it was measured."""
     return metric != "Hop" or frame[frame.metric == metric].value.notna().any()
 
 
 def _printed(rows: pd.DataFrame, metric: str) -> str:
-    """What the paper prints of a metric, given its rows by metric; a dash for nothing."""
+    """The paper's text for a metric, from its rows by metric; a dash if there is none."""
     if metric not in rows.index:
         return "–"
     mean, std = rows.loc[metric, "mean"], rows.loc[metric, "std"]
@@ -468,7 +467,7 @@ def dots(frame: pd.DataFrame, names: dict[str, str]) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `metrics_frame`.
+        The result of `metrics_frame`.
     names : dict[str, str]
         Names by row's label, in the order of the rows. Rows with settings are drawn hollow.
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
-#: What *anchored* meant by its name alone when the kept run of held-out relations was made, and the
-#: label by which that run is known.
+#: The meaning of *anchored* without settings when the kept run of held-out relations was made, and
+#: the label of that run.
 THEN = {"weight": 0.1, "rounds": 3, "bare": 3}
 THEN_RAN = "anchored+anchors:weight=1,rounds=0,bare=3"
 SWAPPED = "answers swapped"
@@ -28,20 +28,20 @@ SWAPPED = "answers swapped"
 def enough(
     name: str, records: str | Path, *, draws: int, n: int, folder: str = ""
 ) -> Rows:
-    """An experiment's records: this build's where it has enough of them, else the kept ones.
+    """An experiment's records: this build's if it has enough, else the kept ones.
 
-    Of those the ones in NAME.json come before those of older code in a folder NAME.
+    Kept records in NAME.json take precedence over those of older code in a folder NAME.
 
     Parameters
     ----------
     name : str
-        Of the kept records.
+        The name of the kept records.
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
     draws, n : int
-        How many draws of so many facts at least.
+        The least number of draws, and of facts in each.
     folder : str
-        Of this build's records, where it has another name.
+        The name of this build's records, if it differs.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def enough(
     Raises
     ------
     FileNotFoundError
-        Where neither has enough.
+        If neither has enough.
     """
     sources = (read_records(Path(records, folder or name)), kept_records(name),
                read_records(Path(RESULTS, name)))
@@ -78,7 +78,7 @@ def anchored_label(rows: Rows) -> str:
     Raises
     ------
     LookupError
-        Where it did not run so.
+        If it did not run so.
     """
     now, ran = Anchored(), {row["method"] for row in rows}
     meant = THEN if THEN_RAN in ran else {}
@@ -101,7 +101,7 @@ def relearnt(rows: Rows) -> dict[str, Estimate]:
     Returns
     -------
     dict
-        By method, with Wilson's interval; "answers swapped" is the unedited model that learns wrong
+        By method, with Wilson's interval. "answers swapped" is the unedited model that learns wrong
         answers to the same questions.
     """
     found = {}
@@ -114,12 +114,12 @@ def relearnt(rows: Rows) -> dict[str, Estimate]:
 
 
 def returns_faster(found: Mapping[str, Estimate], method: str) -> Estimate:
-    """How many more answers come back after a method than wrong ones are learnt without it.
+    """How many more answers return after a method than wrong answers are learnt without it.
 
     Parameters
     ----------
     found : mapping
-        From `relearnt`.
+        The result of `relearnt`.
     method : str
         Which one.
 
@@ -152,7 +152,7 @@ def score(measured: Measured, method: str, metric: str) -> Estimate:
 
 
 def kept(measured: Measured, method: str) -> float:
-    """What a method leaves of Base's Spe, in percent: the ratio of the means over draws.
+    """The share of Base's Spe that a method leaves, in percent: the ratio of means over draws.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def kept(measured: Measured, method: str) -> float:
     Returns
     -------
     float
-        100 where nothing is lost.
+        100 if nothing is lost.
     """
     mine, base = (score(measured, row, "spe").value for row in (method, "base"))
     return 100 * mine / base
@@ -193,12 +193,12 @@ def scores(parts: Mapping[str, tuple[Measured, Sequence[str]]]) -> pd.DataFrame:
 
 
 def draw_front(table: pd.DataFrame) -> Figure:
-    """What each method forgets and what else goes.
+    """Draw what each method forgets, and what else is lost.
 
     Parameters
     ----------
     table : pd.DataFrame
-        From `scores`.
+        The result of `scores`.
 
     Returns
     -------

@@ -74,7 +74,7 @@ def missed(frame: pd.DataFrame) -> float:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `steps`.
+        The result of `steps`.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def draw_steps(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `steps`.
+        The result of `steps`.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def draw_factors(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `factors`.
+        The result of `factors`.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def draw_price(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `price`.
+        The result of `price`.
 
     Returns
     -------

@@ -272,7 +272,7 @@ def exponents(frame: pd.DataFrame, last: int = 3) -> pd.DataFrame:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `costs`.
+        The result of `costs`.
     last : int
         How many of the largest sizes the powers are fitted to.
 
@@ -296,7 +296,7 @@ def draw_costs(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `costs`, of up to three methods.
+        The result of `costs`, of up to three methods.
 
     Returns
     -------

@@ -93,7 +93,7 @@ def draw_memory(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `cells`.
+        The result of `cells`.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def in_the_plane(
     Parameters
     ----------
     weights : mapping of str to (3, m)
-        The weight by what it is called; the first is the unedited one.
+        The weight by its name; the first is the unedited one.
     keys : (m, N)
         General keys.
     k_f : (m, 1)
@@ -229,7 +229,7 @@ def draw_idea(points: pd.DataFrame) -> Figure:
     Parameters
     ----------
     points : pd.DataFrame
-        From `in_the_plane`.
+        The result of `in_the_plane`.
 
     Returns
     -------

@@ -52,7 +52,7 @@ def draw_plane(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `plane`.
+        The result of `plane`.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def draw_spectra(
     thresholds : sequence of float
         Marked on the left.
     curves : pd.DataFrame
-        From `held`, with a column "layer".
+        The result of `held`, with a column "layer".
 
     Returns
     -------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..data.facts import Fact
 
-#: How an attacker ranks subjects, and what the axis is called.
+#: How an attacker ranks subjects, and the names of the axes.
 MEASURES = {"cosine": "largest cosine with a stored key",
             "change": r"$\Vert\Delta k\Vert\,/\,\Vert k\Vert$"}
 
@@ -28,9 +28,9 @@ def probabilities(
     Parameters
     ----------
     facts : sequence of Fact
-        What was asked.
+        The facts that were asked for.
     before, after : sequence of float
-        0 to 1, a fact each.
+        Probabilities, one per fact.
 
     Returns
     -------
@@ -45,24 +45,24 @@ def probabilities(
 def guesses(
     keys: torch.Tensor, stored: torch.Tensor, change: torch.Tensor, forgotten: int
 ) -> pd.DataFrame:
-    """How much each subject stands out to somebody who has an edit and the model.
+    """How much each subject stands out to an attacker who has an edit and the model.
 
     Parameters
     ----------
     keys : (subjects, m)
-        The subjects' keys at one layer, those that were forgotten first.
+        The subjects' keys at one layer, the forgotten subjects first.
     stored : (facts, m)
-        The keys that the edit holds of this layer.
+        The keys that the edit holds for this layer.
     change : (d, m)
-        Its change of the layer's weight.
+        The edit's change of the layer's weight.
     forgotten : int
-        How many of the subjects were.
+        How many of the subjects were forgotten.
 
     Returns
     -------
     pd.DataFrame
-        A row per subject, without its name: "forgotten", "cosine", the largest with a stored key,
-        and "change", the length of the changed output as a share of the key's.
+        One row per subject, without its name: "forgotten"; "cosine", the largest with a stored key;
+        and "change", the length of the change of the output as a share of the key's.
     """
     unit = torch.nn.functional.normalize
     cosine = (unit(keys) @ unit(stored).T).max(1).values
@@ -77,33 +77,33 @@ def hits(found: pd.DataFrame, measure: str) -> int:
     Parameters
     ----------
     found : pd.DataFrame
-        From `guesses`.
+        The result of `guesses`.
     measure : str
         "cosine" or "change".
 
     Returns
     -------
     int
-        Of as many as were forgotten.
+        The number of hits among as many picks as there are forgotten subjects.
     """
     top = found.nlargest(int(found.forgotten.sum()), measure)
     return int(top.forgotten.sum())
 
 
 def by_luck(found: pd.DataFrame, hit: int) -> float:
-    """The probability that blind picks hit as many of the forgotten subjects, or more.
+    """The probability that blind picks hit at least as many of the forgotten subjects.
 
     Parameters
     ----------
     found : pd.DataFrame
-        From `guesses`.
+        The result of `guesses`.
     hit : int
         How many were hit.
 
     Returns
     -------
     float
-        0 to 1.
+        The probability.
     """
     from scipy.stats import hypergeom
 
@@ -112,18 +112,18 @@ def by_luck(found: pd.DataFrame, hit: int) -> float:
 
 
 def draw_guesses(found: pd.DataFrame) -> Figure:
-    """A dot for each subject, by how much it stands out.
+    """Draw one dot per subject, by how much it stands out.
 
     Parameters
     ----------
     found : pd.DataFrame
-        From `guesses`.
+        The result of `guesses`.
 
     Returns
     -------
     Figure
-        A row for each measure; the forgotten subjects have the colour of ZeroUnlearn. Heights mean
-        nothing.
+        One row per measure; the forgotten subjects have the colour of ZeroUnlearn. Heights have no
+        meaning.
     """
     import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""Tables and figures of moments from the model's own text: how near, and what an edit notices."""
+"""Tables and figures of moments from the model's own text: how close they are, and their effect."""
 from __future__ import annotations
 
 import math
@@ -14,16 +14,16 @@ from .verdicts import Estimate, combine, of_facts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: A text and how many tokens of it: whose moment, or whose records.
+#: A text and a number of its tokens, which identify a moment or records.
 Source = tuple[str, int]
 Found = Mapping[Source, Sequence[dict[str, Any]]]
-#: Of so many eigenvalues one is drawn.
+#: One in this many eigenvalues is drawn.
 EVERY = 8
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 
 def effective_rank(eigenvalues: torch.Tensor) -> float:
-    """How many directions a moment has in effect, (Σλ)² / Σλ².
+    """The effective number of directions of a moment, (Σλ)² / Σλ².
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ def draw_spectra(frame: pd.DataFrame, reference: int) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `spectra`.
+        The result of `spectra`.
     reference : int
-        The tokens of the moment that the others are held against; it is grey.
+        The tokens of the moment that the others are compared with; it is grey.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def scores(found: Found) -> pd.DataFrame:
 
 
 def moved(found: Found, method: str, to: Source, of: Source, metric: str) -> Estimate:
-    """What another text's moment changes of a method's percentage, with its interval over facts.
+    """How another text's moment changes a method's percentage, with an interval over facts.
 
     Parameters
     ----------
@@ -125,14 +125,15 @@ def moved(found: Found, method: str, to: Source, of: Source, metric: str) -> Est
     method : str
         A row's label.
     to, of : tuple
-        The text and tokens that stand in, and those that they stand in for.
+        The text and tokens that replace others, and those that are replaced.
     metric : str
         "eff", "gen" or "spe".
 
     Returns
     -------
     Estimate
-        In points; unpaired, so that the interval is too wide. NaN for what was not measured.
+        The change in points. The comparison is unpaired, so the interval is too wide. NaN if it was
+        not measured.
     """
     rows = [next((r for r in found.get(source, ()) if r["method"] == method), None)
             for source in (to, of)]

@@ -1,4 +1,4 @@
-"""Beside the released code: where the two agree, and what its way of asking does to a score."""
+"""Comparison with the released code: where both agree, and how its way of asking affects scores."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from .verdicts import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Relative differences between `zu` and repaired parts of the released code: what is compared,
-#: the least and the most that was found, what is left. Typed from runs outside this project.
+#: Relative differences between `zu` and repaired parts of the released code: what is compared, the
+#: smallest and the largest difference, and its cause. Typed from runs outside this project.
 FOUND = (
     ("keys of three layers, six texts before each prompt", 4e-8, 4e-8, "rounding"),
     ("the target's δ without the KL term, at rates of 0.1 and 0.5", 1e-5, 4e-5,
@@ -34,7 +34,7 @@ FOUND = (
 )
 #: Rounding errors of one number, relative: half a unit in the last place.
 ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
-#: What a token of a prompt is in a drawing, with its colour.
+#: The roles of a prompt's tokens in a drawing, with their colours.
 ROLES = {"question": "#E4E4E4", "asked for": SERIES[0], "second space": SERIES[1],
          "asked for by mistake": SERIES[4]}
 
@@ -45,7 +45,7 @@ def agreements() -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        By "what": "least" and "most" that was found, and "what is left".
+        By "what": the "least" and the "most" difference, and "what is left", its cause.
     """
     columns = ["what", "least", "most", "what is left"]
     return pd.DataFrame(FOUND, columns=columns).set_index("what")
@@ -57,7 +57,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : pd.DataFrame
-        From `agreements`.
+        The result of `agreements`.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def draw_agreements(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `agreements`; differences of 0 are left out.
+        The result of `agreements`; differences of 0 are left out.
 
     Returns
     -------
@@ -110,13 +110,13 @@ def draw_agreements(table: pd.DataFrame) -> Figure:
 
 
 def way_cells() -> pd.DataFrame:
-    """How an answer of two tokens is asked for, in three ways.
+    """Three ways to ask for an answer of two tokens.
 
     Returns
     -------
     pd.DataFrame
-        A row per token that is fed or asked for: "way", "step" (one per token asked for), "place"
-        from 0, "text", and "kind", one of `ROLES`; what is asked for comes last in its step.
+        One row per token that is fed or asked for: "way", "step" (one per token asked for), "place"
+        from 0, "text", and "kind", one of `ROLES`; the token asked for is the last of its step.
     """
     question, answer = "…state is it?", ("Costa", "Rica")
     ways = {
@@ -137,12 +137,12 @@ def way_cells() -> pd.DataFrame:
 
 
 def draw_ways(cells: pd.DataFrame) -> Figure:
-    """How an answer is asked for, token by token.
+    """Draw how an answer is asked for, token by token.
 
     Parameters
     ----------
     cells : pd.DataFrame
-        From `way_cells`.
+        The result of `way_cells`.
 
     Returns
     -------
@@ -176,21 +176,21 @@ def draw_ways(cells: pd.DataFrame) -> Figure:
 def shares_table(
     shares: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """The share of right tokens by how they are asked for, and of which facts.
+    """The share of right tokens, by the way of asking and by group of facts.
 
     Parameters
     ----------
     shares : mapping of str to (n,)
-        Percentages, one per fact, by the way of asking; the first is what others are held against.
+        Percentages, one per fact, by the way of asking; the first is what others are compared with.
     groups : mapping of str to (n,) bool
-        Which facts count, by what they are called.
+        Which facts count, by their names.
 
     Returns
     -------
     pd.DataFrame
         A row per group and way: "facts", "share", and "low" and "high", its 95% interval, in
         percent; "against", "against low" and "against high", the paired difference, in points.
-        NaN where a group has no facts, and against itself.
+        NaN if a group has no facts, and against itself.
     """
     first = next(iter(shares.values()))
     rows = {}
@@ -210,7 +210,7 @@ def shares_table(
 
 
 def difference(table: pd.DataFrame, group: str, way: str) -> Estimate:
-    """A row's difference against the first way, from `shares_table`.
+    """A row's difference from the first way, from `shares_table`.
 
     Parameters
     ----------

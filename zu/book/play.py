@@ -86,7 +86,7 @@ def _draw(record: Mapping[str, Any]) -> tuple[str, str, int, int]:
 
 
 def _value(quantity: str, after: float | None, before: float | None) -> float | None:
-    """One of the `QUANTITIES`; None where it cannot be said."""
+    """One of the `QUANTITIES`; None if it cannot be said."""
     if after is None or before is None:
         return None
     if quantity in ("eff", "gen", "spe", "ppl"):
@@ -105,7 +105,7 @@ def over_all(draws: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     draws : pd.DataFrame
-        From `per_draw`.
+        The result of `per_draw`.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def sums(draws: pd.DataFrame, form: str) -> dict[str, Estimate]:
     Parameters
     ----------
     draws : pd.DataFrame
-        From `per_draw`.
+        The result of `per_draw`.
     form : str
         Which set of facts.
 
@@ -176,7 +176,7 @@ def trade_controls(
     Parameters
     ----------
     draws, means : pd.DataFrame
-        From `per_draw` and `over_all`.
+        The result of `per_draw` and `over_all`.
     x, y : str
         Which quantities the axes begin with.
 
@@ -217,7 +217,7 @@ def draw_trade(
     Parameters
     ----------
     draws, means : pd.DataFrame
-        From `per_draw` and `over_all`.
+        The result of `per_draw` and `over_all`.
     x, y : str
         Which quantities stand on the axes.
     sets : sequence of str
@@ -226,7 +226,7 @@ def draw_trade(
     Returns
     -------
     Figure
-        A pale dot a draw; a large one is the mean, with bars for both intervals.
+        One pale dot per draw; a large one is the mean, with bars for both intervals.
     """
     import matplotlib.pyplot as plt
 
@@ -282,7 +282,7 @@ def rank_controls(record: Record, subject: str, layer: int) -> dict[str, Any]:
     Parameters
     ----------
     record : mapping
-        From `tools/ranks.py`.
+        The record of `tools/ranks.py`.
     subject : str
         Whose fact is shown first.
     layer : int
@@ -313,7 +313,7 @@ def draw_ranks(record: Record, subject: str) -> Figure:
     Parameters
     ----------
     record : mapping
-        From `tools/ranks.py`.
+        The record of `tools/ranks.py`.
     subject : str
         Whose fact.
 
@@ -361,7 +361,7 @@ def cuts(record: Record, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFra
     Parameters
     ----------
     record : mapping
-        From `tools/spectrum.py`.
+        The record of `tools/spectrum.py`.
     thresholds : sequence of float
         In the unit of a squared entry of a key.
 
@@ -401,7 +401,7 @@ def cut_controls(record: Record, layer: int, threshold: float) -> dict[str, Any]
     Parameters
     ----------
     record : mapping
-        From `tools/spectrum.py`.
+        The record of `tools/spectrum.py`.
     layer : int
         Which one is shown first.
     threshold : float
@@ -436,7 +436,7 @@ def draw_cuts(record: Record, layer: int, threshold: float) -> Figure:
     Parameters
     ----------
     record : mapping
-        From `tools/spectrum.py`.
+        The record of `tools/spectrum.py`.
     layer : int
         Which layer.
     threshold : float

@@ -64,7 +64,7 @@ def moved(frame: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `cloud`.
+        The result of `cloud`.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def draw_cloud(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `cloud`.
+        The result of `cloud`.
 
     Returns
     -------

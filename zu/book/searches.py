@@ -1,4 +1,4 @@
-"""What the way in which targets are found costs, as tables."""
+"""Tables of how scores depend on the way in which targets are found."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 from .figures import row_name
 from .verdicts import over_draws
 
-#: What a way is called, as tools/searches.py names it.
+#: The names of the ways on pages, by their names in tools/searches.py.
 WAYS = {
     "adam": "Adam",
     "normalised": "along the gradient",
@@ -20,20 +20,20 @@ SCORES = {"eff": "Eff", "gen": "Gen", "spe": "Spe"}
 
 
 def beside(rows: Sequence[dict[str, Any]], reference: str = "adam") -> pd.DataFrame:
-    """Scores by method and way, and how they differ from one way's, draw by draw.
+    """Scores by method and way, and their differences from one way, draw by draw.
 
     Parameters
     ----------
     rows : sequence of dict
-        Of the record that tools/searches.py writes.
+        Rows of the record that tools/searches.py writes.
     reference : str
-        The way that the others are held against.
+        The way that the others are compared with.
 
     Returns
     -------
     pd.DataFrame
-        By method and way: means over draws in percent; for the other ways with the mean of the
-        paired differences and its 95% interval, in percentage points; and how many draws.
+        By method and way, means over draws in percent; for the other ways also the mean of the
+        paired differences with its 95% interval, in percentage points; and the number of draws.
     """
     frame = pd.DataFrame([row for row in rows if row["way"] in WAYS])
     found = []

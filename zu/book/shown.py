@@ -7,22 +7,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Under these types the data stands in a cell's output, and what the reader can move in a figure;
-#: `book/_ext/book_page.py` makes a link of the one and a place for `play.js` of the other.
+#: The types under which a cell's output holds the data, and the controls of an interactive figure.
+#: `book/_ext/book_page.py` turns them into a link, and into a place for `play.js`.
 DATA, CONTROLS = "text/csv", "application/vnd.zu.play+json"
 
 
 class Shown:
-    """What a cell shows, and its data beside it in the same output.
+    """A figure or table that a cell shows, with its data in the same output.
 
     Attributes
     ----------
     what : Figure or pd.DataFrame
-        What is drawn.
+        The figure or table.
     data : pd.DataFrame
         One row per point, bar or cell.
     controls : dict, optional
-        For a figure to play with: what `book/_static/play.js` draws from.
+        For an interactive figure, the data for `book/_static/play.js`.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Shown:
         self.controls = controls
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What Jupyter shows: all that `what` would show alone, and the data as CSV."""
+        """Jupyter's output: everything that `what` shows by itself, and the data as CSV."""
         from IPython.core.interactiveshell import InteractiveShell
 
         formatter = InteractiveShell.instance().display_formatter
@@ -59,19 +59,19 @@ def with_data(
     what : Figure or pd.DataFrame
         What to show. A figure is closed, so that the cell does not show it twice.
     data : pd.DataFrame, optional
-        The tidy data; of a table, where none is given, the table with its index as columns.
+        The tidy data; for a table by default the table itself, with its index as columns.
     controls : dict, optional
-        For a figure that a reader can play with, see `zu.book.play`.
+        For an interactive figure, see `zu.book.play`.
 
     Returns
     -------
     Shown
-        To be the cell's last expression.
+        An object for the cell's last expression.
 
     Raises
     ------
     ValueError
-        For a figure without data.
+        If a figure comes without data.
     """
     import pandas as pd
 

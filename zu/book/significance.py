@@ -11,7 +11,7 @@ from .verdicts import NO, UNDECIDED, YES
 __all__ = ["LEVEL", "Order", "decided", "holm", "mcnemar", "order"]
 
 Name = TypeVar("Name")
-#: Below it a p decides.
+#: A p below this level decides.
 LEVEL = 0.05
 
 
@@ -23,9 +23,9 @@ class Order(NamedTuple):
     tau : float
         Kendall's τ_b: 1 for the same order, −1 for the reverse.
     p : float
-        The chance of a τ as far from 0 if one of the orders were drawn by lot, two-sided.
+        The two-sided probability of a τ at least as far from 0 if one order were random.
     n : int
-        How many were ranked.
+        The number of ranked things.
     """
 
     tau: float
@@ -43,23 +43,23 @@ def order(ours: Sequence[float], theirs: Sequence[float]) -> Order | None:
     Parameters
     ----------
     ours, theirs : sequence of float
-        A number for each thing.
+        One number per thing.
 
     Returns
     -------
     Order or None
-        None where there are less than three things, or one side ranks them all alike. p is exact
-        without ties, and by the normal approximation with them.
+        None if there are fewer than three things, or one side ranks them all equal. p is exact
+        without ties, and from the normal approximation with ties.
 
     Raises
     ------
     ValueError
-        For sequences of different lengths, and for what is not finite.
+        If the sequences differ in length, or a number is not finite.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} numbers are ranked against {len(theirs)}: give a pair each")
+        raise ValueError(f"{len(ours)} numbers are ranked against {len(theirs)}: give as many")
     if not all(map(math.isfinite, [*ours, *theirs])):
-        raise ValueError("what is not finite has no rank: leave its pair out, and say so")
+        raise ValueError("a number that is not finite has no rank: leave its pair out, and say so")
     if len(ours) < 3 or len({*ours}) == 1 or len({*theirs}) == 1:
         return None
     from scipy.stats import kendalltau
@@ -69,9 +69,9 @@ def order(ours: Sequence[float], theirs: Sequence[float]) -> Order | None:
 
 
 def holm(ps: Mapping[Name, float]) -> dict[Name, float]:
-    """The p of many tests that are looked at together, by Holm's step-down rule.
+    """Adjust the p of many tests that are read together, by Holm's step-down rule.
 
-    The chance that any test of a true hypothesis ends under a bound is at most that bound.
+    The probability that any true hypothesis gets an adjusted p below a bound is at most that bound.
 
     Parameters
     ----------
@@ -81,19 +81,19 @@ def holm(ps: Mapping[Name, float]) -> dict[Name, float]:
     Returns
     -------
     dict
-        The adjusted p by test, in the same order; never less than what was given.
+        The adjusted p by test, in the same order; never smaller than the given p.
 
     Raises
     ------
     ValueError
-        For a p that is none.
+        If a p is not between 0 and 1.
 
     References
     ----------
     Holm 1979, A simple sequentially rejective multiple test procedure.
     """
     if wrong := [name for name, p in ps.items() if not 0 <= p <= 1]:
-        raise ValueError(f"p of {wrong[0]} is {ps[wrong[0]]}: a p lies between 0 and 1")
+        raise ValueError(f"p of {wrong[0]} is {ps[wrong[0]]}: give a p between 0 and 1")
     adjusted, least = {}, 0.0
     for rank, name in enumerate(sorted(ps, key=lambda name: ps[name])):
         least = max(least, min(1.0, (len(ps) - rank) * ps[name]))
@@ -102,21 +102,21 @@ def holm(ps: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def decided(p: float, holds: bool, level: float = LEVEL) -> str:
-    """A verdict on a difference that was measured, by its p.
+    """A verdict on a measured difference, by its p.
 
     Parameters
     ----------
     p : float
-        Of the difference.
+        The p of the difference.
     holds : bool
-        Whether it is in the direction that is asked about.
+        Whether the difference has the claimed direction.
     level : float
-        Below it p decides.
+        A p below this level decides.
 
     Returns
     -------
     str
-        Yes or no, and undecided where p is not under the level.
+        Yes or no; undecided if p is not below the level.
     """
     if not p < level:
         return UNDECIDED

@@ -1,4 +1,5 @@
-"""What the weight of the size of the change does in Lemma 5.1, for the chapter on many facts."""
+"""The effect of the weight on the size of the change in Lemma 5.1, for the chapter on many facts.
+"""
 from __future__ import annotations
 
 from typing import Any
@@ -10,20 +11,20 @@ SCORES = ("eff", "gen", "spe")
 
 
 def by_weight(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Means over draws of what a run by `tools/exact_lambda.py` found.
+    """Means over draws, from a run of `tools/exact_lambda.py`.
 
     Parameters
     ----------
     rows : list of dict
-        Its rows; a draw that lacks a method at some size, as one that was interrupted, is left out
-        there.
+        The run's rows. A draw that lacks a method at some size, because it was interrupted, is left
+        out there.
 
     Returns
     -------
     pd.DataFrame
-        A row for each number of facts and method, in the order in which they ran: "eff", "gen" and
-        "spe" in percent, "ppl" as a multiple of the unedited model's in the same draw, "draws".
-        Without rows it has none.
+        One row per number of facts and method, in the order in which they ran: "eff", "gen" and
+        "spe" in percent, "ppl" as a multiple of the unedited model's in the same draw, and "draws".
+        Empty if there are no rows.
     """
     if not rows:
         nothing = pd.MultiIndex.from_arrays([[], []], names=["n", "method"])
@@ -49,13 +50,13 @@ def chosen(rows: list[dict[str, Any]], most: float) -> float | None:
     rows : list of dict
         As in `by_weight`.
     most : float
-        Of perplexity, as a multiple of the unedited model's.
+        The largest allowed perplexity, as a multiple of the unedited model's.
 
     Returns
     -------
     float or None
         The smallest weight with which perplexity is at most so large at every number of facts, in
-        the mean over draws; None where there is none. A run that was refused counts as larger.
+        the mean over draws; None if there is none. A run that was refused counts as larger.
     """
     means = by_weight(rows).ppl.unstack("n")
     refused = {row["method"] for row in rows if "refused" in row}

@@ -79,7 +79,7 @@ def draw_runs(cells: pd.DataFrame) -> Figure:
     Parameters
     ----------
     cells : pd.DataFrame
-        From `run_cells`.
+        The result of `run_cells`.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def branch_mask(cells: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     cells : pd.DataFrame
-        From `branch_cells`.
+        The result of `branch_cells`.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def draw_branches(cells: pd.DataFrame) -> Figure:
     Parameters
     ----------
     cells : pd.DataFrame
-        From `branch_cells`.
+        The result of `branch_cells`.
 
     Returns
     -------
@@ -281,14 +281,14 @@ def computed(lengths: Sequence[tuple[int, int]], depth: int, width: int) -> tupl
 
 
 class Effects:
-    """Indirect effects in the mean over facts, for the sentences of a page.
+    """Indirect effects on average over facts, for the sentences of a page.
 
     Attributes
     ----------
     by_role : pd.DataFrame
         A row per kind, role, fact and layer: "effect", the mean over the tokens of that role.
     mean : pd.DataFrame
-        The average indirect effect by kind and role, with a column per layer; NaN where no fact has
+        The average indirect effect by kind and role, with a column per layer; NaN if no fact has
         such a token.
     facts : pd.DataFrame
         By fact: "clean", "corrupted" and "total", the answer's probability and what is lost of it.
@@ -296,7 +296,7 @@ class Effects:
     Parameters
     ----------
     table : pd.DataFrame
-        From `zu.experiment.tracing.indirect_effects`, of all three kinds.
+        The result of `zu.experiment.tracing.indirect_effects`, of all three kinds.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
@@ -315,7 +315,7 @@ class Effects:
         return some.pivot(index="fact", columns="layer", values="effect")
 
     def at(self, kind: str, role: str, layers: int | Sequence[int]) -> pd.Series:
-        """Each fact's effect of a kind and role, in the mean over some layers."""
+        """Each fact's effect of a kind and role, on average over some layers."""
         chosen = [layers] if isinstance(layers, int) else [*layers]
         return self.matrix(kind, role).reindex(columns=chosen).mean(axis=1)
 
@@ -336,7 +336,7 @@ class Effects:
     def others(self) -> tuple[str, int, float]:
         """Of all other tokens, the role, layer and effect of the hidden state that restores most.
 
-        The role is empty where facts have no other tokens.
+        The role is empty if facts have no other tokens.
         """
         rest = [role for role in ROLES if role not in (SUBJECT, END)]
         found = {role: self.peak("hidden", role) for role in rest}
@@ -348,7 +348,7 @@ class Effects:
 
 
 def gap(one: pd.Series, other: pd.Series | float = 0.0, share: float = 1.0) -> Estimate:
-    """By how much one number per fact is above a share of another, in the mean over facts.
+    """By how much one number per fact is above a share of another, on average over facts.
 
     Parameters
     ----------
@@ -375,7 +375,7 @@ def points(estimate: Estimate) -> str:
     Parameters
     ----------
     estimate : Estimate
-        From `gap`.
+        The result of `gap`.
 
     Returns
     -------
@@ -445,7 +445,7 @@ def draw_lines(table: pd.DataFrame, used: Sequence[int]) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `bands`.
+        The result of `bands`.
     used : sequence of int
         The layers that are edited, which are shaded.
 
@@ -541,7 +541,7 @@ def choose(matrix: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> Rule:
     Raises
     ------
     ValueError
-        Where there is no fact or no layer.
+        If there is no fact or no layer.
     """
     if not matrix.size:
         raise ValueError(f"no effects to choose by: {matrix.shape[0]} facts, {matrix.shape[1]} "
@@ -574,7 +574,7 @@ def layer_table(
     -------
     pd.DataFrame
         By rule: "layers"; "share of depth", that of their middle; "first, from" and "first, to",
-        the interval of a choice; "effect", the mean effect of their MLPs. NaN where there is none.
+        the interval of a choice; "effect", the mean effect of their MLPs. NaN if there is none.
     """
     rows: dict[str, tuple[object, ...]] = {}
     for name, rule in rules.items():
@@ -603,7 +603,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : pd.DataFrame
-        From `layer_table`.
+        The result of `layer_table`.
 
     Returns
     -------

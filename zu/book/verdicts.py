@@ -39,7 +39,7 @@ def over_draws(values: Sequence[float] | np.ndarray) -> Estimate:
     Parameters
     ----------
     values : Sequence[float] or np.ndarray
-        A number a draw.
+        One number per draw.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def over_draws(values: Sequence[float] | np.ndarray) -> Estimate:
     Raises
     ------
     ValueError
-        For fewer than two draws: one says nothing of how much draws differ.
+        If there are fewer than two draws, since one does not show how much draws differ.
     """
     x = np.asarray(values, float)
     if len(x) < 2:
@@ -62,16 +62,16 @@ def over_draws(values: Sequence[float] | np.ndarray) -> Estimate:
 
 
 def combine(*terms: tuple[float, Estimate]) -> Estimate:
-    """A weighted sum of estimates that were made apart, with its 95% interval.
+    """A weighted sum of separate estimates, with its 95% interval.
 
-    The squared distances from each value to the end of its interval that counts add up; for two
-    shares this is Newcombe's interval of their difference. Pairing is not used: where the two rest
-    on the same facts, the interval is too wide.
+    The squared distances from each value to the relevant end of its interval add up; for two shares
+    this is Newcombe's interval of their difference. Pairing is not used, so the interval is too
+    wide if the estimates rest on the same facts.
 
     Parameters
     ----------
     *terms : tuple[float, Estimate]
-        A weight and what it weighs, each.
+        Pairs of a weight and an estimate.
 
     Returns
     -------
@@ -106,8 +106,8 @@ def at_most(estimate: Estimate, bound: float = 0.0) -> str:
     Returns
     -------
     str
-        Yes where the whole interval is at most `bound`, no where all of it is above; undecided
-        otherwise, and for what is not finite.
+        Yes if the whole interval is at most `bound`, no if all of it is above; undecided otherwise,
+        and if a number is not finite.
     """
     if not all(map(math.isfinite, estimate)):
         return UNDECIDED
@@ -131,8 +131,8 @@ def at_least(estimate: Estimate, bound: float = 0.0) -> str:
     Returns
     -------
     str
-        Yes where the whole interval is at least `bound`, no where all of it is below; undecided
-        otherwise, and for what is not finite.
+        Yes if the whole interval is at least `bound`, no if all of it is below; undecided
+        otherwise, and if a number is not finite.
     """
     negated = Estimate(-estimate.value, -estimate.high, -estimate.low)
     return at_most(negated, -bound)
@@ -149,7 +149,7 @@ def every(*verdicts: str) -> str:
     Returns
     -------
     str
-        Yes where all are; no where one is; undecided otherwise.
+        Yes if all are yes; no if one is no; undecided otherwise.
     """
     if NO in verdicts:
         return NO
@@ -167,7 +167,7 @@ def some(*verdicts: str) -> str:
     Returns
     -------
     str
-        Yes where one is; no where all are no; undecided otherwise.
+        Yes if one is yes; no if all are no; undecided otherwise.
     """
     if YES in verdicts:
         return YES
@@ -175,7 +175,7 @@ def some(*verdicts: str) -> str:
 
 
 def opposite(verdict: str) -> str:
-    """The verdict on the contrary.
+    """The verdict on the opposite claim.
 
     Parameters
     ----------
@@ -185,22 +185,22 @@ def opposite(verdict: str) -> str:
     Returns
     -------
     str
-        No for yes, yes for no; undecided stays.
+        No for yes, yes for no, and undecided for undecided.
     """
     return {YES: NO, NO: YES}.get(verdict, UNDECIDED)
 
 
 class Measured:
-    """Records of one experiment and number of facts, for estimates of what its methods do.
+    """Records of one experiment and number of facts, for estimates of its methods' effects.
 
-    With two draws or more a contrast of methods is taken draw by draw, in the mean over the data
+    With two draws or more a contrast of methods is taken draw by draw, on average over the data
     sets, and its interval is over the draws. With one, intervals over the facts are combined, which
     is wider.
 
     Parameters
     ----------
     records : Sequence[dict[str, Any]]
-        The records; of two of the same method, seed and data set the later one counts.
+        The records; if two have the same method, seed and data set, the later one counts.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
@@ -210,7 +210,7 @@ class Measured:
 
     @property
     def methods(self) -> set[str]:
-        """The methods that were measured, "base" among them where it was."""
+        """The methods that were measured, including "base" if it was."""
         return {method for method, *_ in self.by}
 
     def _value(self, method: str, seed: int, dataset: str, metric: str) -> float:
@@ -252,7 +252,7 @@ class Measured:
         Raises
         ------
         ValueError
-            Where no draw has all of the methods.
+            If no draw has all of the methods.
         """
         draws = self._draws([*weights], metric)
         if not draws:
@@ -284,8 +284,8 @@ class Measured:
         for method, means in by_method.items():
             first = means[0]
             if first in (0.0, 100.0) and (means == first).all():
-                # none, or all, in every draw: the draws do not differ, but they are still only so
-                # many facts
+                # none, or all, in every draw: the draws do not differ, but the number of facts is
+                # still limited
                 interval = wilson(asked * int(first == 100), asked)
                 terms.append((weights[method], Estimate(first, *interval)))
             else:
@@ -296,7 +296,7 @@ class Measured:
         return combine(*terms)
 
     def _asked(self, methods: Sequence[str], draws: Mapping[int, list[str]]) -> int:
-        """How many facts there are in all draws and data sets; the first method's records tell."""
+        """How many facts there are in all draws and data sets, by the first method's records."""
         asked = 0
         for method in methods[:1]:
             for seed, datasets in draws.items():
@@ -304,7 +304,7 @@ class Measured:
         return asked
 
     def kept(self, method: str, metric: str = "spe") -> Estimate:
-        """What a method leaves of Base's percentage, over at least two draws.
+        """The share of Base's percentage that a method leaves, over at least two draws.
 
         Parameters
         ----------
@@ -350,7 +350,7 @@ class Measured:
         return over_draws(self._means(method, "ppl", draws))
 
     def log_ppls(self, method: str) -> dict[int, list[float]]:
-        """The logarithm of a method's perplexity against Base's.
+        """The logarithm of the ratio of a method's perplexity to Base's.
 
         Parameters
         ----------
@@ -360,7 +360,7 @@ class Measured:
         Returns
         -------
         dict[int, list[float]]
-            By draw, for each data set.
+            By draw, one number per data set.
         """
         logs: dict[int, list[float]] = {}
         for seed, datasets in self._draws([method, "base"], "ppl").items():
@@ -379,7 +379,7 @@ class Measured:
         method : str
             A row's label.
         spread : float
-            Half the width of the interval where there is only one draw, see `ppl_spread`.
+            Half the width of the interval if there is only one draw, see `ppl_spread`.
 
         Returns
         -------
@@ -406,7 +406,7 @@ def of_facts(record: dict[str, Any], metric: str) -> Estimate:
     Returns
     -------
     Estimate
-        In percent; the interval is Wilson's where all facts, or none, are right.
+        In percent; the interval is Wilson's if all facts, or none, are right.
     """
     value = record["metrics"][metric]
     low, high = record["metrics"][f"interval_{metric}"]
@@ -416,10 +416,10 @@ def of_facts(record: dict[str, Any], metric: str) -> Estimate:
 
 
 def ppl_spread(records: Sequence[dict[str, Any]]) -> float:
-    """How far log perplexity against Base, of another draw, may lie from that of one (95%).
+    """How far another draw's log perplexity ratio to Base may be from that of one draw (95%).
 
-    One draw has no interval of its own, so it borrows one: from records of several draws of one
-    data set, the largest standard deviation of any method, as a prediction interval.
+    A single draw has no interval of its own, so it borrows a prediction interval from records of
+    several draws of one data set, with the largest standard deviation of any method.
 
     Parameters
     ----------
@@ -429,7 +429,7 @@ def ppl_spread(records: Sequence[dict[str, Any]]) -> float:
     Returns
     -------
     float
-        Half the width of that interval; 0 where no method has two draws.
+        Half the width of that interval; 0 if no method has two draws.
     """
     from scipy.stats import t
 
@@ -448,21 +448,21 @@ def ppl_spread(records: Sequence[dict[str, Any]]) -> float:
 
 
 def moves(verdict_at: Callable[[float], str], bounds: Sequence[float], unit: str = "") -> str:
-    """How a verdict changes with the bound that it is taken at.
+    """How a verdict depends on its bound.
 
     Parameters
     ----------
     verdict_at : callable
         The verdict at a bound.
     bounds : Sequence[float]
-        Some, ascending.
+        Bounds, ascending.
     unit : str
-        Behind each bound, such as "%".
+        The unit to write behind each bound, such as "%".
 
     Returns
     -------
     str
-        Such as "no up to 5%, undecided at 10%, yes from 20% on".
+        For example "no up to 5%, undecided at 10%, yes from 20% on".
     """
     runs = [(verdict, [bound for bound, _ in some]) for verdict, some in groupby(
         ((bound, verdict_at(bound)) for bound in bounds), key=lambda pair: pair[1])]

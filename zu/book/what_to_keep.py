@@ -31,7 +31,7 @@ def draw_ellipsoid(
     key : (2,)
         The key at which an edit adds 1.
     rows : mapping of str to (2,)
-        Rows x of edits r xᵀ, by what they are called; the first is the dearer one.
+        Rows x of edits r xᵀ, by their names; the first is the dearer one.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def draw_spectra(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Parameters
     ----------
     table : pd.DataFrame
-        From `spectra`.
+        The result of `spectra`.
 
     Returns
     -------
@@ -221,13 +221,13 @@ def draw_needs(
     ----------
     damage : pd.DataFrame
         By tokens: the damage of the "additive" and the "multiplicative" edit, against that of the
-        additive one with the most tokens; NaN where there are too few tokens to have one.
+        additive one with the most tokens; NaN if there are too few tokens to have one.
     none : float
         The same for the additive edit that knows no moment.
     m : int
         The length of a key.
     rows : sequence of dict
-        Of the record that tools/tokens.py writes.
+        Rows of the record that tools/tokens.py writes.
 
     Returns
     -------

@@ -138,7 +138,7 @@ def likeliest(
     Returns
     -------
     pd.DataFrame
-        A row each, its cells "token (probability)", the likeliest first.
+        One row each, its cells "token (probability)", the likeliest first.
     """
     rows = {}
     for name, probabilities in chances.items():
@@ -181,7 +181,7 @@ def draw_wish(boxes: pd.DataFrame, bound: float) -> Figure:
     Parameters
     ----------
     boxes : pd.DataFrame
-        From `wish_boxes`.
+        The result of `wish_boxes`.
     bound : float
         The longest δ, in lengths of h.
 
@@ -272,7 +272,7 @@ def draw_suffix(cells: pd.DataFrame) -> Figure:
     Parameters
     ----------
     cells : pd.DataFrame
-        From `suffix_cells`.
+        The result of `suffix_cells`.
 
     Returns
     -------
@@ -360,7 +360,7 @@ def draw_curves(curves: pd.DataFrame, tolerance: float) -> Figure:
     Parameters
     ----------
     curves : pd.DataFrame
-        From `curves_of`; the first rate is drawn in grey.
+        The result of `curves_of`; the first rate is drawn in grey.
     tolerance : float
         The loss under which a fact is done, which is dotted.
 
@@ -406,7 +406,7 @@ def draw_change(changes: pd.DataFrame, layer: int, position: int) -> Figure:
     Parameters
     ----------
     changes : pd.DataFrame
-        From `changes_of`.
+        The result of `changes_of`.
     layer, position : int
         Where δ is added.
 
@@ -467,7 +467,7 @@ def savings_of(work: pd.Series) -> pd.DataFrame:
     Parameters
     ----------
     work : pd.Series
-        From `work_of_step`.
+        The result of `work_of_step`.
 
     Returns
     -------
@@ -484,7 +484,7 @@ def draw_work(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `savings_of`.
+        The result of `savings_of`.
 
     Returns
     -------
@@ -541,7 +541,7 @@ def ways_apart(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Parameters
     ----------
     rows : sequence of mapping
-        Of the record that tools/searches.py writes.
+        Rows of the record that tools/searches.py writes.
 
     Returns
     -------
