@@ -58,5 +58,5 @@ def test_figures_have_a_square_for_each_run_and_a_bar_for_each_machine():
     plan = grid.schedule({"a": 1.0}, [("a", 1.0), ("a", 1.0)], 2)
     walls = pd.DataFrame({"machines": [1, 2], "hours": [3.0, 3.0]})
     drawn = grid.draw_schedule(plan, walls)
-    assert [x.get_text() for x in drawn.axes[0].get_legend().get_texts()] == ["a"]
+    assert [x.get_text() for x in drawn.legends[0].get_texts()] == ["a"]
     plt.close("all")

@@ -134,12 +134,13 @@
   /* Names beside points, each in the first of four places where nothing else stands. */
   function beside(at, points) {
     const taken = points.map(({ x, y }) => [x - 5, y - 5, x + 5, y + 5]);
-    const free = (a) => a[0] >= at.left && a[2] <= at.right + 10 && a[1] >= at.top - 8 && taken.every(
+    const free = (a) => a[0] >= at.left && a[2] <= at.right + 10 && a[1] >= at.top - 24 && taken.every(
       (b) => a[2] < b[0] || a[0] > b[2] || a[3] < b[1] || a[1] > b[3]);
     for (const { x, y, name } of points) {
       const long = 6.8 * name.length;
       const places = [[x + 8, y - 7], [x - 8 - long, y - 7], [x + 8, y + 15], [x - 8 - long, y + 15],
-        [x + 8, y - 21], [x - 8 - long, y + 29]];
+        [x + 8, y - 21], [x + 8, y + 29], [x - 8 - long, y - 21], [x - 8 - long, y + 29],
+        [x + 16, y + 4], [x + 8, y - 35], [x + 8, y + 43]];
       const boxes = places.map(([a, b]) => [a, b - 10, a + long, b + 3]);
       const best = Math.max(boxes.findIndex(free), 0);
       taken.push(boxes[best]);

@@ -540,7 +540,7 @@ def draw_sweep(points: pd.DataFrame, base: Mapping[str, float]) -> Figure:
                           color=PALETTE["zerounlearn"])
             axis.axhline(base[metric], ls="--", lw=1, color=PALETTE["base"])
             texts = [text.replace(", ", ",\n") for text in some.value]
-            axis.set_xticks(at, texts if metric == "PPL" else [""] * len(some), fontsize=7)
+            axis.set_xticks(at, texts if metric == "PPL" else [""] * len(some), fontsize=8)
             axis.margins(x=0.15)
     for row, metric in zip(axes, metrics, strict=True):
         row[0].set_ylabel(metric + (", %" if metric != "PPL" else ""))

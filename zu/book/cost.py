@@ -260,7 +260,7 @@ def draw_stages(boxes: pd.DataFrame, facts: int) -> Figure:
         _, name, x, y, text, often, _ = box
         look = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": COLOURS[name], "lw": 1.6}
         left.text(x, y, text, ha="center", va="center", fontsize=9, bbox=look, zorder=3)
-        left.text(x, y - 0.38, often, ha="center", va="top", fontsize=7.5, color="#666666")
+        left.text(x, y - 0.38, often, ha="center", va="top", fontsize=8, color="#666666")
     for y in (0.0, 1.0, 2.0):
         _arrow(left, (1.72, y), (2.2, 1 + 0.22 * (y - 1)))
     _arrow(left, (-0.25, 2.0), (0.28, 2.0))
@@ -269,7 +269,7 @@ def draw_stages(boxes: pd.DataFrame, facts: int) -> Figure:
     left.text(-0.3, 2.0, "text", ha="right", va="center", fontsize=9)
     left.text(-0.3, 1.0, "facts", ha="right", va="center", fontsize=9)
     _arrow(left, (3.0, 0.42), (1.72, -0.16), bend=-0.35)
-    left.text(2.85, -0.12, "new $W$: on to\nthe next layer", ha="center", va="top", fontsize=7.5)
+    left.text(2.85, -0.12, "new $W$: on to\nthe next layer", ha="center", va="top", fontsize=8)
     left.set(xlim=(-0.85, 3.95), ylim=(-0.75, 2.45))
     left.axis("off")
     right.barh(boxes.stage, boxes.operations, color=[COLOURS[name] for name in boxes.stage])
@@ -343,6 +343,7 @@ def draw_growth(
         Three panels: seconds against facts, width, and edited layers; counts are dotted.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(7.4, 2.9))
     for (name, runs), marker, colour in zip(kept.items(), "os^D", SERIES, strict=False):
@@ -357,6 +358,9 @@ def draw_growth(
     middle.plot(widths.width, widths.seconds, "o-", ms=4, color=COLOURS["solve"])
     middle.plot(widths.width, widths["count"], ":", color=PALETTE["base"])
     middle.set(xscale="log", yscale="log", xlabel="width d")
+    middle.yaxis.set_minor_formatter(NullFormatter())
+    middle.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    middle.yaxis.set_major_formatter("{x:g}")
     right.plot(layers.layers, layers.seconds, "o-", ms=4, color=COLOURS["traces"])
     right.plot(layers.layers, layers["count"], ":", color=PALETTE["base"])
     right.set(xlabel="edited layers", ylim=(0, None), xticks=[*layers.layers])

@@ -90,7 +90,7 @@ def draw_fact(fact: Fact, relation: str) -> tuple[Figure, pd.DataFrame]:
         _arrow(axis, (19, middle), (28, at), PALETTE["base"])
         said = textwrap.fill(f"{row['asked']} … {row['answer']}", 46)
         _box(axis, (28, at), (50, 0.72), colour, said)
-        axis.annotate(f"{row['field']}: {ABOUT[row['field']]}", (31, at - 0.36), fontsize=7.5,
+        axis.annotate(f"{row['field']}: {ABOUT[row['field']]}", (31, at - 0.36), fontsize=8,
                       color="#333333", va="center", bbox={"fc": "white", "ec": "none", "pad": 1})
         _arrow(axis, (78, at), (85, at), colour)
         axis.annotate(row["score"], (86, at + 0.02), fontsize=13, fontweight="bold", color=colour)

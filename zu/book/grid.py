@@ -72,12 +72,12 @@ def draw_resumed(frame: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(6.4, 0.62 * calls + 0.8))
     for place, row in enumerate(frame.itertuples()):
         x, y = place % runs, place // runs
-        hatch = "////" if row.what == CUT else ""
+        hatch = "///" if row.what == CUT else ""
         axis.add_patch(Rectangle((x + 0.06, y + 0.08), 0.88, 0.84, facecolor=SHADES[row.what],
                                  edgecolor=PALETTE["base"], lw=0.8, hatch=hatch))
         axis.text(x + 0.5, y + 0.5, row.what, ha="center", va="center", fontsize=8,
                   color="white" if row.what == MADE else "black",
-                  bbox={"fc": SHADES[CUT], "ec": "none", "pad": 1} if hatch else None)
+                  bbox={"fc": "white", "ec": "none", "pad": 1.5} if hatch else None)
     axis.set(xlim=(0, runs), ylim=(calls, 0))
     axis.set_xticks(np.arange(runs) + 0.5, [f"run {run}" for run in frame.run[:runs]], fontsize=8)
     axis.set_yticks(np.arange(calls) + 0.5, [f"call {call}" for call in frame.call.unique()])
@@ -154,7 +154,7 @@ def draw_schedule(plan: pd.DataFrame, walls: pd.DataFrame) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.0), width_ratios=[1.5, 1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), width_ratios=[1.5, 1])
     models = [*dict.fromkeys(plan.model)]
     for model, colour in zip(models, (SERIES[0], SERIES[1], SERIES[4], *SERIES)):
         _pieces(left, plan[plan.model == model], model, colour)
@@ -162,7 +162,8 @@ def draw_schedule(plan: pd.DataFrame, walls: pd.DataFrame) -> Figure:
     left.set_yticks(range(plan.machine.max() + 1), range(1, plan.machine.max() + 2))
     left.invert_yaxis()
     left.grid(False)
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, -0.62), ncols=2, fontsize=7.5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", fontsize=8,
+                  ncols=min(len(models), 3))
     right.plot(walls.machines, walls.hours, "o-", color=PALETTE["base"], ms=4)
     ideal = walls.hours.iloc[0] / walls.machines
     right.plot(walls.machines, ideal, ":", color="black", lw=1, label="hours of one / machines")

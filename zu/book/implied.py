@@ -94,14 +94,14 @@ def draw_zero(table: pd.DataFrame, forget: float) -> Figure:
     left.plot(some.index, some.left, "o-", color=SERIES[0], label="old values left")
     left.plot(some.index, some.change, "s--", color=SERIES[1], label="change of the edit")
     left.set(ylabel="%", ylim=(0, 105))
-    left.legend(fontsize=8, loc="center left")
+    left.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for i, (name, colour) in enumerate(zip([*SCORES.values(), "PPL"], SERIES)):
         beside = some.index * 1.12 ** (i - 1.5)  # so that bars do not hide each other
         right.errorbar(beside, some[name], some[f"{name} ±"], marker="o", ms=4, lw=1.2,
                        color=colour, label=f"{name}, {'%' if name == 'PPL' else 'points'}")
     right.axhline(0, color=PALETTE["base"], lw=0.8)
     right.set(ylabel="against no zero term")
-    right.legend(fontsize=8, loc="lower left")
+    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in (left, right):
         axis.set(xscale="log", xlabel="weight of the zero term")
         axis.axvline(forget, color=PALETTE["base"], ls=":", lw=1)

@@ -156,9 +156,11 @@ def draw_directions(table: pd.DataFrame, d: int, q: int) -> Figure:
     for column, (label, colour, form) in lines.items():
         axis.plot(table.index, table[column], form, ms=5, color=colour, label=label)
     for height, name, colour in ((q, "$q$", "exact"), (d, "$d$", "zerounlearn")):
+        above = height == max(q, d)  # the two lines may be close
         axis.axhline(height, color=PALETTE[colour], ls="--", lw=0.9)
-        axis.annotate(f"{name} = {height:,}", (table.index[0], height), (0, 2), fontsize=8,
-                      textcoords="offset points", color=PALETTE[colour])
+        axis.annotate(f"{name} = {height:,}", (table.index[0], height), (0, 2 if above else -2),
+                      fontsize=8, textcoords="offset points", color=PALETTE[colour],
+                      va="bottom" if above else "top")
     axis.set(xscale="log", yscale="log", xlabel="facts", ylabel="directions")
     axis.set_xticks(table.index, [f"{n:,}" for n in table.index])
     axis.minorticks_off()

@@ -78,7 +78,7 @@ def draw_layer(parts: pd.DataFrame) -> Figure:
             (x - width / 2, y - 0.27), width, 0.54, boxstyle="round,pad=0,rounding_size=0.08",
             fc=ROLES[str(part.role)], ec=PALETTE["base"], lw=0.9, ls=":" if dashed else "-"))
         edited = part.role == "read and written"
-        axis.text(x, y, str(part.part), ha="center", va="center", size=7.5,
+        axis.text(x, y, str(part.part), ha="center", va="center", size=8,
                   color="white" if edited else "black")
         if part.field:
             axis.text(x, y + 0.36, f"record.{part.field}", ha="center", size=7, style="italic",
@@ -97,7 +97,7 @@ def _notes(axis: Axes) -> None:
              (15.25, 0.14, "logits", PALETTE["base"]),
              (5.8, -0.58, "one of record.layers", PALETTE["base"])]
     for x, y, text, colour in notes:
-        axis.text(x, y, text, ha="center", va="center" if "\n" in text else "baseline", size=7.5,
+        axis.text(x, y, text, ha="center", va="center" if "\n" in text else "baseline", size=8,
                   color=colour, style="italic" if "record" in text else "normal")
     axis.plot([0.55, 0.55, 11.75, 11.75], [-0.2, -0.3, -0.3, -0.2], color=PALETTE["base"], lw=0.8)
 

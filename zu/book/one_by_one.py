@@ -149,6 +149,8 @@ def draw_turns(frame: pd.DataFrame, methods: Sequence[str]) -> Figure:
                 axis.plot(own.index, own, form, **look)
         axis.set_title("perplexity" if metric == "PPL" else f"{metric}, %")
         axis.set(xscale="log", xlabel="facts")
+        if metric != "PPL" and not frame[frame.metric == metric].value.any():
+            axis.set_ylim(-1, 20)  # nothing but zeros
         axis.set_xticks(counts, [str(n) for n in counts])
         axis.minorticks_off()
     ppl = frame[frame.metric == "PPL"].value

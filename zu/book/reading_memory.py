@@ -108,7 +108,7 @@ def _all_states(axis: Axes, table: pd.DataFrame) -> None:
         axis.tick_params(axis="x", rotation=35)
     axis.set(ylabel="layer", xlim=(-1.3, last + 0.6), ylim=(-1.2, depth + 2.2))
     axis.set_yticks([0, *sorted({*here.layer}), depth - 1])
-    axis.tick_params(axis="y", labelsize=7)
+    axis.tick_params(axis="y", labelsize=8)
     axis.grid(False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
