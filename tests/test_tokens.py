@@ -28,10 +28,11 @@ def test_scores_are_held_against_those_of_the_most_tokens_draw_by_draw():
     found = tokens.against_most(KEPT, (64, 512))
     assert list(found.index) == [("MEMIT", "4,096"), ("MEMIT", "512"), ("MEMIT", "512, shrunk"),
                                  ("MEMIT", "64")]
-    assert found["Gen"].tolist() == ["11.0", "-1.0 (-1.0 to -1.0)", "+0.0 (+0.0 to +0.0)",
-                                     "refused in 1 of 2"]
-    assert found["perplexity"].tolist() == ["16.50", "+100.0% (+100.0% to +100.0%)",
-                                            "+0.0% (+0.0% to +0.0%)",
+    assert found["Gen"].tolist() == [
+        "11.0", "-1.0 (-1.0\u00a0to\u00a0-1.0)", "+0.0 (+0.0\u00a0to\u00a0+0.0)",
+        "refused in 1 of 2"]
+    assert found["perplexity"].tolist() == ["16.50", "+100.0% (+100.0%\u00a0to\u00a0+100.0%)",
+                                            "+0.0% (+0.0%\u00a0to\u00a0+0.0%)",
                                             "refused in 1 of 2"]
     assert tokens.draws(KEPT) == 2
 

@@ -90,10 +90,10 @@ def _cells(these: pd.DataFrame, reference: pd.DataFrame, own: bool) -> dict[str,
     cells = {}
     for key, name in SCORES.items():
         apart = over_draws((these[key] - reference[key]).to_numpy())
-        cells[name] = f"{apart.value:+.1f} ({apart.low:+.1f} to {apart.high:+.1f})"
+        cells[name] = f"{apart.value:+.1f} ({apart.low:+.1f}\u00a0to\u00a0{apart.high:+.1f})"
     apart = over_draws(np.log(these["ppl"] / reference["ppl"]).to_numpy())
     value, low, high = (100 * (np.exp(x) - 1) for x in (apart.value, apart.low, apart.high))
-    cells["perplexity"] = f"{value:+.1f}% ({low:+.1f}% to {high:+.1f}%)"
+    cells["perplexity"] = f"{value:+.1f}% ({low:+.1f}%\u00a0to\u00a0{high:+.1f}%)"
     return cells
 
 
