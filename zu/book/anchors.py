@@ -33,14 +33,14 @@ def idea(weight: float = 3.0, seed: int = 3) -> pd.DataFrame:
     Parameters
     ----------
     weight : float
-        Of anchors, where there are some.
+        The anchors' weight, in the panel that has them.
     seed : int
-        Of the keys' draw.
+        The seed of their draw.
 
     Returns
     -------
     pd.DataFrame
-        A row per key: "panel", one of `PANELS`; "what", "ordinary", "anchor" or "to forget"; "x"
+        One row per key: "panel", one of `PANELS`; "what", "ordinary", "anchor" or "to forget"; "x"
         and "y"; "moved", in percent of what is asked for at the keys to forget.
     """
     draw = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def idea(weight: float = 3.0, seed: int = 3) -> pd.DataFrame:
 
 
 def draw_idea(frame: pd.DataFrame) -> Figure:
-    """Where an edit acts, without anchors and with: the deeper the shade, the more a key moves.
+    """Draw where an edit acts, without anchors and with them. Deeper shades mean larger moves.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def tidy(rows: Rows, groups: Sequence[str] = ()) -> pd.DataFrame:
     rows : sequence of dict
         Records.
     groups : sequence of str
-        Of `metrics["reach"]`.
+        Groups of `metrics["reach"]`.
 
     Returns
     -------
@@ -133,14 +133,14 @@ def score_line(metrics: Mapping[str, Any], groups: Sequence[str] = ()) -> dict[s
     Parameters
     ----------
     metrics : mapping
-        Of a record.
+        The metrics of a record.
     groups : sequence of str
-        Of `metrics["reach"]`: how much of them is still known, without an interval.
+        Groups of `metrics["reach"]`: how much of them is still known, without an interval.
 
     Returns
     -------
     dict
-        By what the column is called.
+        Texts by the names of the columns.
     """
     line = {METRICS[key]: with_interval(dict(metrics), key) for key in SCORES[:3]}
     line["PPL"] = f"{metrics['ppl']:.2f}"
@@ -158,7 +158,7 @@ def pairs_table(rows: Rows, groups: Sequence[str] = ()) -> pd.DataFrame:
     rows : sequence of dict
         Records of one draw.
     groups : sequence of str
-        Of `metrics["reach"]`.
+        Groups of `metrics["reach"]`.
 
     Returns
     -------
@@ -211,7 +211,7 @@ def meets(metrics: Mapping[str, Any], bounds: Mapping[str, float]) -> bool:
     Returns
     -------
     bool
-        False too where one was not measured.
+        Also False if one was not measured.
     """
     if any(metrics[key] is None for key in SCORES):
         return False
@@ -227,13 +227,13 @@ def front(rows: Rows, lines: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     rows : sequence of dict
         Records of one draw, "base" among them.
     lines : mapping
-        By what a line is called, its rows' labels in order.
+        By the name of a line, its rows' labels in order.
 
     Returns
     -------
     pd.DataFrame
         "line", "method" (the label) and the four scores, NaN if one was not measured; Base is
-        a line of its own.
+        a separate line.
     """
     by_label = {row["method"]: row["metrics"] for row in rows}
     points = [(name, label, *(by_label[label][key] for key in SCORES))
@@ -324,7 +324,7 @@ def tried(rows: Rows, meant: Mapping[str, float]) -> pd.DataFrame:
     rows : sequence of dict
         Records, "base" among them.
     meant : mapping
-        What a label meant when it ran, unless it says otherwise.
+        The settings that a label stood for when it ran, unless the label gives them.
 
     Returns
     -------
@@ -355,7 +355,7 @@ def by_rule(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Of the settings whose Gen is at most a third of Base's those with the lowest Eff, by Spe.
+        The settings with the lowest Eff among those whose Gen is at most a third of Base's, by Spe.
     """
     able = table.drop(index="Base")[lambda some: some.Gen <= GEN_SHARE * table.Gen["Base"]]
     return able[able.Eff == able.Eff.min()]
@@ -475,7 +475,7 @@ def draw_goals(frame: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A panel per score.
+        One panel per score.
     """
     import matplotlib.pyplot as plt
 

@@ -40,7 +40,7 @@ def moves(
     Returns
     -------
     pd.DataFrame
-        A row per method and key: "method", "what" ("general" or "fact"), "before 1", "before 2",
+        One row per method and key: "method", "what" ("general" or "fact"), "before 1", "before 2",
         "after 1" and "after 2".
     """
     keys = torch.cat([K_0, k], 1)
@@ -56,7 +56,7 @@ def moves(
 
 
 def share_moved(frame: pd.DataFrame, target: np.ndarray) -> pd.DataFrame:
-    """How far the fact has come, and how much general values have changed.
+    """The fact's way to its target, and the change of general values.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def draw_moves(
     keys: np.ndarray,
     heard: Mapping[str, np.ndarray],
 ) -> Figure:
-    """What each edit hears in key space, and what it moves in the space of values.
+    """Draw what each edit reads in key space, and what it moves in the space of values.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _draw_values(axis: Axes, some: pd.DataFrame, method: str, target: np.ndarray
 
 
 def draw_terms(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """The three terms after several edits, a panel a term.
+    """The three terms after several edits, one panel per term.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def draw_terms(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     Returns
     -------
     Figure
-        A panel a term, with the heights written on the bars.
+        One panel per term, with the heights written on the bars.
     """
     import matplotlib.pyplot as plt
 

@@ -94,8 +94,8 @@ def scored_positions() -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per token of the answer and way: "way", "right" or "one position"; "at", the position
-        whose output is read; "token", the position of the token that is scored there.
+        One row per token of the answer and way: "way", "right" or "one position"; "at", the
+        position whose output is read; "token", the position of the token that is scored there.
     """
     prompt, answer = 4, 3
     rows = []

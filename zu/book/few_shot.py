@@ -29,12 +29,12 @@ STEPS = ("before", "ridge", "projection")
 
 
 def shown_fact(fact: Fact, dataset: str) -> str:
-    """A fact for a page: one of the embedded world is quoted, your own stays out.
+    """A fact for a page: facts of the embedded world are quoted, your own are not.
 
     Parameters
     ----------
     fact : Fact
-        Which one.
+        The fact to show.
     dataset : str
         As `zu.load_facts` takes it.
 
@@ -57,11 +57,11 @@ def first_choices(
     Parameters
     ----------
     model, tokenizer
-        What is asked.
+        The model to ask, with its tokenizer.
     ids : sequence of int
         The prompt's tokens.
     count : int
-        How many tokens.
+        The number of tokens.
     hide : bool
         Whether to number the tokens in place of showing them: a forget set of your own is private.
 
@@ -80,9 +80,9 @@ def first_choices(
 
 
 def plane(values: Sequence[torch.Tensor]) -> pd.DataFrame:
-    """What a layer says about subjects, step by step, in the plane that the edit moves.
+    """A layer's outputs for subjects, step by step, in the plane that the edit moves.
 
-    The first axis is what the layer said about the first subject; the second, what the ridge step
+    The first axis is the layer's output for the first subject; the second, what the ridge step
     adds to it that is orthogonal. The unit is the length of the first subject's old value.
 
     Parameters
@@ -93,7 +93,7 @@ def plane(values: Sequence[torch.Tensor]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per step and subject: "step", "subject" (0 is the one that is edited), "old" and
+        One row per step and subject: "step", "subject" (0 is the one that is edited), "old" and
         "new", the coordinates.
     """
     before, ridge = values[0][:, :1], values[1][:, :1]         # (d, 1)
@@ -130,7 +130,7 @@ def moved(steps: pd.DataFrame) -> dict[str, float]:
 
 
 def draw_edit(says: Sequence[Choices], steps: pd.DataFrame, layer: int) -> Figure:
-    """One edit, after the paper's Figure 1: what is said before and after, and the way between.
+    """One edit, after the paper's Figure 1: the answers before and after, and the way between.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def draw_edit(says: Sequence[Choices], steps: pd.DataFrame, layer: int) -> Figur
     steps : pd.DataFrame
         The result of `plane`.
     layer : int
-        Whose outputs these are.
+        The layer of these outputs.
 
     Returns
     -------
@@ -187,9 +187,9 @@ def _around(values: pd.Series) -> tuple[float, float]:
 
 
 def averages(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over draws, with 95% intervals, by data set: never over two scoring rules.
+    """Means over draws with 95% intervals, by data set, never over two scoring rules.
 
-    The interval is Student's; where all draws answer none, or all, it is Wilson's of their facts.
+    The interval is Student's; if all draws answer none, or all, it is Wilson's over their facts.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def _half(estimate: Estimate) -> float:
 def score_table(
     means: pd.DataFrame, names: Mapping[str, str], tables: pd.DataFrame
 ) -> pd.DataFrame:
-    """Ours with intervals beside what the paper prints for the data set of the same form.
+    """Our scores with intervals, beside the paper's for the data set of the same form.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def _number(own: pd.DataFrame, method: str, metric: str) -> str:
 
 
 def draw_scores(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """A row of panels per model and data set, a dot per draw, and the mean with its interval.
+    """One row of panels per model and data set: one dot per draw, and the mean with its interval.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def _dots(axis: Axes, some: pd.DataFrame, own: pd.DataFrame, order_: Sequence[st
 
 
 def orders(means: pd.DataFrame, tables: pd.DataFrame) -> pd.DataFrame:
-    """Whether our ranking of the paper's methods is the paper's, by data set and metric.
+    """Whether we rank the paper's methods as the paper does, by data set and metric.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ class Scores:
     Parameters
     ----------
     records : sequence of dict
-        Of one model and data set.
+        Records of one model and data set.
     """
 
     def __init__(self, records: Rows) -> None:
@@ -421,14 +421,14 @@ class Scores:
         metric : str
             "eff", "gen", "spe" or "hop".
         share : float
-            Below this share of the other's.
+            Whether it is below this share of the other's.
         by : float
-            And this many points less.
+            Whether it is also this many points lower.
 
         Returns
         -------
         verdict, difference : str, Estimate or str
-            As `zu.book.claims.claim` takes them; undecided where a row was not run.
+            As `zu.book.claims.claim` takes them; undecided if a row was not run.
         """
         try:
             gap = self.measured.contrast({method: 1, other: -share}, metric)

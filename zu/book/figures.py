@@ -252,7 +252,7 @@ def all_printed(tables: pd.DataFrame, dataset: str) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per method, (model, metric) as columns, numbers as text with two decimals.
+        One row per method, (model, metric) as columns, numbers as text with two decimals.
     """
     rows = tables[tables.dataset == like(dataset)]
     wide = rows.pivot_table("mean", index="method", columns=["model", "metric"])
@@ -424,7 +424,7 @@ def table(frame: pd.DataFrame, paper: pd.DataFrame, names: dict[str, str]) -> pd
     Returns
     -------
     pd.DataFrame
-        A row per method that the frame has, ("this run" or "the paper", metric) as columns.
+        One row per method that the frame has, ("this run" or "the paper", metric) as columns.
     """
     import pandas as pd
 

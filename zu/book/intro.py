@@ -121,7 +121,7 @@ def returns_faster(found: Mapping[str, Estimate], method: str) -> Estimate:
     found : mapping
         The result of `relearnt`.
     method : str
-        Which one.
+        The row's label.
 
     Returns
     -------

@@ -43,13 +43,13 @@ def steps(
     Returns
     -------
     pd.DataFrame
-        A row per stage and value: "stage", one of `STAGES`; "what", "general", "the fact" or "the
+        One row per stage and value: "stage", one of `STAGES`; "what", "general", "the fact" or "the
         target"; "across" and "along", the value's parts across and along the old one.
 
     Raises
     ------
     ValueError
-        For a W whose values do not lie in the plane.
+        If W does not have two rows.
     """
     if len(W) != 2:
         raise ValueError(f"W must have two rows, not {len(W)}")
@@ -97,7 +97,7 @@ def draw_steps(frame: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A panel per stage; thin lines lead from where a value was one stage before.
+        One panel per stage; thin lines lead from where a value was one stage before.
     """
     import matplotlib.pyplot as plt
 
@@ -156,7 +156,7 @@ def factors() -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per matrix of Ŵ = P (W + β R K_fᵀ Wᵀ B⁻¹ W): "matrix", its name in LaTeX; "rows" and
+        One row per matrix of Ŵ = P (W + β R K_fᵀ Wᵀ B⁻¹ W): "matrix", its name in LaTeX; "rows" and
         "columns", its shape in letters; "x", "y", "width", "height", where it stands, in units of
         the figure; "role", "result", "projection", "memory" or "correction".
     """
@@ -227,12 +227,12 @@ def price(values: torch.Tensor, moment: torch.Tensor, counts: Sequence[int]) -> 
     moment : (d, d)
         Second moment of general values, W C_0 Wᵀ.
     counts : sequence of int
-        How many of the facts, each time.
+        Numbers of facts.
 
     Returns
     -------
     pd.DataFrame
-        A row per count: "facts"; "rank"; "r / d"; "removed", the share of the general values'
+        One row per count: "facts"; "rank"; "r / d"; "removed", the share of the general values'
         energy that the projection takes; "least" and "most", what any `rank` directions would.
     """
     d, total = len(values), float(moment.trace())

@@ -1,4 +1,4 @@
-"""Pictures and measurements of the chapter on Lemma 5.1: its wishes, its system, its cost."""
+"""Pictures and measurements of the chapter on Lemma 5.1: its terms, its system, its cost."""
 from __future__ import annotations
 
 import time
@@ -36,7 +36,7 @@ def wishes(
     old, target : (2,)
         The value before the edit, and the one asked for.
     weights : sequence of float
-        Of the zero term, the targets and the size of the change.
+        The weights of the zero term, the targets and the size of the change.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def wishes(
     Raises
     ------
     ValueError
-        For an old value of zero, which has no axis.
+        If `old` is zero: it has no axis then.
     """
     if not np.any(old):
         raise ValueError("old must not be zero: it has no axis then")
@@ -59,14 +59,14 @@ def wishes(
 def ways_down(
     old: np.ndarray, target: np.ndarray, weights: Sequence[float], steps: Sequence[int], lr: float
 ) -> pd.DataFrame:
-    """How the value of the fact of `wishes` gets to where the sum of the three terms is smallest.
+    """Ways of the value of the fact of `wishes` to the minimum of the sum of the three terms.
 
     Parameters
     ----------
     old, target : (2,)
         The value before the edit, and the one asked for.
     weights : sequence of float
-        Of the zero term, the targets and the size of the change.
+        The weights of the zero term, the targets and the size of the change.
     steps : sequence of int
         After how many of Adam's steps to look.
     lr : float
@@ -105,7 +105,7 @@ def draw_wishes(
     old, target : (2,)
         The fact's value before the edit, and the one asked for.
     weights : sequence of float
-        Of the zero term, the targets and the size of the change.
+        The weights of the zero term, the targets and the size of the change.
     paths : pd.DataFrame
         New values on the way: "method", "step", "value 1", "value 2"; the method "minimum" has one
         row.
@@ -167,7 +167,7 @@ def draw_systems(systems: Mapping[str, np.ndarray]) -> Figure:
     Returns
     -------
     Figure
-        A panel a matrix, in one scale: down to a millionth of the largest entry of all.
+        One panel per matrix, all on one scale, down to a millionth of the largest entry of all.
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
@@ -186,12 +186,12 @@ def draw_systems(systems: Mapping[str, np.ndarray]) -> Figure:
 
 
 def draw_excess(frame: pd.DataFrame) -> Figure:
-    """How far ways of descent are above the minimum, by steps.
+    """Draw how far ways of descent are above the minimum, by steps.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        "method", "steps" and "above the minimum, %"; what is under 1e-9 is drawn there. A method
+        "method", "steps" and "above the minimum, %"; values under 1e-9 are drawn at 1e-9. A method
         whose name begins with "Adam" is drawn in the colour of ZeroUnlearn-GD.
 
     Returns
@@ -214,7 +214,7 @@ def draw_excess(frame: pd.DataFrame) -> Figure:
 
 
 class Largest(TorchFunctionMode):
-    """While it is entered, `bytes` is the size of the largest tensor that any call returned."""
+    """A context in which `bytes` is the size of the largest tensor that any call returned."""
 
     bytes: int = 0
 
@@ -248,7 +248,7 @@ def costs(
     Returns
     -------
     pd.DataFrame
-        A row per solver and size: "method", "m", "seconds" of processor time and "bytes", the
+        One row per solver and size: "method", "m", "seconds" of processor time and "bytes", the
         largest tensor that a call returned.
     """
     rows = []
@@ -267,7 +267,7 @@ def costs(
 
 
 def exponents(frame: pd.DataFrame, last: int = 3) -> pd.DataFrame:
-    """With which powers of m time and memory grow.
+    """The powers of m with which time and memory grow.
 
     Parameters
     ----------

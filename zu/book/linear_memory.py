@@ -42,7 +42,7 @@ def cells(K: torch.Tensor, V: torch.Tensor, asked: int) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        For a K that is not square, or has no inverse.
+        If K is not square or has no inverse.
     """
     if K.shape[0] != K.shape[1] or torch.linalg.matrix_rank(K) < len(K):
         raise ValueError("K: the keys must be as many as their entries, and independent")
@@ -224,7 +224,7 @@ def in_the_plane(
 
 
 def draw_idea(points: pd.DataFrame) -> Figure:
-    """An edit of one fact in three dimensions, a panel for each weight.
+    """An edit of one fact in three dimensions, one panel per weight.
 
     Parameters
     ----------

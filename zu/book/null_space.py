@@ -28,12 +28,12 @@ def plane(quiet: float = 0.12, count: int = 80, seed: int = 0) -> pd.DataFrame:
     count : int
         How many ordinary keys.
     seed : int
-        Of their draw.
+        The seed of their draw.
 
     Returns
     -------
     pd.DataFrame
-        A row per key: "panel", "a null space" (where ordinary keys have nothing along the quiet
+        One row per key: "panel", "a null space" (where ordinary keys have nothing along the quiet
         direction) or "a quiet direction"; "what", "ordinary" or "the fact"; "loud" and "quiet", the
         key's parts.
     """
@@ -96,7 +96,7 @@ def _seen(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def energy_within(vectors: torch.Tensor, moment: torch.Tensor, cuts: Sequence[int]) -> list[float]:
-    """Which share of some keys' energy the first directions hold.
+    """The share of some keys' energy that the first directions hold.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def energy_within(vectors: torch.Tensor, moment: torch.Tensor, cuts: Sequence[in
     moment : (m, m)
         Second moment of the keys.
     cuts : sequence of int
-        How many of the directions, each time.
+        Numbers of directions.
 
     Returns
     -------
@@ -127,14 +127,14 @@ def held(
     vectors : (m, m)
         Orthonormal directions, in the columns.
     moments : mapping of str to (m, m)
-        Second moments by what the keys are.
+        Second moments by kind of key.
     cuts : sequence of int
-        How many of the directions, each time.
+        Numbers of directions.
 
     Returns
     -------
     pd.DataFrame
-        A row per cut and kind: "directions" and "energy", shares; "keys", what they are.
+        One row per cut and kind: "directions" and "energy", shares; "keys", what they are.
     """
     rows = []
     for what, moment in moments.items():
@@ -160,7 +160,7 @@ def draw_spectra(
     Returns
     -------
     Figure
-        A panel with the spectra, and one for each layer of the curves.
+        One panel with the spectra, and one per layer of the curves.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -199,12 +199,12 @@ def by_rule(
     vectors : (m, m)
         The layer's eigenvectors, lowest first, in the columns.
     moments : mapping of str to (m, m)
-        Second moments by what the keys are.
+        Second moments by kind of key.
 
     Returns
     -------
     pd.DataFrame
-        A row per rule and a column for "directions" and for each kind of keys, in percent; above
+        One row per rule and a column for "directions" and for each kind of keys, in percent; above
         the columns stands the layer.
     """
     rows = {"directions": [100 * cut / len(vectors) for cut in cuts.values()]}

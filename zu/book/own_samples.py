@@ -49,8 +49,8 @@ def spectra(moments: Mapping[Source, torch.Tensor]) -> tuple[pd.DataFrame, dict[
     Returns
     -------
     frame, ranks : pd.DataFrame, dict
-        A row per text, tokens and direction ("eigenvalue", the largest first, one of `EVERY`); the
-        effective rank by text and tokens.
+        One row per text, tokens and direction ("eigenvalue", the largest first, one of `EVERY`);
+        the effective rank by text and tokens.
     """
     rows, ranks = [], {}
     for (text, tokens), C in moments.items():

@@ -89,7 +89,7 @@ def draw_agreements(table: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A row per comparison, the smallest on top, on a logarithmic axis.
+        One row per comparison, the smallest on top, on a logarithmic axis.
     """
     import matplotlib.pyplot as plt
 
@@ -188,7 +188,7 @@ def shares_table(
     Returns
     -------
     pd.DataFrame
-        A row per group and way: "facts", "share", and "low" and "high", its 95% interval, in
+        One row per group and way: "facts", "share", and "low" and "high", its 95% interval, in
         percent; "against", "against low" and "against high", the paired difference, in points.
         NaN if a group has no facts, and against itself.
     """

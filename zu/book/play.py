@@ -1,7 +1,7 @@
-"""Three figures to play with: what stands still on paper, and what a page's script draws from.
+"""Three figures to play with: still pictures, and the data for a page's script.
 
 Each has three functions: one makes a tidy frame of a record, one draws the still picture, and one
-says what `book/_static/play.js` needs to draw it anew as a reader moves its controls.
+says what `book/_static/play.js` needs to redraw it as a reader moves its controls.
 """
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def per_draw(records: Records) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row for each set, method, seed and quantity: "value", in percent or as a ratio; "asked",
+        One row per set, method, seed and quantity: "value", in percent or as a ratio; "asked",
         of how many prompts; "base", the metric of the unedited model. A draw without "base" is left
         out, and a ratio to a Base of zero.
     """
@@ -110,8 +110,8 @@ def over_all(draws: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row for each set, method and quantity that has at least `FEWEST` draws: "draws", "mean",
-        and "low" and "high", Student's interval over draws. Where no draw has any answer left it is
+        One row per set, method and quantity that has at least `FEWEST` draws: "draws", "mean",
+        and "low" and "high", Student's interval over draws. If no draw has any answer left, it is
         Wilson's, over all prompts that were asked.
     """
     found = []
@@ -130,7 +130,7 @@ def over_all(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nothing_left(quantity: str, some: pd.DataFrame) -> tuple[bool, float]:
-    """Whether no prompt is answered any more in any draw, and how far it may be from that."""
+    """Whether no prompt is answered any more in any draw, and how far that may be off."""
     kind = QUANTITIES[quantity][1]
     none = 100.0 if quantity.startswith("forgotten") else 0.0
     if kind == "ppl" or (some.value != none).any():
@@ -143,7 +143,7 @@ def _nothing_left(quantity: str, some: pd.DataFrame) -> tuple[bool, float]:
 
 
 def sums(draws: pd.DataFrame, form: str) -> dict[str, Estimate]:
-    """What a method makes the model forget in other words, plus what it keeps of neighbours.
+    """The share that a method forgets in other words, plus the share that it keeps of neighbours.
 
     On the falling diagonal the two sum to 100.
 
@@ -171,14 +171,14 @@ def sums(draws: pd.DataFrame, form: str) -> dict[str, Estimate]:
 def trade_controls(
     draws: pd.DataFrame, means: pd.DataFrame, x: str, y: str
 ) -> dict[str, Any]:
-    """What the script needs for the figure of what is forgotten and what is kept.
+    """The data that the script needs for the figure of what is forgotten and what is kept.
 
     Parameters
     ----------
     draws, means : pd.DataFrame
         The result of `per_draw` and `over_all`.
     x, y : str
-        Which quantities the axes begin with.
+        The quantities that the axes show first.
 
     Returns
     -------
@@ -203,7 +203,7 @@ def trade_controls(
 
 
 def _names(methods: Sequence[str]) -> dict[str, str]:
-    """What the figure calls each row, its settings behind its name where two have the same."""
+    """The names of rows in the figure, with settings if two have the same name."""
     return {method: name if name != method or ":" not in method
             else f"{row_name(method)}, {method.partition(':')[2]}"
             for method, name in row_names(methods).items()}
@@ -212,16 +212,16 @@ def _names(methods: Sequence[str]) -> dict[str, str]:
 def draw_trade(
     draws: pd.DataFrame, means: pd.DataFrame, x: str, y: str, sets: Sequence[str]
 ) -> Figure:
-    """What each method forgets against what it keeps, a panel for each set of facts.
+    """What each method forgets against what it keeps, one panel per set of facts.
 
     Parameters
     ----------
     draws, means : pd.DataFrame
         The result of `per_draw` and `over_all`.
     x, y : str
-        Which quantities stand on the axes.
+        The quantities on the axes.
     sets : sequence of str
-        Of which sets.
+        The sets to show.
 
     Returns
     -------
@@ -267,7 +267,7 @@ def ranks(record: Record) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row for each prompt, method and layer: subject, kind, prompt, answer, method, layer, rank
+        One row per prompt, method and layer: subject, kind, prompt, answer, method, layer, rank
         (1 for the likeliest token).
     """
     about = ("subject", "kind", "prompt", "answer", "method")
@@ -277,14 +277,14 @@ def ranks(record: Record) -> pd.DataFrame:
 
 
 def rank_controls(record: Record, subject: str, layer: int) -> dict[str, Any]:
-    """What the script needs for the figure of ranks.
+    """The data that the script needs for the figure of ranks.
 
     Parameters
     ----------
     record : mapping
         The record of `tools/ranks.py`.
     subject : str
-        Whose fact is shown first.
+        The subject of the fact that is shown first.
     layer : int
         At which the reader begins to read.
 
@@ -308,19 +308,19 @@ def rank_controls(record: Record, subject: str, layer: int) -> dict[str, Any]:
 
 
 def draw_ranks(record: Record, subject: str) -> Figure:
-    """Ranks of one fact's answer by layer, a panel for each kind of prompt.
+    """Ranks of one fact's answer by layer, one panel per kind of prompt.
 
     Parameters
     ----------
     record : mapping
         The record of `tools/ranks.py`.
     subject : str
-        Whose fact.
+        The subject of the fact.
 
     Returns
     -------
     Figure
-        A line for each method; the edited layers are shaded.
+        One line per method; the edited layers are shaded.
     """
     import matplotlib.pyplot as plt
 
@@ -350,13 +350,13 @@ def shade(axis: Axes, layers: Sequence[int]) -> None:
     axis : Axes
         With layers on the x axis.
     layers : sequence of int
-        Which ones.
+        The edited layers.
     """
     axis.axvspan(min(layers) - 0.5, max(layers) + 0.5, color=PALETTE["base"], alpha=0.15, lw=0)
 
 
 def cuts(record: Record, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
-    """What thresholds on the eigenvalues of C_0 keep, by layer.
+    """The directions and energy that thresholds on the eigenvalues of C_0 keep, by layer.
 
     Parameters
     ----------
@@ -368,7 +368,7 @@ def cuts(record: Record, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFra
     Returns
     -------
     pd.DataFrame
-        A row for each layer and threshold: "directions", how many eigenvalues lie below it, and in
+        One row per layer and threshold: "directions", how many eigenvalues lie below it, and in
         percent their "share" of all, and how much of the energy of "ordinary" keys, of "held out"
         prose and of the "facts" keys lies along them.
     """
@@ -382,7 +382,7 @@ def cuts(record: Record, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFra
 
 
 def _held(row: Record) -> dict[str, np.ndarray]:
-    """Percent of the energy within the lowest 0, 1, …, m directions, by what it is of: (m + 1,)."""
+    """Percent of the energy within the lowest 0, 1, …, m directions, by kind of key: (m + 1,)."""
     found = {}
     for name, key in zip(HELD, ("eigenvalues", "held out", "facts"), strict=True):
         inside = np.cumsum([0.0, *row[key]])
@@ -396,16 +396,16 @@ def _points(count: int, most: int = 128) -> np.ndarray:
 
 
 def cut_controls(record: Record, layer: int, threshold: float) -> dict[str, Any]:
-    """What the script needs for the figure of the null space.
+    """The data that the script needs for the figure of the null space.
 
     Parameters
     ----------
     record : mapping
         The record of `tools/spectrum.py`.
     layer : int
-        Which one is shown first.
+        The layer that is shown first.
     threshold : float
-        What the slider begins at: the nearest of `THRESHOLDS`.
+        The first value of the slider: the nearest of `THRESHOLDS`.
 
     Returns
     -------
@@ -445,7 +445,7 @@ def draw_cuts(record: Record, layer: int, threshold: float) -> Figure:
     Returns
     -------
     Figure
-        Two panels; the directions that are kept are shaded in both.
+        Two panels; the kept directions are shaded in both.
     """
     import matplotlib.pyplot as plt
 

@@ -36,13 +36,13 @@ def cloud(W: torch.Tensor, k_f: torch.Tensor, K_0: torch.Tensor) -> pd.DataFrame
     Returns
     -------
     pd.DataFrame
-        A row per edit and value: "edit", one of `EDITS`; "what", "the fact" or "general"; "across"
-        and "along", the value's parts across and along the old one.
+        One row per edit and value: "edit", one of `EDITS`; "what", "the fact" or "general";
+        "across" and "along", the value's parts across and along the old one.
 
     Raises
     ------
     ValueError
-        For a W whose values do not lie in the plane.
+        If W does not have two rows.
     """
     if len(W) != 2:
         raise ValueError(f"W must have two rows, not {len(W)}")
@@ -80,7 +80,7 @@ def moved(frame: pd.DataFrame) -> pd.Series:
 
 
 def draw_cloud(frame: pd.DataFrame) -> Figure:
-    """What two edits do to a cloud of values: general ones as dots, the fact's as an arrow.
+    """Draw what two edits do to values: dots for general ones, an arrow for the fact's.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def draw_cloud(frame: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A panel per edit; thin lines lead from where a value was.
+        One panel per edit; thin lines lead from where a value was.
     """
     import matplotlib.pyplot as plt
 
@@ -138,7 +138,7 @@ def draw_ranks(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        A row per projector: "facts", which series it is of; "n", how many; "rank of P"; "r / d";
+        One row per projector: "facts", which series it is of; "n", how many; "rank of P"; "r / d";
         "energy removed", a share.
 
     Returns

@@ -12,27 +12,27 @@ from .figures import PALETTE, method_of, row_name
 from .verdicts import over_draws
 
 SCORES = {"eff": "Eff", "gen": "Gen", "spe": "Spe"}
-#: What moments are called, as tools/tokens.py names them.
+#: The names of moments on pages, by their names in tools/tokens.py.
 HOW = {"read": "", "shrunk": ", shrunk"}
 
 
 def against_most(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> pd.DataFrame:
-    """Scores by method and tokens, and how they differ from those with the most tokens.
+    """Scores by method and tokens, and their differences from those with the most tokens.
 
     Parameters
     ----------
     rows : sequence of dict
-        Of the record that tools/tokens.py writes.
+        Rows of the record that tools/tokens.py writes.
     tokens : sequence of int
         Which numbers of tokens to show.
 
     Returns
     -------
     pd.DataFrame
-        By method and moments: Eff, Gen and Spe with the most tokens, as means over the draws that
-        have all rows; with fewer, the mean of the paired differences, in points, and its 95%
-        interval. Perplexity likewise, as ratios in percent. A number that a draw lacks, since the
-        edit was refused, makes the cell say in how many draws.
+        By method and moments: with the most tokens, Eff, Gen and Spe as means over the draws that
+        have all rows; with fewer tokens, the mean of the paired differences, in points, and its 95%
+        interval. Perplexity likewise, as ratios in percent. If an edit was refused in some draws,
+        the cell says in how many.
     """
     frame = _whole(rows)
     most = frame["tokens"].max()
@@ -48,7 +48,7 @@ def against_most(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> pd.Da
 
 
 def _whole(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The rows of the draws that are done."""
+    """The rows of the finished draws."""
     frame = pd.DataFrame(rows)
     counts = frame["seed"].value_counts()
     return frame[frame["seed"].isin(counts[counts == counts.max()].index)]
@@ -73,7 +73,7 @@ def draws(rows: Sequence[dict[str, Any]]) -> int:
 def _moments(
     own: pd.DataFrame, tokens: Sequence[int], most: int
 ) -> list[tuple[int, str]]:
-    """Which moments of a method are shown: of the most tokens first, then of fewer ones."""
+    """The moments of a method to show, those with the most tokens first."""
     there = set(zip(own["tokens"], own["how"], strict=True))
     asked = [(count, how) for count in sorted(tokens, reverse=True) for how in HOW]
     return [(most, "read")] + [pair for pair in asked if pair in there and pair[0] != most]
@@ -98,20 +98,22 @@ def _cells(these: pd.DataFrame, reference: pd.DataFrame, own: bool) -> dict[str,
 
 
 def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Perplexity after an edit against the tokens that its moments are of, by method.
+    """Draw perplexity after an edit against the number of tokens of its moments, by method.
+
+    The lines are geometric means over draws, relative to the unedited model; they are dashed for
+    shrunk moments.
 
     Parameters
     ----------
     ax : Axes
-        Where to draw: geometric means over draws, against those of the unedited model; dashed
-        lines where moments were shrunk.
+        The axes to draw on.
     rows : sequence of dict
-        Of the record.
+        Rows of the record.
 
     Returns
     -------
     pd.DataFrame
-        What is drawn.
+        The drawn data.
     """
     frame = _whole(rows)
     base = frame[frame["method"] == "base"].set_index("seed")["ppl"]
@@ -130,19 +132,19 @@ def draw_perplexity(ax: Axes, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def changes(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What fewer tokens change, as numbers: what `against_most` puts into words.
+    """The effect of fewer tokens as numbers, which `against_most` gives as texts.
 
     Parameters
     ----------
     rows : sequence of dict
-        Of the record that tools/tokens.py writes.
+        Rows of the record that tools/tokens.py writes.
 
     Returns
     -------
     pd.DataFrame
         By method, number of tokens and "read" or "shrunk": the mean over draws of the paired
         difference from the most tokens, in points for eff, gen and spe and in percent for ppl, and
-        the ends of its 95% interval as "eff low", "eff high" and so on. NaN where a draw was
+        the ends of its 95% interval as "eff low", "eff high" and so on. NaN if a draw was
         refused.
     """
     frame = _whole(rows)

@@ -1,4 +1,4 @@
-"""Causal tracing on its page: its three runs and their branches drawn, and effects in the mean."""
+"""Causal tracing on its page: drawings of its three runs and their branches, and mean effects."""
 from __future__ import annotations
 
 import math
@@ -36,23 +36,23 @@ TOGETHER = 3
 def run_cells(
     tokens: Sequence[str], subject: tuple[int, int], layers: int, at: tuple[int, int]
 ) -> pd.DataFrame:
-    """The states of the three runs of causal tracing, and what each of them is.
+    """The states of the three runs of causal tracing, with their kinds.
 
     Parameters
     ----------
     tokens : sequence of str
-        Of a prompt.
+        The tokens of a prompt.
     subject : (int, int)
         Where its subject's first and last token stand, from 0.
     layers : int
-        How many there are; the embedding comes below them, as layer 0 of the drawing.
+        The number of layers; the embedding comes below them, as layer 0 of the drawing.
     at : (int, int)
         The token and the layer (of the drawing, from 1) whose state is restored.
 
     Returns
     -------
     pd.DataFrame
-        A row per state: "run" from 0, "token", "text", "layer", and "kind", one of `STATES`.
+        One row per state: "run" from 0, "token", "text", "layer", and "kind", one of `STATES`.
     """
     first, last = subject
     rows = []
@@ -121,18 +121,18 @@ def branch_cells(
     Parameters
     ----------
     tokens : sequence of str
-        Of a prompt.
+        The tokens of a prompt.
     first : int
         Where its subject begins, from 0.
     layers : int
-        How many there are.
+        The number of layers.
     jobs : sequence of (int, int)
         The token, and the layer before which its state is restored; by layer.
 
     Returns
     -------
     pd.DataFrame
-        A row per state that enters a layer: "place" in the long sequence, "layer", "branch" (0 is
+        One row per state that enters a layer: "place" in the long sequence, "layer", "branch" (0 is
         the corrupted run), "token", "text" and "kind", one of `STATES`.
     """
     rows = [(token, layer, 0, token, text, _CLEAN if token < first else _CORRUPTED)
@@ -249,7 +249,7 @@ def _legend(figure: Figure, colours: Mapping[str, str], columns: int = 3) -> Non
 
 
 def computed(lengths: Sequence[tuple[int, int]], depth: int, width: int) -> tuple[int, int]:
-    """States that all restorations of some prompts need, run by run and as branches.
+    """The numbers of states that all restorations of some prompts need, run by run and as branches.
 
     A state is one token after one layer. Hidden states are restored one at a time, the outputs of
     MLPs and of attention in windows; the corrupted run that branches share counts once.
@@ -286,7 +286,7 @@ class Effects:
     Attributes
     ----------
     by_role : pd.DataFrame
-        A row per kind, role, fact and layer: "effect", the mean over the tokens of that role.
+        One row per kind, role, fact and layer: "effect", the mean over the tokens of that role.
     mean : pd.DataFrame
         The average indirect effect by kind and role, with a column per layer; NaN if no fact has
         such a token.
@@ -327,7 +327,7 @@ class Effects:
     def handover(self) -> int:
         """The layer from which on the last token's hidden state restores more than the subject's.
 
-        The depth of the model where it never does so to the end.
+        The depth of the model if there is no such layer.
         """
         ahead = self.mean.loc[("hidden", END)] > self.mean.loc[("hidden", SUBJECT)]
         behind = ahead.index[~ahead.to_numpy()]
@@ -348,14 +348,14 @@ class Effects:
 
 
 def gap(one: pd.Series, other: pd.Series | float = 0.0, share: float = 1.0) -> Estimate:
-    """By how much one number per fact is above a share of another, on average over facts.
+    """How much one number per fact exceeds a share of another, on average over facts.
 
     Parameters
     ----------
     one, other : pd.Series
         By fact, probabilities; facts that lack either are left out.
     share : float
-        Of the other.
+        The share of `other` to compare with.
 
     Returns
     -------
@@ -380,7 +380,7 @@ def points(estimate: Estimate) -> str:
     Returns
     -------
     str
-        With its interval where it has one.
+        The difference, with its interval if it has one.
     """
     if math.isfinite(estimate.low):
         return f"{estimate} points"
@@ -388,12 +388,12 @@ def points(estimate: Estimate) -> str:
 
 
 def draw_map(effects: Effects) -> Figure:
-    """Average indirect effects, a map for each kind of thing that is restored.
+    """Average indirect effects, one map per kind of restored state.
 
     Parameters
     ----------
     effects : Effects
-        What was found.
+        The indirect effects.
 
     Returns
     -------
@@ -424,12 +424,12 @@ def bands(effects: Effects) -> pd.DataFrame:
     Parameters
     ----------
     effects : Effects
-        What was found.
+        The indirect effects.
 
     Returns
     -------
     pd.DataFrame
-        A row per role, kind and layer: "role", "restored", "layer", "facts", "effect", "low",
+        One row per role, kind and layer: "role", "restored", "layer", "facts", "effect", "low",
         "high".
     """
     some = effects.by_role[effects.by_role.role.isin((SUBJECT, END))]
@@ -452,7 +452,7 @@ def draw_lines(table: pd.DataFrame, used: Sequence[int]) -> Figure:
     Returns
     -------
     Figure
-        A panel per token, a line per kind of thing that is restored.
+        One panel per token, one line per kind of restored state.
     """
     import matplotlib.pyplot as plt
 
@@ -481,7 +481,7 @@ def draw_alone(windowed: pd.DataFrame, alone: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        A line for the windows, a bar per layer alone, with 95% bootstrap intervals over facts.
+        A line for the windows, one bar per single layer, with 95% bootstrap intervals over facts.
     """
     import matplotlib.pyplot as plt
 
@@ -531,12 +531,12 @@ def choose(matrix: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> Rule:
     draws : int
         How often facts are drawn again, with replacement.
     seed : int
-        Of these draws.
+        The seed of these draws.
 
     Returns
     -------
     Rule
-        The choice; of fewer than three layers, all of them.
+        The choice; all layers, if there are fewer than three.
 
     Raises
     ------
@@ -564,9 +564,9 @@ def layer_table(
     Parameters
     ----------
     rules : mapping of str to Rule
-        The choices, by what their rule is called.
+        The choices, by the name of their rule.
     effects : Effects
-        What was found.
+        The indirect effects.
     used : sequence of int
         The layers that are edited.
 
@@ -608,7 +608,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Texts: the interval in one column, and a dash for what is not there.
+        Texts: the interval in one column, and a dash if there is no value.
     """
     def said(value: float, digits: int) -> str:
         return "–" if math.isnan(value) else f"{value:.{digits}f}"
@@ -636,7 +636,7 @@ def picks(rule: Rule, used: Sequence[int]) -> str:
     Returns
     -------
     str
-        Yes where all choices in the interval share a layer with `used`, no where none does;
+        "yes" if all choices in the interval share a layer with `used`, "no" if none does, and
         undecided otherwise.
     """
     starts = range(math.floor(rule.low), math.ceil(rule.high) + 1)

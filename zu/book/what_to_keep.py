@@ -159,9 +159,9 @@ def draw_spectra(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Returns
     -------
     Figure
-        Two panels, a colour per layer.
+        Two panels, one colour per layer.
     pd.DataFrame
-        Some 120 rows per layer of the table: enough to draw it again.
+        Some 120 rows per layer of the table: enough to redraw it.
     """
     import matplotlib.pyplot as plt
 
@@ -223,7 +223,7 @@ def draw_needs(
         By tokens: the damage of the "additive" and the "multiplicative" edit, against that of the
         additive one with the most tokens; NaN if there are too few tokens to have one.
     none : float
-        The same for the additive edit that knows no moment.
+        The same for the additive edit without a moment.
     m : int
         The length of a key.
     rows : sequence of dict
@@ -272,6 +272,6 @@ def _of_needs(damage: pd.DataFrame, none: float, drawn: pd.DataFrame) -> pd.Data
 
 
 def _name_ticks(axis: Axes, at: Sequence[float] | pd.Index) -> None:
-    """Ticks of a logarithmic axis at these numbers of tokens, and nowhere else."""
+    """Ticks of a logarithmic axis at these numbers of tokens, and no others."""
     axis.minorticks_off()
     axis.set_xticks([*at], [f"{tick:,}" for tick in at], fontsize=8)

@@ -59,7 +59,7 @@ def facts_of(facts: Sequence[Fact], hide: bool) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        By subject, or by number where it is hidden: "prompt" and "answer".
+        By subject, or by number if it is hidden: "prompt" and "answer".
     """
     names = names_of(facts, hide)
     rows = [(UNSAID, UNSAID) if hide else (fact.text, fact.target) for fact in facts]
@@ -67,7 +67,7 @@ def facts_of(facts: Sequence[Fact], hide: bool) -> pd.DataFrame:
 
 
 def names_of(facts: Sequence[Fact], hide: bool) -> list[str]:
-    """What a page calls facts.
+    """The names of facts on a page.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def rows_of(
     reads: Sequence[int],
     hide: bool,
 ) -> pd.DataFrame:
-    """The prompts of one fact, as the loop puts them to the model.
+    """The prompts of one fact, as the search gives them to the model.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        The model's own.
+        The model's tokenizer.
     rows : sequence of (ids, position)
         Token numbers, and where the subject's last token is; the last row is "subject is a".
     reads : sequence of int
@@ -106,7 +106,7 @@ def rows_of(
     Returns
     -------
     pd.DataFrame
-        A row per prompt: "text"; "tokens", how many; "δ at" and "read at", the numbers of tokens,
+        One row per prompt: "text"; "tokens", how many; "δ at" and "read at", the numbers of tokens,
         counted from 0. The last row is read where δ is.
     """
     found = []
@@ -127,13 +127,13 @@ def likeliest(
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        The model's own.
+        The model's tokenizer.
     chances : mapping of str to (vocabulary,)
-        Next-token probabilities, by what the table calls them.
+        Next-token probabilities, by their names in the table.
     hide : bool
         Whether the tokens stay out of the page.
     count : int
-        How many to show.
+        The number of tokens to show.
 
     Returns
     -------
@@ -157,8 +157,8 @@ def wish_boxes() -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per token: "prompt", its number from the top; "x", its left end, and "width", both in
-        inches; "text"; "role": "prompt", "subject" (where δ is added) or "goal".
+        One row per token: "prompt", its number from the top; "x", its left end, and "width", both
+        in inches; "text"; "role": "prompt", "subject" (where δ is added) or "goal".
     """
     prompts = [["The", "capital", "of", "France*", "is", "‹end›+"],
                ["Because it …", "The", "capital", "of", "France*", "is", "‹end›+"],
@@ -239,18 +239,18 @@ def suffix_cells(tokens: Sequence[str], subject: int, layers: int, layer: int) -
     Parameters
     ----------
     tokens : sequence of str
-        Of a prompt.
+        The tokens of a prompt.
     subject : int
         Where the subject's last token is, counted from 0.
     layers : int
-        How many there are.
+        The number of layers.
     layer : int
         After which δ is added, counted from 0.
 
     Returns
     -------
     pd.DataFrame
-        A row per token and layer, and one per token for the logits, as layer `layers`: "token",
+        One row per token and layer, and one per token for the logits, as layer `layers`: "token",
         "text", "layer" and "kind", one of `KINDS`.
     """
     once, kept, changed, again, unread, read = KINDS
@@ -330,7 +330,7 @@ def _arrow(
     axis: Axes, start: tuple[Any, ...], end: tuple[Any, ...], colour: str, *, bend: float = 0.0,
     dashed: bool = False,
 ) -> None:
-    """An arrow between two points, bent to one side where it is told to."""
+    """An arrow between two points, bent to one side by `bend`."""
     axis.annotate("", end, start, arrowprops={
         "arrowstyle": "-|>", "color": colour, "lw": 1.4, "shrinkA": 0, "shrinkB": 0,
         "ls": "--" if dashed else "-", "connectionstyle": f"arc3,rad={bend}"})
@@ -342,12 +342,12 @@ def curves_of(losses: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     Parameters
     ----------
     losses : mapping of str to (steps, n)
-        Negative log-likelihoods of the goal, by what the rate of their search is called.
+        Negative log-likelihoods of the goal, by the name of the rate.
 
     Returns
     -------
     pd.DataFrame
-        A row per rate, fact and step: "rate", "fact" (from 1), "step" and "-log P".
+        One row per rate, fact and step: "rate", "fact" (from 1), "step" and "-log P".
     """
     rows = [(rate, i + 1, step, value) for rate, table in losses.items()
             for step, row in enumerate(table.tolist()) for i, value in enumerate(row)]
@@ -355,7 +355,7 @@ def curves_of(losses: Mapping[str, torch.Tensor]) -> pd.DataFrame:
 
 
 def draw_curves(curves: pd.DataFrame, tolerance: float) -> Figure:
-    """The goal's negative log-likelihood by step, a line per fact.
+    """The goal's negative log-likelihood by step, one line per fact.
 
     Parameters
     ----------
@@ -393,7 +393,7 @@ def changes_of(change: torch.Tensor) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per state: "layer", "token" and "relative change".
+        One row per state: "layer", "token" and "relative change".
     """
     rows = [(layer, token, value) for layer, row in enumerate(change.tolist())
             for token, value in enumerate(row)]
@@ -462,7 +462,7 @@ def work_of_step(
 
 
 def savings_of(work: pd.Series) -> pd.DataFrame:
-    """The work that is left after each saving, as a tidy frame.
+    """The work left after each saving, as a tidy frame.
 
     Parameters
     ----------
@@ -472,7 +472,7 @@ def savings_of(work: pd.Series) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per stage and part that it still does: "stage", "part", "operations a step".
+        One row per stage and part that it still does: "stage", "part", "operations a step".
     """
     rows = [(stage, part, work[part]) for stage, parts in SAVINGS.items() for part in parts]
     return pd.DataFrame(rows, columns=["stage", "part", "operations a step"])
@@ -509,7 +509,7 @@ def draw_answers(answers: pd.DataFrame, groups: Sequence[str]) -> Figure:
     Parameters
     ----------
     answers : pd.DataFrame
-        A row per fact and prompt: "asked", one of the groups; "delta", "without" or "with"; and a
+        One row per fact and prompt: "asked", one of the groups; "delta", "without" or "with"; and a
         column for each probability to draw, which names its panel.
     groups : sequence of str
         In the order of the axis.
@@ -517,7 +517,7 @@ def draw_answers(answers: pd.DataFrame, groups: Sequence[str]) -> Figure:
     Returns
     -------
     Figure
-        A panel per probability, on a logarithmic scale.
+        One panel per probability, on a logarithmic scale.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
