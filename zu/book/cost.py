@@ -29,7 +29,7 @@ BOXES = {"moments": (1.0, 2.0, "moments\n$C_0$ of ordinary keys", "once per mode
 
 
 class Shape(NamedTuple):
-    """What a model's matrices say about the price of an edit.
+    """The sizes of a model's matrices, from which the cost of an edit is counted.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class Shape(NamedTuple):
     layer, head : int
         Entries of the matrices of one layer, and of the head.
     low, above : int
-        How many layers lie up to the last edited one, and how many above it.
+        The numbers of layers up to the last edited one, and above it.
     edited : int
-        How many layers are edited.
+        The number of edited layers.
     """
 
     d: int
@@ -63,15 +63,15 @@ def shape_of(model: PreTrainedModel, layers: Sequence[int]) -> Shape:
 
     Parameters
     ----------
-    model
-        Which one.
+    model : PreTrainedModel
+        The model.
     layers : sequence of int
-        Those that are edited.
+        The edited layers.
 
     Returns
     -------
     Shape
-        Its shape.
+        The model's shape.
     """
     blocks = cast("list[nn.Module]", decoder(model).layers)
     d, m = cast("Tensor", down_proj(model, layers[-1]).weight).shape
@@ -93,7 +93,7 @@ def exponent(x: Iterable[float], y: Iterable[float]) -> float:
     Returns
     -------
     float
-        The slope; NaN for fewer than two different x.
+        The slope; NaN if fewer than two x differ.
     """
     a, b = np.log(np.array([*x], float)), np.log(np.array([*y], float))
     if len({*a.tolist()}) < 2:
@@ -112,7 +112,7 @@ def decided(holds: pd.Series) -> bool | None:
     Returns
     -------
     bool or None
-        None for no runs.
+        None if there are no runs.
     """
     return bool(holds.all()) if len(holds) else None
 
@@ -123,7 +123,7 @@ def by_machine(records: Rows) -> dict[tuple[str, str], list[dict[str, Any]]]:
     Parameters
     ----------
     records : sequence of dict
-        Of this chapter.
+        Records of this chapter.
 
     Returns
     -------
@@ -143,13 +143,14 @@ def clocked_frame(records: Rows) -> pd.DataFrame:
     Parameters
     ----------
     records : sequence of dict
-        Of this chapter.
+        Records of this chapter.
 
     Returns
     -------
     pd.DataFrame
-        A row per run: "model", "device", "facts", seconds by stage, "SVD" (a part of "solve", timed
-        alone), "edit" (targets, traces and solves), "end to end" (moments too), "memory, GB".
+        One row per run: "model", "device", "facts", seconds by stage, "SVD" (a part of "solve",
+        timed separately), "edit" (targets, traces and solves), "end to end" (with moments), and
+        "memory, GB".
     """
     columns = ["model", "device", "facts", *COLOURS, "SVD", "edit", "end to end", "memory, GB"]
     rows = []
@@ -169,9 +170,9 @@ def cost_table(runs: pd.DataFrame, *, paper: bool = False) -> pd.DataFrame:
     Parameters
     ----------
     runs : pd.DataFrame
-        From `clocked_frame`.
+        The result of `clocked_frame`.
     paper : bool
-        Whether to add what the paper prints for as many facts.
+        Whether to add the paper's number for as many facts.
 
     Returns
     -------
@@ -197,16 +198,16 @@ def roof_frame(
     needs : mapping of int to DataFrame
         By number of facts: "operations" and "bytes" by stage.
     runs : pd.DataFrame
-        From `clocked_frame`.
+        The result of `clocked_frame`.
     rate : mapping
-        Operations a second: "own", of the model's type, and "float64", of the solves.
+        Operations per second: "own", of the model's type, and "float64", of the solves.
     bandwidth : float
-        Bytes a second.
+        Bytes per second.
 
     Returns
     -------
     pd.DataFrame
-        A row per run and stage: "facts", "stage", "operations", "bytes", "seconds", "floor" and
+        One row per run and stage: "facts", "stage", "operations", "bytes", "seconds", "floor" and
         "floor / seconds".
     """
     rows = []
@@ -232,21 +233,21 @@ def stage_boxes(operations: Mapping[str, float]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per stage: "stage", "x" and "y" of its box, "text", "how often", "operations".
+        One row per stage: "stage", "x" and "y" of its box, "text", "how often", "operations".
     """
     rows = [(name, *BOXES[name], operations[name]) for name in BOXES]
     return pd.DataFrame(rows, columns=["stage", "x", "y", "text", "how often", "operations"])
 
 
 def draw_stages(boxes: pd.DataFrame, facts: int) -> Figure:
-    """What an edit does how often, and the operations of each stage.
+    """Draw the stages of an edit, how often each runs, and its operations.
 
     Parameters
     ----------
     boxes : pd.DataFrame
-        From `stage_boxes`.
+        The result of `stage_boxes`.
     facts : int
-        How many the operations are counted for.
+        The number of facts for which the operations are counted.
 
     Returns
     -------
@@ -293,11 +294,11 @@ def draw_roof(roof: pd.DataFrame, rate: Mapping[str, float], bandwidth: float) -
     Parameters
     ----------
     roof : pd.DataFrame
-        From `roof_frame`.
+        The result of `roof_frame`.
     rate : mapping
-        Operations a second, "own" and "float64" (dashed).
+        Operations per second, "own" and "float64" (dashed).
     bandwidth : float
-        Bytes a second.
+        Bytes per second.
 
     Returns
     -------
@@ -326,12 +327,12 @@ def draw_roof(roof: pd.DataFrame, rate: Mapping[str, float], bandwidth: float) -
 def draw_growth(
     kept: Mapping[str, pd.DataFrame], widths: pd.DataFrame, layers: pd.DataFrame
 ) -> Figure:
-    """How the time of an edit grows.
+    """Draw how the time of an edit grows.
 
     Parameters
     ----------
     kept : mapping of str to DataFrame
-        By name of a machine, from `clocked_frame`; the facts' panel.
+        The results of `clocked_frame` by name of a machine, for the panel of facts.
     widths : pd.DataFrame
         "width" and "seconds" of one solve, and "count", what the operations make of the last.
     layers : pd.DataFrame
@@ -372,7 +373,7 @@ def draw_growth(
 
 
 def bench_table(records: Rows) -> pd.DataFrame:
-    """What `bench/targets.py` wrote down.
+    """The records of `bench/targets.py` as a table.
 
     Parameters
     ----------
@@ -382,7 +383,7 @@ def bench_table(records: Rows) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per record; empty for none.
+        One row per record; empty if there are none.
     """
     rows = {}
     for record in records:

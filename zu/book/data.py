@@ -1,4 +1,4 @@
-"""Tables and figures of the data: what a fact is, what is asked about it, and what is known."""
+"""Tables and figures of the data: facts, the questions about them, and what models know."""
 from __future__ import annotations
 
 import textwrap
@@ -35,7 +35,7 @@ COLOURS = {"should fall": SERIES[1], "should stay": SERIES[0]}
 
 
 def asked_of(fact: Fact) -> pd.DataFrame:
-    """What is asked about a fact, and which score each answer feeds.
+    """The questions about a fact, and the score that each answer feeds.
 
     Parameters
     ----------
@@ -59,21 +59,21 @@ def asked_of(fact: Fact) -> pd.DataFrame:
 
 
 def draw_fact(fact: Fact, relation: str) -> tuple[Figure, pd.DataFrame]:
-    """A fact, what is asked about it, and the score that each answer feeds, as a diagram.
+    """Draw a fact, the questions about it, and the score that each answer feeds.
 
     Parameters
     ----------
     fact : Fact
-        Its first question of each kind is shown.
+        The fact, with the first question of each kind.
     relation : str
-        What the relation is called.
+        The name of the relation.
 
     Returns
     -------
     Figure
         Three columns: the fact, the questions, the scores.
     pd.DataFrame
-        From `asked_of`.
+        The result of `asked_of`.
     """
     import matplotlib.pyplot as plt
 
@@ -102,7 +102,7 @@ def _box(
     axis: Axes, at: tuple[float, float], size: tuple[float, float], colour: str, text: str,
     bold: bool = False,
 ) -> None:
-    """A box with a text; at: the middle of its left side."""
+    """A box with a text; `at` is the middle of its left side."""
     from matplotlib.patches import FancyBboxPatch
 
     (x, y), (width, height) = at, size
@@ -122,17 +122,17 @@ def _arrow(
 
 
 def read_as(made: Mapping[str, Facts]) -> pd.DataFrame:
-    """What became of rows in several schemas.
+    """The facts made of rows in several schemas.
 
     Parameters
     ----------
     made : mapping of str to Facts
-        What `zu.load_facts` made, by schema.
+        The results of `zu.load_facts`, by schema.
 
     Returns
     -------
     pd.DataFrame
-        A row per fact, under its schema: the rule by which answers count, and all that is asked.
+        One row per fact, under its schema: the rule by which answers count, and all questions.
     """
     def told(pairs: Sequence[tuple[str, str]]) -> str:
         return "; ".join(f"{prompt} … {answer}" for prompt, answer in pairs) or "–"
@@ -176,12 +176,12 @@ def relations(forms: Mapping[str, Facts]) -> pd.DataFrame:
 
 
 def commonest(facts: Sequence[Fact]) -> float:
-    """How often the answer is right that is right most often.
+    """How often the commonest answer is right.
 
     Parameters
     ----------
     facts : sequence of Fact
-        One at least.
+        At least one fact.
 
     Returns
     -------
@@ -197,13 +197,13 @@ def known_by_relation(asked: Mapping[str, tuple[Sequence[Fact], np.ndarray]]) ->
     Parameters
     ----------
     asked : mapping of str to (sequence of Fact, array)
-        By data set's name: its facts, and what each answer earned, 0 to 100.
+        By data set's name: its facts, and the score of each answer, 0 to 100.
 
     Returns
     -------
     pd.DataFrame
         By data set and relation: "facts", how many; "right", the mean; "low" and "high", its 95%
-        interval; "commonest", what always giving the commonest answer would earn. Relations are in
+        interval; "commonest", the score of always giving the commonest answer. Relations are in
         the order of the first data set's means; those that it lacks are left out.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
@@ -234,12 +234,12 @@ def draw_known(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     Parameters
     ----------
     table : pd.DataFrame
-        From `known_by_relation`.
+        The result of `known_by_relation`.
 
     Returns
     -------
     Figure
-        A row per relation; the first data set's dots are filled, others' hollow.
+        One row per relation; the first data set's dots are filled, others' hollow.
     pd.DataFrame
         The table, with its index as columns.
     """
@@ -270,12 +270,12 @@ def compared(rows: Mapping[tuple[str, str], Scores]) -> pd.DataFrame:
     Parameters
     ----------
     rows : mapping of (str, str) to Scores
-        By what the facts are called, and the method.
+        By the name of the facts, and the method.
 
     Returns
     -------
     pd.DataFrame
-        A row each, with Eff, Gen and Spe in percent and "p", the mean probability of the true
+        One row each, with Eff, Gen and Spe in percent and "p", the mean probability of the true
         answer to a fact's own prompt.
     """
     found = {(facts, LABELS[method]): {"Eff": s.eff, "Gen": s.gen, "Spe": s.spe, "p": s.prob_eff}

@@ -1,4 +1,4 @@
-"""Pictures of the chapter on grids: which runs a call makes, and how pieces fill machines."""
+"""Pictures of the chapter on grids: the runs that a call makes, and pieces on machines."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,11 @@ def resumed(calls: Sequence[Sequence[int]], runs: Sequence[int], cut: int) -> pd
     Parameters
     ----------
     calls : sequence of sequence of int
-        For each call the runs that it began, in order.
+        The runs that each call began, in order.
     runs : sequence of int
         All runs of the grid.
     cut : int
-        Which of the first call's runs, the last that it began, was cut off; so nothing is there of
-        it.
+        The last run that the first call began. It was cut off, so nothing was kept of it.
 
     Returns
     -------
@@ -53,12 +52,12 @@ def resumed(calls: Sequence[Sequence[int]], runs: Sequence[int], cut: int) -> pd
 
 
 def draw_resumed(frame: pd.DataFrame) -> Figure:
-    """A square per run and call.
+    """Draw one square per run and call.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `resumed`.
+        The result of `resumed`.
 
     Returns
     -------
@@ -90,24 +89,24 @@ def draw_resumed(frame: pd.DataFrame) -> Figure:
 def schedule(
     moments: Mapping[str, float], pieces: Sequence[tuple[str, float]], machines: int
 ) -> pd.DataFrame:
-    """Pieces on machines, the longest first, as soon as one is free.
+    """A schedule of pieces on machines: the longest piece first, as soon as a machine is free.
 
     A model's first piece goes before its others, and sums the moments that all of them need.
 
     Parameters
     ----------
     moments : mapping
-        By model the hours that its moments take.
+        The hours for the moments of each model.
     pieces : sequence of (str, float)
         Each piece's model and hours, without the moments.
     machines : int
-        How many there are.
+        The number of machines.
 
     Returns
     -------
     pd.DataFrame
-        A row per piece, as it starts: "model", "machine" (from 0), and "start", "moments" (when
-        these are summed; the start where there are none to sum) and "end", in hours.
+        One row per piece, as it starts: "model", "machine" (from 0), and "start", "moments" (when
+        these are summed; the start if there are none to sum) and "end", in hours.
     """
     longest = sorted(pieces, key=lambda piece: -piece[1])
     first = {model: next(piece for piece in longest if piece[0] == model) for model in moments}
@@ -138,19 +137,19 @@ def schedule(
 
 
 def draw_schedule(plan: pd.DataFrame, walls: pd.DataFrame) -> Figure:
-    """Pieces on some machines, and how soon any number of machines is done.
+    """Draw pieces on some machines, and the hours that any number of machines takes.
 
     Parameters
     ----------
     plan : pd.DataFrame
-        From `schedule`.
+        The result of `schedule`.
     walls : pd.DataFrame
         "machines" and the "hours" until the last piece ends.
 
     Returns
     -------
     Figure
-        A bar per machine, its moments hatched; and hours against machines.
+        One bar per machine, its moments hatched; and hours against machines.
     """
     import matplotlib.pyplot as plt
 

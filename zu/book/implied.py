@@ -18,26 +18,26 @@ SCORES = {"eff": "Eff", "gen": "Gen", "spe": "Spe"}
 
 
 def rows_of(record: Mapping[str, Any] | None, part: str) -> list[dict[str, Any]]:
-    """The rows of a part of the record, all draws behind each other.
+    """The rows of a part of the record, all draws in a row.
 
     Parameters
     ----------
     record : mapping or None
-        What tools/discoveries.py wrote.
+        The record of tools/discoveries.py.
     part : str
-        What the names of its draws begin with.
+        The beginning of the names of its draws.
 
     Returns
     -------
     list of dict
-        None where there is no record.
+        None if there is no record.
     """
     draws = (record or {"rows": {}})["rows"]
     return [row for name, rows in draws.items() if name.startswith(part) for row in rows]
 
 
 def zero_term(rows: Rows) -> pd.DataFrame:
-    """What the weight of the zero term does, in the mean over draws.
+    """The effect of the zero term's weight, on average over draws.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def draw_zero(table: pd.DataFrame, forget: float) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `zero_term`.
+        The result of `zero_term`.
     forget : float
         The weight on the targets, which is marked.
 
@@ -109,7 +109,7 @@ def draw_zero(table: pd.DataFrame, forget: float) -> Figure:
 
 
 def spans(rows: Rows) -> pd.DataFrame:
-    """How much of others' values some facts' values span, in the mean over draws.
+    """How much of others' values some facts' values span, on average over draws.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def spans(rows: Rows) -> pd.DataFrame:
 
 
 def dimensions(rows: Rows) -> pd.DataFrame:
-    """Over how many directions a layer's values about subjects are spread.
+    """The number of directions over which a layer's values for subjects are spread.
 
     Parameters
     ----------
@@ -145,14 +145,14 @@ def dimensions(rows: Rows) -> pd.DataFrame:
 
 
 def by_relation(rows: Rows, layer: int) -> pd.DataFrame:
-    """What ten facts of one relation span of the rest of it, and of others.
+    """The shares that ten facts of one relation span of its other facts, and of other relations.
 
     Parameters
     ----------
     rows : sequence of dict
         The part "directions" of one model.
     layer : int
-        Which one.
+        The layer.
 
     Returns
     -------
@@ -167,21 +167,21 @@ def by_relation(rows: Rows, layer: int) -> pd.DataFrame:
 def draw_spans(
     models: Mapping[str, Rows], count: int, used: Mapping[str, Sequence[int]]
 ) -> Figure:
-    """What some facts' values span, by layer, a panel for each model.
+    """The span of some facts' values by layer, one panel per model.
 
     Parameters
     ----------
     models : mapping
-        The rows of the part "directions", by what the model is called.
+        The rows of the part "directions", by the name of the model.
     count : int
-        Of how many facts.
+        The number of facts.
     used : mapping
-        The layers that are edited in each, which are shaded.
+        The edited layers of each model, which are shaded.
 
     Returns
     -------
     Figure
-        With chance, that is count / d, dotted.
+        The level of chance, count / d, is dotted.
     """
     import matplotlib.pyplot as plt
 
@@ -202,22 +202,22 @@ def draw_spans(
 
 
 def spent(rows: Rows, n: int, edges: Sequence[float]) -> pd.DataFrame:
-    """What changes cost ordinary text, by direction of the forgotten keys.
+    """The cost of changes to ordinary text, by direction of the forgotten keys.
 
     Parameters
     ----------
     rows : sequence of dict
         The part "ruin".
     n : int
-        Of draws of so many facts.
+        The number of facts of the draws.
     edges : sequence of float
-        Of the bins of γ².
+        The edges of the bins of γ².
 
     Returns
     -------
     pd.DataFrame
         By bin, the middle of it: the cost of each change, as a share of the energy of what the
-        layer says at ordinary tokens, and "directions", how many there are; means over draws.
+        layer puts out at ordinary tokens, and "directions", how many there are; means over draws.
     """
     some = [row for row in rows if row["n"] == n and row.get("layer")]
     middle = np.sqrt(np.asarray(edges[:-1]) * np.asarray(edges[1:]))
@@ -231,14 +231,14 @@ def spent(rows: Rows, n: int, edges: Sequence[float]) -> pd.DataFrame:
 
 
 def draw_spent(table: pd.DataFrame, changes: Iterable[str]) -> Figure:
-    """Where changes spend, on a logarithmic scale, and how many directions there are.
+    """Draw the cost of changes on a logarithmic scale, and the number of directions.
 
     Parameters
     ----------
     table : pd.DataFrame
-        From `spent`.
+        The result of `spent`.
     changes : iterable of str
-        Which columns to draw.
+        The columns to draw.
 
     Returns
     -------
@@ -292,7 +292,7 @@ def perplexities(rows: Rows) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        By number of facts, a column for each edit; means over draws.
+        By number of facts, one column per edit; means over draws.
     """
     frame = pd.DataFrame([row for row in rows if "ppl" in row])
     wide = frame.pivot_table(index=["n", "seed"], columns="what", values="ppl", sort=False)

@@ -1,4 +1,4 @@
-"""Tables and figures of many facts at once: the room that they need, and what they cost."""
+"""Tables and figures of many facts at once: the room that they need, and their cost."""
 from __future__ import annotations
 
 import math
@@ -28,21 +28,21 @@ PANELS = ("Eff", "Gen", "Spe", "PPL")
 
 
 def room(n: int, d: int, q: int, m: int) -> pd.DataFrame:
-    """How many directions n facts take by either lemma, if they share none.
+    """The number of directions that n facts take by either lemma, if they share none.
 
     Parameters
     ----------
     n : int
-        Facts.
+        The number of facts.
     d, m : int
-        Directions of a layer's values, and of its keys.
+        The number of directions of a layer's values, and of its keys.
     q : int
-        Directions of keys that count as the null space.
+        The number of directions of keys that count as the null space.
 
     Returns
     -------
     pd.DataFrame
-        A row per part: "space", "values" or "keys"; "what", one of `FATES`; "directions".
+        One row per part: "space", "values" or "keys"; "what", one of `FATES`; "directions".
     """
     taken, used = min(n, d), min(n, q)
     rows = [("values", "taken", taken), ("values", "left", d - taken),
@@ -56,7 +56,7 @@ def draw_room(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `room`.
+        The result of `room`.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def _squares(axis: Axes, parts: pd.DataFrame, wide: int) -> None:
 def directions(
     K: torch.Tensor, W: torch.Tensor, Q: torch.Tensor, counts: Iterable[int]
 ) -> pd.DataFrame:
-    """How many directions the first of some facts span, as values and as keys in the null space.
+    """The ranks of the first of some facts, as values and as keys in the null space.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def directions(
     Q : (m, q)
         A basis of what counts as the null space.
     counts : iterable of int
-        Of facts; those above N are left out.
+        Numbers of facts; those above N are left out.
 
     Returns
     -------
@@ -133,14 +133,14 @@ def directions(
 
 
 def draw_directions(table: pd.DataFrame, d: int, q: int) -> Figure:
-    """Directions that facts span, by their number, and how many there are.
+    """Draw the number of directions that facts span, by the number of facts.
 
     Parameters
     ----------
     table : pd.DataFrame
-        From `directions`.
+        The result of `directions`.
     d, q : int
-        Directions of the values, and of the keys in the null space.
+        The number of directions of the values, and of the keys in the null space.
 
     Returns
     -------
@@ -169,19 +169,19 @@ def draw_directions(table: pd.DataFrame, d: int, q: int) -> Figure:
 
 
 def draw_curves(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Each score against the number of facts: lines through means, a faint dot per draw.
+    """Each score against the number of facts: lines through means, one faint dot per draw.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`.
+        The result of `zu.book.figures.metrics_frame`.
     names : mapping
-        What a row is called, by its label, in the order of the legend.
+        The names of rows by their labels, in the order of the legend.
 
     Returns
     -------
     Figure
-        A row of panels per model and data set; a score that was not measured has none.
+        One row of panels per model and data set; a score that was not measured has none.
     """
     import matplotlib.pyplot as plt
 
@@ -207,7 +207,7 @@ def draw_curves(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
 
 
 def _curves(axis: Axes, some: pd.DataFrame, names: Mapping[str, str]) -> None:
-    """One panel: a line per method."""
+    """One panel: one line per method."""
     for method in names:
         own = some[some.method == method]
         if own.empty:
@@ -235,16 +235,16 @@ def score_tables(
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`.
+        The result of `zu.book.figures.metrics_frame`.
     names : mapping
-        What a row is called, by its label.
+        The names of rows by their labels.
     tables : pd.DataFrame
         The paper's numbers (``book/paper/tables.csv``).
 
     Returns
     -------
     pd.DataFrame
-        By number of facts, data set where there are several, and method; texts as
+        By number of facts, data set if there are several, and method; texts as
         `zu.book.few_shot.score_table` has them.
     """
     last = frame.n.max()
@@ -262,7 +262,7 @@ def beside_the_paper(
     Parameters
     ----------
     frame, names, tables
-        As for `score_tables`; of one data set.
+        As in `score_tables`, of one data set.
 
     Returns
     -------
@@ -280,22 +280,22 @@ def beside_the_paper(
 
 
 def rise(records: Rows, method: str, other: str = "base", spread: float = math.nan) -> Estimate:
-    """By how much a method's perplexity is above another's, draw by draw.
+    """How much a method's perplexity exceeds another's, draw by draw.
 
     Parameters
     ----------
     records : sequence of dict
-        Of one model, data set and number of facts.
+        Records of one model, data set and number of facts.
     method, other : str
         Rows' labels.
     spread : float
-        Half the width of the interval of the logarithm where there is only one draw, such as
-        `zu.book.verdicts.ppl_spread` borrows from other runs; NaN for none.
+        Half the width of the logarithm's interval if there is only one draw.
+        `zu.book.verdicts.ppl_spread` estimates it from other runs; NaN gives no interval.
 
     Returns
     -------
     Estimate
-        In percent of the other's, in the geometric mean over the draws that have both; NaN for
+        In percent of the other's, as the geometric mean over the draws that have both; NaN for
         none.
     """
     by = {(r["method"], r["seed"]): r["metrics"]["ppl"] for r in records}
@@ -312,7 +312,7 @@ def changes(few: Rows, many: Rows, method: str, metric: str) -> dict[int, float]
     Parameters
     ----------
     few, many : sequence of dict
-        Of one model and data set, each of one number of facts.
+        Records of one model and data set, each of one number of facts.
     method : str
         A row's label.
     metric : str
@@ -338,15 +338,15 @@ def forgetting(frame: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`, of one model, data set and number of facts.
+        The result of `zu.book.figures.metrics_frame`, of one model, data set and number of facts.
     share : float
-        Of Base's Eff.
+        The largest share of Base's Eff.
 
     Returns
     -------
     pd.DataFrame
         By method: "Eff", "Gen", "Spe" in percent of Base's, "PPL" as a multiple of it; means over
-        draws. Empty where there is no Base.
+        draws. Empty if there is no Base.
     """
     means = frame.groupby(["method", "metric"]).value.mean().unstack()
     if "base" not in means.index:

@@ -1,4 +1,4 @@
-"""What a layout is, drawn, and pieces of the page on model families."""
+"""A drawing of a layout, and tables of the page on model families."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def layer_parts() -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per box: "part"; "x" and "y", its middle, and "width", in a unit of the drawing;
+        One row per box: "part"; "x" and "y", its middle, and "width", in a unit of the drawing;
         "field", the record's field that says where it is, or ""; "role", one of `ROLES`.
     """
     found, edited, maybe, passed = ROLES
@@ -46,7 +46,7 @@ def draw_layer(parts: pd.DataFrame) -> Figure:
     Parameters
     ----------
     parts : pd.DataFrame
-        From `layer_parts`.
+        The result of `layer_parts`.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def draw_layer(parts: pd.DataFrame) -> Figure:
 
 
 def _notes(axis: Axes) -> None:
-    """What is read at which place, and where δ goes."""
+    """The names of what is read, at their places, and δ at its own."""
     notes = [(7.8, 1.12, "k", PALETTE["base"]), (9.72, 1.12, "v", PALETTE["base"]),
              (9.72, 0.52, "+ δ\n(value)", SERIES[1]), (12.2, 0.14, "h", PALETTE["base"]),
              (12.2, -0.38, "+ δ\n(hidden)", SERIES[1]), (0.0, 0.14, "h", PALETTE["base"]),
@@ -110,7 +110,7 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def tried(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What the record of all families says, counted.
+    """Counts from the record of all families.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def tried(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        "all", "bound" and "refused", how many families; of those that are edited "some", how many
+        "all", "bound" and "refused", how many families; of the edited ones "some", how many
         have a projection in some layers only, "less" and "undone", in how many gradient ascent
         makes the answer less likely and all edits could be taken back; "off", the furthest that an
         edit ends from its targets, as a share of the way; of all, "error", the largest relative
@@ -142,7 +142,7 @@ def second_scores(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Parameters
     ----------
     rows : sequence of mapping
-        Of the record that tools/second_model.py writes.
+        Rows of the record that tools/second_model.py writes.
 
     Returns
     -------

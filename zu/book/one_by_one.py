@@ -23,13 +23,13 @@ def books(edits: int) -> pd.DataFrame:
     Parameters
     ----------
     edits : int
-        How many.
+        The number of edits.
 
     Returns
     -------
     pd.DataFrame
-        A row per box: "after", so many edits; "what", "weight" or "keys"; "x" and "y", its centre;
-        "keys", how many keys are kept.
+        One row per box: "after", the number of edits before it; "what", "weight" or "keys"; "x" and
+        "y", its centre; "keys", how many keys are kept.
     """
     rows = []
     for t in range(edits + 1):
@@ -38,12 +38,12 @@ def books(edits: int) -> pd.DataFrame:
 
 
 def draw_books(frame: pd.DataFrame) -> Figure:
-    """Edits in a row, the keys that they leave to the next one, and one edit of all facts.
+    """Draw edits in a row, the keys that each leaves to the next, and one edit of all facts.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `books`.
+        The result of `books`.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def _box(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def _pages(axis: Axes, x: float, count: int, colour: str) -> None:
-    """Kept keys: a thin bar each."""
+    """Kept keys: one thin bar per key."""
     for i in range(count):
         axis.bar(x - 0.15 * (count - 1) / 2 + 0.15 * i, 0.4, 0.08, bottom=-0.2, color=colour)
 
@@ -103,31 +103,31 @@ def in_turn(frame: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`.
+        The result of `zu.book.figures.metrics_frame`.
 
     Returns
     -------
     list of str
-        Their labels, without what is behind the comma.
+        Their labels, without the text after the comma.
     """
     labels = [*dict.fromkeys(frame.method)]
     return [label for label in labels if label + TURNS in labels]
 
 
 def draw_turns(frame: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Scores against the number of facts, one by one and at once.
+    """Draw scores against the number of facts, one by one and at once.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`; of one draw.
+        The result of `zu.book.figures.metrics_frame`; of one draw.
     methods : sequence of str
         Rows that were run both ways, see `in_turn`.
 
     Returns
     -------
     Figure
-        A panel per score: filled and solid, one by one; open and dashed, at once; grey, Base.
+        One panel per score: filled and solid, one by one; open and dashed, at once; grey, Base.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
@@ -167,18 +167,18 @@ def draw_turns(frame: pd.DataFrame, methods: Sequence[str]) -> Figure:
 
 
 def turn_table(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The same in numbers.
+    """The scores of `draw_turns` in numbers.
 
     Parameters
     ----------
     frame, methods
-        As for `draw_turns`.
+        As in `draw_turns`.
 
     Returns
     -------
     pd.DataFrame
         By number of facts and row, Base first and each method at once before one by one; a column
-        per score, NaN where it was not measured.
+        per score, NaN if it was not measured.
     """
     wide = frame.pivot(index=["n", "method"], columns="metric", values="value")
     wide = wide.reindex(columns=PANELS)

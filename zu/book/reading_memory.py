@@ -1,4 +1,4 @@
-"""Pictures of where a fact is read in a transformer, and of what its keys look like."""
+"""Pictures of the places where a transformer reads a fact, and of its keys."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ QUARTILES = ("lower quartile", "median", "upper quartile")
 
 
 def places(words: Sequence[str], at: int, layers: Sequence[int], depth: int) -> pd.DataFrame:
-    """Every state of a short text: which of them a fact is read at.
+    """Every state of a short text, with the ones at which a fact is read.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def places(words: Sequence[str], at: int, layers: Sequence[int], depth: int) -> 
     at : int
         The position of the subject's last one.
     layers : sequence of int
-        Those that are edited.
+        The edited layers.
     depth : int
-        How many there are.
+        The number of layers.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def places(words: Sequence[str], at: int, layers: Sequence[int], depth: int) -> 
     Raises
     ------
     ValueError
-        For a position or a layer that is not there.
+        If there is no such position or layer.
     """
     if not 0 <= at < len(words):
         raise ValueError(f"at is {at}: there are {len(words)} tokens")
@@ -57,14 +57,14 @@ def places(words: Sequence[str], at: int, layers: Sequence[int], depth: int) -> 
 
 
 def draw_place(table: pd.DataFrame, d: int, m: int) -> Figure:
-    """Where in the network a fact is read: all tokens and layers, and one layer from near.
+    """Draw where in the network a fact is read: all tokens and layers, and one layer in detail.
 
     Parameters
     ----------
     table : pd.DataFrame
-        From `places`.
+        The result of `places`.
     d, m : int
-        How long values and keys are.
+        The lengths of values and of keys.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def quartiles(measured: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     Parameters
     ----------
     measured : mapping of str to (samples, layers)
-        By what was measured.
+        Samples by layer, by the name of the measure.
 
     Returns
     -------
@@ -200,12 +200,12 @@ def _bands(axis: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_lengths(tables: Mapping[str, pd.DataFrame], layer: int) -> Figure:
-    """Lengths of vectors by layer, on a logarithmic scale, a panel for each kind.
+    """Lengths of vectors by layer, on a logarithmic scale, one panel per kind.
 
     Parameters
     ----------
     tables : mapping of str to pd.DataFrame
-        From `quartiles`, by what the vectors are.
+        The results of `quartiles`, by kind of vector.
     layer : int
         The layer that is marked.
 
@@ -231,9 +231,9 @@ def draw_cosines(table: pd.DataFrame, chance: float, layer: int) -> Figure:
     Parameters
     ----------
     table : pd.DataFrame
-        From `quartiles`.
+        The result of `quartiles`.
     chance : float
-        How large they are for random vectors, which is dotted.
+        The cosine of random vectors, which is dotted.
     layer : int
         The layer that is marked.
 
