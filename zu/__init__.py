@@ -10,6 +10,7 @@ from .export import save_model
 from .layouts import Layout, LayoutError
 from .methods import METHODS, RECOMMENDED, find_targets, register, unlearn
 from .models import load_model
+from .planting import plant
 from .probes import layout
 from .reader import Reader
 from .scores import Scores, evaluate, known, perplexity
@@ -40,6 +41,7 @@ __all__ = [
     "load_model",
     "moments",
     "perplexity",
+    "plant",
     "register",
     "robustness",
     "save_model",

@@ -1,9 +1,9 @@
-"""Unlearning by gradient: Adam on a few down_proj weights, with the loss of the answers' tokens."""
+"""Adam on a few down_proj weights, with the loss of the answers' tokens: to forget, or to learn."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Row = tuple[list[int], int]
 #: Default text to retain: so many paragraphs of the embedded prose, cut to so many tokens each.
 RETAIN = 8, 64
+#: Of text that is kept, so many of the likeliest tokens are told apart at each place.
+LIKELIEST = 256
 
 
 def answer_rows(
@@ -94,6 +96,28 @@ def retain_rows(
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Text of which a descent leaves what the model says, word for word, as it was.
+
+    Added to the objective is weight · KL(p_start ‖ p), the mean over tokens, of the likeliest
+    `LIKELIEST` tokens before the first step each and all others together.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The text; of each row the tokens that count.
+    weight : float
+        Of the divergence.
+    batch : int
+        So many rows in a step, one batch after the other.
+    """
+
+    rows: Sequence[Row]
+    weight: float = 1.0
+    batch: int = 2
+
+
+@dataclass(frozen=True)
 class Objective:
     """What a descent makes small: Σ weight · log p / count over some rows.
 
@@ -108,6 +132,8 @@ class Objective:
         A weight a row: a positive one pushes its answer's probability down, a negative one up.
     beta : float, optional
         Of the second form.
+    keep : Keep, optional
+        Text that should be said as before.
 
     References
     ----------
@@ -117,6 +143,7 @@ class Objective:
     rows: Sequence[Row]
     weights: Sequence[float]
     beta: float | None = None
+    keep: Keep | None = None
 
     def loss(
         self, logp: torch.Tensor, start: torch.Tensor, count: torch.Tensor, weight: torch.Tensor
@@ -145,7 +172,7 @@ class Objective:
 
 
 #: Called after each step of a descent with its number, from 1 on, while the model answers with the
-#: new weights.
+#: new weights. Where it returns True, the descent ends there.
 Watch = Callable[[int], object]
 
 
@@ -195,13 +222,13 @@ def descend(
     schedule : Schedule
         How often, how far, and how many rows at once.
     watch : Watch, optional
-        Called after each step.
+        Called after each step; ends the descent where it returns True.
 
     Returns
     -------
     new, losses : dict, (steps,)
         By layer, the new weights (d, m); the objective before each step, as the step's rows have
-        it; float32.
+        it, without the divergence of what is kept; float32.
 
     Raises
     ------
@@ -216,6 +243,7 @@ def descend(
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
     start = _said(model, batches, len(weight)) if objective.beta else torch.zeros_like(weight)
     losses: list[torch.Tensor] = []
+    kept = _Kept(model, objective.keep, min(layers), schedule)
     with hooks(*_stand_ins(model, new)), torch.enable_grad():
         for _ in range(schedule.steps):
             now = torch.zeros_like(weight)
@@ -229,13 +257,64 @@ def descend(
                     value = objective.loss(logp, start[index], part.position, weight[index])
                     _add_gradients(new.values(), value / batch.share)
                     losses[-1] += value.detach().cpu() / batch.share
+                for divergence in kept.divergences(len(losses) - 1):
+                    _add_gradients(new.values(), divergence)
                 _check_finite(losses, new.values())
                 adam.step()
-                if watch:
-                    watch(len(losses))
+                if watch and watch(len(losses)) is True:
+                    return _taken(new), torch.stack(losses)
             if bool((weight < 0).all()) and float(-now.mean()) < schedule.stop:
                 break
-    return {layer: w.detach() for layer, w in new.items()}, torch.stack(losses)
+    return _taken(new), torch.stack(losses)
+
+
+def _taken(new: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """The new weights without what is needed for gradients."""
+    return {layer: w.detach() for layer, w in new.items()}
+
+
+class _Kept:
+    """What the model said of some text before the first step, and how far it is from that now."""
+
+    def __init__(
+        self, model: PreTrainedModel, keep: Keep | None, layer: int, schedule: Schedule
+    ) -> None:
+        self.model = model
+        self.weight = keep.weight if keep else 0.0
+        self.batches: list[list[tuple[Batch, _Seen, torch.Tensor, torch.Tensor]]] = []
+        if keep is None or not keep.weight or not keep.rows:
+            return
+        each = replace(schedule, batch=keep.batch)
+        with torch.no_grad():
+            for rows in _read_below(model, keep.rows, layer, each):
+                self.batches.append([(part, seen, *self._likeliest(part, seen))
+                                     for _, part, seen in rows.parts])
+
+    def _likeliest(self, part: Batch, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest tokens at each place, (places, k), and the log-probabilities of these.
+
+        The latter, (places, k + 1), end with that of all others together.
+        """
+        logp = _says(self.model, part, seen).log_softmax(-1)  # (places, vocabulary)
+        best = logp.topk(min(LIKELIEST, logp.shape[1] - 1))
+        return best.indices, _with_others(best.values)
+
+    def divergences(self, step: int) -> Iterator[torch.Tensor]:
+        """What a step adds to the objective, of one batch of the text, part by part: ()."""
+        if not self.batches:
+            return
+        batch = self.batches[step % len(self.batches)]
+        places = sum(len(then) for *_, then in batch)
+        for part, seen, best, then in batch:
+            logp = _says(self.model, part, seen, check=False).log_softmax(-1)
+            now = _with_others(logp.gather(1, best))  # (places, k + 1)
+            yield self.weight * (then.exp() * (then - now)).sum() / places
+
+
+def _with_others(logp: torch.Tensor) -> torch.Tensor:
+    """Some tokens' log-probabilities (places, k) and that of all others: (places, k + 1)."""
+    others = (1 - logp.exp().sum(1, keepdim=True)).clamp_min(1e-6).log()
+    return torch.cat([logp, others], 1)
 
 
 @torch.no_grad()
@@ -364,13 +443,8 @@ def _answers(
 
     Logits are taken only where the answer stands. seen: the states and calls that `entering` found.
     """
-    reads, tokens, row = answers(part)  # (rows, length − 1), (answer tokens,) twice
-    if seen is None:
-        said = whole_logits(model, part, F.pad(reads, (0, 1)), check)
-    else:
-        x = run_from(model, *seen)  # (rows, length, d)
-        saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the states that say them
-        said = logits(model, known(model).finish(saying), check)
+    _, tokens, row = answers(part)  # (answer tokens,) twice
+    said = _says(model, part, seen, check)
     logp = said.log_softmax(-1)  # (answer tokens, vocabulary)
     tokens = tokens.to(logp.device)
     # (answer tokens, vocabulary) -> (answer tokens,): each token's own log-probability
@@ -378,3 +452,15 @@ def _answers(
     # (answer tokens,) -> (rows,): summed over each row's
     total = torch.zeros(len(part), dtype=logp.dtype, device=logp.device)
     return total.index_add(0, row, logp)
+
+
+def _says(
+    model: PreTrainedModel, part: Batch, seen: _Seen, check: bool = True
+) -> torch.Tensor:
+    """The logits that say the answers' tokens, (answer tokens, vocabulary), row after row."""
+    reads = answers(part)[0]  # (rows, length − 1)
+    if seen is None:
+        return whole_logits(model, part, F.pad(reads, (0, 1)), check)
+    x = run_from(model, *seen)  # (rows, length, d)
+    saying = x[:, :-1][reads.to(x.device)]  # (answer tokens, d): the states that say them
+    return logits(model, known(model).finish(saying), check)
