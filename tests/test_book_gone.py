@@ -83,7 +83,7 @@ def test_draws_are_joined_fact_by_fact():
 def test_the_table_marks_what_comes_back_and_says_of_how_few_facts(answers):
     found = gone.frame(answers, NAMES)
     table = gone.table(found, NAMES)
-    assert [*table.columns] == ["Base", "swapped", "MEMIT", "ZeroUnlearn", "control"]
+    assert [*table.columns] == ["control", "Base", "swapped", "MEMIT", "ZeroUnlearn"]
     assert table.control["context"] == "asking" and table.control["asked"] == "none"
     assert table.control["lens"] == "swapped, asking" == table.control["relearn"]
     assert table.control["reverse (3 facts)"] == "asking" and {*gone.CONTROLS} == {*TESTS}

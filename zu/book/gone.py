@@ -234,8 +234,8 @@ def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per test, a column per method; texts, "▲" before a number that is more than swapped
-        facts give and than asking gets. The column "control" is `CONTROLS`.
+        A row per test, the column "control", from `CONTROLS`, and one per method; texts, "▲" before
+        a number that is more than swapped facts give and than asking gets.
     """
     most = found.facts.max() if len(found) else 0
     texts: dict[str, dict[str, str]] = {}
@@ -244,7 +244,8 @@ def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
         mark = "▲\u00a0" if row["back"] == YES else ""
         texts.setdefault(names[row["method"]], {})[row["test"] + few] = f"{mark}{row['%']:.0f}"
     wide = pd.DataFrame(texts).rename_axis("percent back").fillna("–")
-    return wide.assign(control=[CONTROLS[label.partition(" (")[0]] for label in wide.index])
+    wide.insert(0, "control", [CONTROLS[label.partition(" (")[0]] for label in wide.index])
+    return wide
 
 
 def _look(method: str, fakes: Sequence[str]) -> dict[str, Any]:
