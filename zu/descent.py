@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 Row = tuple[list[int], int]
 #: Default text to retain: so many paragraphs of the embedded prose, cut to so many tokens each.
 RETAIN = 8, 64
-#: Of text that is kept, so many of the likeliest tokens are told apart at each place.
+#: The number of likeliest tokens that are told apart at each place of kept text.
 LIKELIEST = 256
 
 
 def answer_rows(
     tokenizer: PreTrainedTokenizerBase | Wording, facts: Sequence[Fact], goal: str
 ) -> list[Row]:
-    """A row a fact, tokenised as `zu.evaluate` asks it.
+    """One row per fact, tokenised as `zu.evaluate` asks it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def answer_rows(
     Raises
     ------
     ValueError
-        For an empty text, or "eos" where the tokenizer has no such token.
+        If the text is empty, or is "eos" and the tokenizer has no such token.
     """
     wording = Wording.of(tokenizer)
     return [wording.towards(fact, goal) for fact in facts]
@@ -63,26 +63,26 @@ def answer_rows(
 def retain_rows(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None, seed: int
 ) -> list[Row]:
-    """A row a text, of which every token but the first counts.
+    """One row per text. Every token but the first counts.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
         The model's own.
     texts : sequence of str, optional
-        What to retain; by default some of the embedded prose.
+        The texts to retain; by default some of the embedded prose.
     seed : int
-        Of the choice among that prose.
+        The seed of the choice among that prose.
 
     Returns
     -------
     list of Row
-        Token ids, `RETAIN` of them at most, and how many count.
+        Token ids, cut to the first 64 of each text (`RETAIN`), and how many count.
 
     Raises
     ------
     ValueError
-        For no text, or one of fewer than two tokens.
+        If there is no text, or one has fewer than two tokens.
     """
     paragraphs, longest = RETAIN
     if texts is None:
@@ -97,19 +97,19 @@ def retain_rows(
 
 @dataclass(frozen=True)
 class Keep:
-    """Text of which a descent leaves what the model says, word for word, as it was.
+    """Text for which a descent keeps the model's next-token probabilities as they were.
 
-    Added to the objective is weight · KL(p_start ‖ p), the mean over tokens, of the likeliest
-    `LIKELIEST` tokens before the first step each and all others together.
+    The term weight · KL(p_start ‖ p), a mean over tokens, is added to the objective. Each of the
+    `LIKELIEST` likeliest tokens before the first step counts by itself, all others together.
 
     Parameters
     ----------
     rows : sequence of Row
-        The text; of each row the tokens that count.
+        The text, with the number of tokens that count in each row.
     weight : float
-        Of the divergence.
+        The weight of the divergence.
     batch : int
-        So many rows in a step, one batch after the other.
+        The number of rows per step. Steps take the batches in turn.
     """
 
     rows: Sequence[Row]
@@ -119,7 +119,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a descent makes small: Σ weight · log p / count over some rows.
+    """The objective that a descent minimises: Σ weight · log p / count over some rows.
 
     With beta it is Σ weight · (2/β) log(1 + (p / p_start)^β): a preference against the model as it
     was before the first step.
@@ -127,13 +127,14 @@ class Objective:
     Parameters
     ----------
     rows : sequence of Row
-        Whose answers count.
+        The rows whose answers count.
     weights : sequence of float
-        A weight a row: a positive one pushes its answer's probability down, a negative one up.
+        One weight per row: a positive one lowers its answer's probability, a negative one raises
+        it.
     beta : float, optional
-        Of the second form.
+        The β of the second form.
     keep : Keep, optional
-        Text that should be said as before.
+        Text for which the model's probabilities should stay.
 
     References
     ----------
@@ -155,7 +156,7 @@ class Objective:
         logp, start : (rows,)
             The answers' log-probabilities log p now and before the first step.
         count : (rows,)
-            How many tokens each answer has.
+            The number of tokens of each answer.
         weight : (rows,)
             Their weights, of those of the objective.
 
@@ -172,27 +173,27 @@ class Objective:
 
 
 #: Called after each step of a descent with its number, from 1 on, while the model answers with the
-#: new weights. Where it returns True, the descent ends there.
+#: new weights. If it returns True, the descent ends there.
 Watch = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a descent goes on.
+    """Steps, rate and batches of a descent.
 
     Parameters
     ----------
     steps : int
-        How often each row is seen.
+        The number of passes over the rows.
     lr : float
         Size of a step.
     batch : int, optional
-        Most rows in a step, in the order in which they come; by default all of them.
+        The largest number of rows in a step, in order; by default all of them.
     stop : float
-        The mean loss a token under which it ends, once all rows were seen, where all of them are
-        pulled up; 0: never.
+        If all weights are negative, the descent ends after the first pass in which the mean loss
+        per token is below this; 0 means never.
     tokens : int
-        Rows go through in parts of about so many tokens, whose gradients add up.
+        About how many tokens run at once: a step's rows run in such parts, whose gradients add up.
     """
 
     steps: int
@@ -218,24 +219,24 @@ def descend(
     Parameters
     ----------
     model, objective, layers
-        What becomes small of which model, and whose weights change.
+        The model, the objective to minimise, and the layers whose weights change.
     schedule : Schedule
-        How often, how far, and how many rows at once.
+        Steps, rate and batches.
     watch : Watch, optional
-        Called after each step; ends the descent where it returns True.
+        Called after each step; the descent ends if it returns True.
 
     Returns
     -------
     new, losses : dict, (steps,)
-        By layer, the new weights (d, m); the objective before each step, as the step's rows have
-        it, without the divergence of what is kept; float32.
+        By layer, the new weights (d, m); and the objective before each step, estimated from the
+        step's rows, without the divergence of kept text; float32.
 
     Raises
     ------
     ValueError
-        For a model whose logits are not finite.
+        If the model's logits are not finite.
     EditError
-        When the loss or a gradient is not finite.
+        If the loss or a gradient is not finite.
     """
     batches = _read_below(model, objective.rows, min(layers), schedule)
     new = {layer: _free_copy(model, layer) for layer in layers}
@@ -274,7 +275,7 @@ def _taken(new: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
 
 
 class _Kept:
-    """What the model said of some text before the first step, and how far it is from that now."""
+    """A model's probabilities on kept text before the first step, and the divergence from them."""
 
     def __init__(
         self, model: PreTrainedModel, keep: Keep | None, layer: int, schedule: Schedule
@@ -300,7 +301,7 @@ class _Kept:
         return best.indices, _with_others(best.values)
 
     def divergences(self, step: int) -> Iterator[torch.Tensor]:
-        """What a step adds to the objective, of one batch of the text, part by part: ()."""
+        """The terms that a step adds to the objective for one batch of the text, part by part."""
         if not self.batches:
             return
         batch = self.batches[step % len(self.batches)]
@@ -312,7 +313,7 @@ class _Kept:
 
 
 def _with_others(logp: torch.Tensor) -> torch.Tensor:
-    """Some tokens' log-probabilities (places, k) and that of all others: (places, k + 1)."""
+    """Append the log-probability of all other tokens: (places, k) -> (places, k + 1)."""
     others = (1 - logp.exp().sum(1, keepdim=True)).clamp_min(1e-6).log()
     return torch.cat([logp, others], 1)
 
@@ -333,7 +334,7 @@ def _free_copy(model: PreTrainedModel, layer: int) -> torch.Tensor:
     return W.clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-#: The states and calls that `entering` found; None where the model is run as a whole.
+#: The states and calls that `entering` found; None if the model is run as a whole.
 _Seen = tuple[torch.Tensor, dict[int, dict]] | None
 #: Row numbers of a part, the part, and what was seen below the layers that are trained.
 _Part = tuple[torch.Tensor, Batch, _Seen]
@@ -341,7 +342,7 @@ _Part = tuple[torch.Tensor, Batch, _Seen]
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a step, in parts; share: how many of all rows they are."""
+    """The rows of a step, in parts; `share` is their share of all rows."""
 
     parts: list[_Part]
     share: float
@@ -352,7 +353,7 @@ def _read_below(
 ) -> list[_Rows]:
     """The rows step by step, in parts of about `schedule.tokens` tokens, with what enters a layer.
 
-    Nothing is read of a model whose layers cannot be run one by one: it is run as a whole.
+    If a model's layers cannot be run one by one, nothing is read: it is run as a whole.
     """
     in_layers = _runs_in_layers(model)
     size = schedule.batch or len(rows)
@@ -370,7 +371,7 @@ def _read_below(
 
 
 def _runs_in_layers(model: PreTrainedModel) -> bool:
-    """Whether a model's upper layers can be run alone, and say what the model says."""
+    """Whether a model's upper layers can be run separately, with the same result as the model."""
     if heard(model):
         return False
     try:
@@ -385,7 +386,8 @@ def _stand_ins(
 ) -> list[tuple[Callable, Callable]]:
     """Hooks that make each layer's down_proj put out what it would with its new weight.
 
-    `LayoutError` on the first pass, before a step, where it puts out something else than its own.
+    They raise `LayoutError` on the first pass, before a step, if a projection does not put out W k
+    + b with its own weight.
     """
     seen: set[int] = set()
 
@@ -412,8 +414,8 @@ def _same(ours: torch.Tensor, output: torch.Tensor) -> None:
     small = max(1e-3, 16 * torch.finfo(output.dtype).eps)
     error, size = (ours - output).float().norm(), output.float().norm()
     if error > small * size:  # NaN is another one's to find
-        raise LayoutError("a projection to be trained does not put out W k + b: take off the hooks "
-                          "that are on it, or put torch's own Linear in its place")
+        raise LayoutError("a projection to be trained does not put out W k + b: remove its hooks, "
+                          "or replace it by torch.nn.Linear")
 
 
 def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:
@@ -424,7 +426,7 @@ def _add_gradients(weights: Iterable[torch.Tensor], loss: torch.Tensor) -> None:
 
 
 def _check_finite(losses: Sequence[torch.Tensor], weights: Iterable[torch.Tensor]) -> None:
-    """Raise `EditError` where the last loss or a gradient is NaN or infinite."""
+    """Raise `EditError` if the last loss or a gradient is NaN or infinite."""
     numbers = (losses[-1], *(w.grad for w in weights if w.grad is not None))
     if not all(torch.isfinite(x).all() for x in numbers):
         raise EditError(
@@ -457,7 +459,7 @@ def _answers(
 def _says(
     model: PreTrainedModel, part: Batch, seen: _Seen, check: bool = True
 ) -> torch.Tensor:
-    """The logits that say the answers' tokens, (answer tokens, vocabulary), row after row."""
+    """The logits that predict the answers' tokens, (answer tokens, vocabulary), row after row."""
     reads = answers(part)[0]  # (rows, length − 1)
     if seen is None:
         return whole_logits(model, part, F.pad(reads, (0, 1)), check)
