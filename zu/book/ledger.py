@@ -116,6 +116,11 @@ def problem(d: int = 8, m: int = 20, k: int = 3, samples: int = 60) -> Problem:
     return Problem(W, K_f, V_star, K_0 @ K_0.T / samples, W @ K_f)
 
 
+def _edited(x: Problem) -> torch.Tensor:
+    """The layer (d, m) after Lemma 4.1, at the weights alpha 2, beta 3 and lambda 0.5."""
+    return solve.lemma_4_1(x.W, x.K_f, x.V_star, x.C0, x.V_f, alpha=2, beta=3, lam=0.5)
+
+
 def has_a_closed_form(x: Problem) -> Finding:
     """Lemma 4.1 (§4): at its update the objective's slope along every allowed change is zero.
 
@@ -132,8 +137,7 @@ def has_a_closed_form(x: Problem) -> Finding:
     Finding
         Without sampling error.
     """
-    P = solve.projector(x.V_f)
-    new = solve.lemma_4_1(x.W, x.K_f, x.V_star, x.C0, x.V_f, alpha=2, beta=3, lam=0.5)
+    P, new = solve.projector(x.V_f), _edited(x)
     step = new - x.W
     slope = 3 * (new @ x.K_f - x.V_star) @ x.K_f.T + 2 * step @ x.C0 + 0.5 * step
     left = float((P @ slope @ x.W.T).norm() / (slope @ x.W.T).norm())
@@ -153,8 +157,7 @@ def hides_the_old_outputs(x: Problem) -> Finding:
     Finding
         Without sampling error; the measure is the norm of their product over that of the two.
     """
-    new = solve.lemma_4_1(x.W, x.K_f, x.V_star, x.C0, x.V_f, alpha=2, beta=3, lam=0.5)
-    said = new @ x.K_f
+    said = _edited(x) @ x.K_f
     left = float((x.V_f.T @ said).norm() / (x.V_f.norm() * said.norm()))
     return _verdict(left < ZERO), f"{left:.0e}"
 
