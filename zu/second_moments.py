@@ -293,7 +293,7 @@ def own_samples(
     window : int
         Tokens in a window.
     skip : int
-        How many windows to skip. Each batch has a seed of its own, so skipped batches need not be
+        The number of windows to skip. Each batch has its own seed, so skipped batches are not
         written.
     rows : int
         Windows in a batch.

@@ -29,7 +29,7 @@ FRAME = {
 }
 #: Those that take steps of Adam; the others have a closed form.
 DESCENDS = {"ga", "ft", "graddiff", "npo", "zerounlearn-gd"}
-#: What is measured of each, and what its panel is called.
+#: The measures, with the titles of their panels.
 PANELS = {"ordinary": "ordinary\nvalues", "p": "p(true\nanswer)", "seconds": "seconds"}
 #: No number is drawn below it, since the axes are logarithmic.
 LEAST = 1e-15

@@ -218,7 +218,7 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _half(estimate: Estimate) -> float:
-    """Half an interval's length; all of it where the number stands at its end."""
+    """Half an interval's length; all of it if the number is at one end."""
     length = estimate.high - estimate.low
     return length if estimate.value in (estimate.low, estimate.high) else length / 2
 

@@ -120,7 +120,7 @@ def _middle(part: pd.DataFrame) -> tuple[float, float]:
 
 
 def _signs(axis: Axes, table: pd.DataFrame) -> None:
-    """What stands between the cells of `draw_memory`, and above them."""
+    """Draw the signs between the cells of `draw_memory`, and above them."""
     heads: dict[str, Any] = {"size": 9, "ha": "center", "va": "baseline"}
     products = [part for _, part in table[table.part == "product"].groupby("fact")]
     weight = table[table.part == "W"]

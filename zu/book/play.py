@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 #: Fewer draws than these make no dot: an interval over two or three says nothing.
 FEWEST = 5
-#: What can stand on an axis: what it is called, and the metric that it is made of.
+#: The quantities for an axis, with their labels and the metrics from which they are computed.
 QUANTITIES = {
     "forgotten": ("facts forgotten, % of Base's (Eff)", "eff"),
     "forgotten elsewhere": ("forgotten in other words, % of Base's (Gen)", "gen"),
@@ -41,7 +41,7 @@ FORMS = {"world-cloze": "clozes", "world-qa": "questions", "world-hops": "two ho
 AS_EDITED = "as edited"
 #: Thresholds of the slider: twenty a decade, with two digits, 0.01 and 0.02 among them.
 THRESHOLDS = tuple(float(f"{10 ** (k / 20):.2g}") for k in range(-60, 21))
-#: What `cuts` gives in percent, and what a curve of it is called.
+#: The columns of `cuts` in percent, with the names of their curves.
 HELD = {"ordinary": "ordinary keys", "held out": "other prose", "facts": "facts' keys"}
 COLOURS = (PALETTE["base"], SERIES[0], SERIES[1])
 

@@ -372,7 +372,7 @@ class Measured:
         return logs
 
     def log_ppl(self, method: str, spread: float) -> Estimate:
-        """The logarithm of a method's perplexity against Base's, in the mean.
+        """The mean logarithm of a method's perplexity relative to Base's.
 
         Parameters
         ----------

@@ -397,8 +397,8 @@ def _by_prompt(
 ) -> dict[tuple[int, ...], list[tuple[int, list[int]]]]:
     """The requests' numbers and answers, by the tokens to read from `start` on.
 
-    An answer's last token need not be read, so all one-token answers to a prompt are read at the
-    same place.
+    Nothing is predicted from an answer's last token, so all one-token answers to a prompt are read
+    at the same place.
     """
     answers: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
     for i, (_, context, answer) in enumerate(requests):
