@@ -1,4 +1,4 @@
-"""Tables and figures of the ablation: what a switch changes, and where a weight breaks."""
+"""Tables and figures of the ablation: the changes from a switch, and the limits of a weight."""
 from __future__ import annotations
 
 import math
@@ -36,10 +36,10 @@ Rows = Sequence[dict[str, Any]]
 ENOUGH = 3
 #: The measures of the figures, and the unit of a change in each.
 UNITS = {"eff": "points", "gen": "points", "spe": "points", "ppl": "%"}
-#: What a varied setting is called.
+#: The names of the varied settings.
 GREEK = {"alpha": "α", "beta": "β", "lam": "λ", "eps": "ε", "n_prefixes": "texts",
          "layers": "layers"}
-#: A perplexity of so many times Base's stands beside its panel, as a number.
+#: A perplexity above this multiple of Base's is written at the edge of its panel.
 TOO_FAR = 10
 
 
@@ -56,7 +56,7 @@ def plane(before: torch.Tensor, after: Mapping[str, torch.Tensor]) -> pd.DataFra
     Returns
     -------
     pd.DataFrame
-        A row per switch, value and stage: "switch", "what", "stage", "along" and "across", the
+        One row per switch, value and stage: "switch", "what", "stage", "along" and "across", the
         coordinates along and across the fact's old value, and "moved", the length of the way.
     """
     rows = []
@@ -70,14 +70,14 @@ def plane(before: torch.Tensor, after: Mapping[str, torch.Tensor]) -> pd.DataFra
 
 
 def draw_plane(frame: pd.DataFrame, target: torch.Tensor) -> Figure:
-    """A panel per switch, with an arrow for the fact and one for its neighbour.
+    """One panel per switch, with an arrow for the fact and one for its neighbour.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `plane`.
+        The result of `plane`.
     target : Tensor
-        (2, 1), where the fact is to go.
+        (2, 1), where the fact should go.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def borrowed(records: Rows, methods: Sequence[str]) -> float:
     Parameters
     ----------
     records : sequence of dict
-        Of several draws, Base's among them.
+        Records of several draws, Base's among them.
     methods : sequence of str
         Rows like those that borrow it.
 
@@ -132,14 +132,14 @@ def borrowed(records: Rows, methods: Sequence[str]) -> float:
 
 
 class Parts:
-    """Records of one data set, and what its rows differ by.
+    """Records of one data set, and the differences of its rows.
 
     Parameters
     ----------
     records : sequence of dict
-        Of one model, data set and choice of layers.
+        Records of one model, data set and choice of layers.
     spread : float
-        Half the interval of a difference of log perplexities where there are less than three draws,
+        Half the interval of a difference of log perplexities if there are fewer than three draws,
         see `borrowed`; NaN decides nothing.
     """
 
@@ -165,7 +165,7 @@ class Parts:
         Returns
         -------
         float
-            NaN where it was not measured.
+            NaN if it was not measured.
         """
         values = [r["metrics"][metric] for r in self.rows(label, metric).values()]
         return float(np.mean(values)) if values else math.nan
@@ -173,7 +173,7 @@ class Parts:
     def estimate(
         self, label: str, metric: str, draws: Sequence[int] | None = None
     ) -> Estimate:
-        """A percentage in the mean over draws, with its interval over all their facts.
+        """A percentage on average over draws, with its interval over all their facts.
 
         Parameters
         ----------
@@ -182,12 +182,12 @@ class Parts:
         metric : str
             "eff", "gen" or "spe".
         draws : sequence of int, optional
-            Of these draws alone.
+            The draws to use; by default all.
 
         Returns
         -------
         Estimate
-            NaN where it was not measured; Wilson's interval where all facts, or none, are right.
+            NaN if it was not measured; Wilson's interval if all facts, or none, are right.
         """
         rows = [row for seed, row in self.rows(label, metric).items()
                 if draws is None or seed in draws]
@@ -200,7 +200,7 @@ class Parts:
         return combine(*((1 / len(rows), of_facts(row, metric)) for row in rows))
 
     def per_draw(self, label: str, of: str, metric: str) -> dict[int, float]:
-        """What a switch changes, draw by draw.
+        """The change from a switch, draw by draw.
 
         Parameters
         ----------
@@ -212,7 +212,7 @@ class Parts:
         Returns
         -------
         dict
-            By draw, in points; of perplexity the logarithm of the ratio.
+            By draw, in points; for perplexity, the logarithm of the ratio.
         """
         off, full = self.rows(label, metric), self.rows(of, metric)
         both = [seed for seed in off if seed in full]
@@ -223,11 +223,11 @@ class Parts:
         return {seed: a - b for seed, (a, b) in pairs.items()}
 
     def change(self, label: str, of: str, metric: str) -> Estimate:
-        """What a switch changes, with its 95% interval.
+        """The change from a switch, with its 95% interval.
 
         From three draws on, differences are paired draw by draw. Of one or two, the interval is
-        put together from those over the facts, unpaired and so too wide. Perplexity has none over
-        facts: of one or two draws it borrows `spread`.
+        combined from those over the facts, unpaired and so too wide. Perplexity has none over
+        facts: for one or two draws it borrows `spread`.
 
         Parameters
         ----------
@@ -239,7 +239,7 @@ class Parts:
         Returns
         -------
         Estimate
-            In points; of perplexity in percent. NaN for what was not measured.
+            In points; for perplexity, in percent. NaN if it was not measured.
         """
         draws = self.per_draw(label, of, metric)
         if not draws:
@@ -261,22 +261,22 @@ class Parts:
         return Estimate(mean, mean - self.spread, mean + self.spread)
 
     def less(self, label: str, of: str, metric: str, by: float = 0.0) -> tuple[str, Estimate]:
-        """Whether a row has less than another by at least so much, as `claims.claim` takes it."""
+        """Whether a row has less than another by at least `by`, as `claims.claim` takes it."""
         found = self.change(label, of, metric)
         return at_most(found, -by), found
 
     def more(self, label: str, of: str, metric: str, by: float = 0.0) -> tuple[str, Estimate]:
-        """Whether a row has more than another by at least so much, as `claims.claim` takes it."""
+        """Whether a row has more than another by at least `by`, as `claims.claim` takes it."""
         found = self.change(label, of, metric)
         return at_least(found, by), found
 
     def within(self, label: str, of: str, metric: str, by: float) -> tuple[str, Estimate]:
-        """Whether two rows differ by no more than so much, as `claims.claim` takes it."""
+        """Whether two rows differ by at most `by`, as `claims.claim` takes it."""
         found = self.change(label, of, metric)
         return every(at_most(found, by), at_least(found, -by)), found
 
     def always_more(self, label: str, of: str, metric: str) -> tuple[str, str]:
-        """Whether a row has more than another in each draw: of these draws, and of no others."""
+        """Whether a row has more than another in each draw; it says nothing about other draws."""
         draws = self.per_draw(label, of, metric)
         if not draws:
             return UNDECIDED, "not run"
@@ -284,7 +284,7 @@ class Parts:
         return verdict, ", ".join(f"{value:+.1f}" for value in draws.values())
 
     def still(self, label: str, of: str, by: float) -> tuple[str, str]:
-        """Whether no mean of two rows differs by more than so much: of these draws alone.
+        """Whether no mean of two rows differs by more than `by`, in these draws only.
 
         Parameters
         ----------
@@ -312,7 +312,7 @@ def by_depth(choices: Mapping[str, Parts], label: str) -> Parts:
     Parameters
     ----------
     choices : mapping
-        The records of each choice, by what it is called.
+        The records of each choice, by its name.
     label : str
         The row.
 
@@ -328,14 +328,14 @@ def by_depth(choices: Mapping[str, Parts], label: str) -> Parts:
 
 
 def score_table(parts: Parts, names: Mapping[str, str]) -> pd.DataFrame:
-    """A row per switch: percentages with intervals over facts, the answer's probability, PPL.
+    """One row per switch: percentages with intervals over facts, the answer's probability, PPL.
 
     Parameters
     ----------
     parts : Parts
         The records.
     names : mapping
-        What a row is called, by its label, in order.
+        The names of rows by their labels, in order.
 
     Returns
     -------
@@ -363,14 +363,14 @@ def _with_interval(estimate: Estimate) -> str:
 
 
 def changes(parts: Parts, switches: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """What every switch changes, in every draw and in the mean.
+    """The change from every switch, in every draw and in the mean.
 
     Parameters
     ----------
     parts : Parts
         The records.
     switches : mapping
-        By the label of the row with all parts, what its switches are called by their labels.
+        By the label of the row with all parts, the names of its switches by their labels.
 
     Returns
     -------
@@ -395,12 +395,12 @@ def changes(parts: Parts, switches: Mapping[str, Mapping[str, str]]) -> pd.DataF
 
 
 def draw_changes(frame: pd.DataFrame) -> Figure:
-    """A panel per measure, a row per switch: a faint dot per draw, the mean with its interval.
+    """One panel per measure, one row per switch: faint dots for draws, the mean with its interval.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `changes`.
+        The result of `changes`.
 
     Returns
     -------
@@ -445,7 +445,7 @@ def sweep_points(
     parts: Parts, sweep: Mapping[str, tuple[str, float]], standing: Mapping[str, float],
     elsewhere: Mapping[str, Parts], layers: Sequence[int],
 ) -> pd.DataFrame:
-    """The scores along each setting, in the mean over draws.
+    """The scores along each setting, on average over draws.
 
     Parameters
     ----------
@@ -495,12 +495,12 @@ def spans(points: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     points : pd.DataFrame
-        From `sweep_points`.
+        The result of `sweep_points`.
 
     Returns
     -------
     pd.DataFrame
-        A row per setting, a column per metric: the largest less the smallest.
+        One row per setting, one column per metric: the largest less the smallest.
     """
     grouped = points.groupby(["setting", "metric"]).measured
     found = (grouped.max() - grouped.min()).unstack()
@@ -509,19 +509,19 @@ def spans(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_sweep(points: pd.DataFrame, base: Mapping[str, float]) -> Figure:
-    """Small multiples: a column for each setting, a row for each score.
+    """Small multiples: one column per setting, one row per score.
 
     Parameters
     ----------
     points : pd.DataFrame
-        From `sweep_points`.
+        The result of `sweep_points`.
     base : mapping
-        Base's scores, by metric as tables call it; drawn dashed.
+        Base's scores, by the metric's name in tables; drawn dashed.
 
     Returns
     -------
     Figure
-        Of a perplexity that is far above all others the number stands at the panel's edge.
+        If a perplexity is far above all others, its number is at the panel's edge.
     """
     import matplotlib.pyplot as plt
 
@@ -553,7 +553,7 @@ def draw_sweep(points: pd.DataFrame, base: Mapping[str, float]) -> Figure:
 def _leave_out(
     row: Sequence[Axes], columns: Sequence[str], ppl: pd.DataFrame, base: float
 ) -> None:
-    """Let a perplexity far above all others leave its panel; its number stands at the edge."""
+    """Let a perplexity far above all others leave its panel; its number is at the edge."""
     bearable = ppl.measured[ppl.measured <= TOO_FAR * base].max()
     if not ppl.measured.max() > TOO_FAR * base:
         return
@@ -569,16 +569,16 @@ def _leave_out(
 def of_table_4(
     frame: pd.DataFrame, tables: pd.DataFrame, names: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Ours beside what the paper's Table 4 prints for its three models.
+    """Our scores beside those of the paper's Table 4 for its three models.
 
     Parameters
     ----------
     frame : pd.DataFrame
-        From `zu.book.figures.metrics_frame`; of one model and data set.
+        The result of `zu.book.figures.metrics_frame`; of one model and data set.
     tables : pd.DataFrame
         The paper's numbers.
     names : mapping
-        What a row is called, by its label.
+        The names of rows by their labels.
 
     Returns
     -------

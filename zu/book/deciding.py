@@ -30,7 +30,7 @@ RELEASED = {"ga": {"steps": 25, "lr": 5e-3, "batch": 64, "which": "last", "stop"
 
 
 class Printed(NamedTuple):
-    """What the paper's own tables give as the meaning of its words, in percent.
+    """The meanings of the paper's words according to its own tables, in percent.
 
     Attributes
     ----------
@@ -48,19 +48,19 @@ class Printed(NamedTuple):
 
 
 def wide_table(printed: pd.DataFrame, tables: str) -> pd.DataFrame:
-    """Some of the paper's tables, as one.
+    """Some of the paper's tables as one table.
 
     Parameters
     ----------
     printed : pd.DataFrame
-        All that the paper prints, `book/paper/tables.csv`.
+        The paper's numbers, `book/paper/tables.csv`.
     tables : str
         A pattern of their names: `FEW_TABLES` or `MANY_TABLES`.
 
     Returns
     -------
     pd.DataFrame
-        A row per model, data set and method, a column per metric.
+        One row per model, data set and method, one column per metric.
     """
     own = printed[printed.table.str.match(tables)]
     return own.pivot_table(index=["model", "dataset", "method"], columns="metric", values="mean")
@@ -72,7 +72,7 @@ def bounds_of(printed: pd.DataFrame) -> Printed:
     Parameters
     ----------
     printed : pd.DataFrame
-        All that the paper prints.
+        The paper's numbers.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def bounds_of(printed: pd.DataFrame) -> Printed:
 
 
 class Evidence(Measured):
-    """What methods did in the records that decide, and whose facts these are.
+    """The results of methods in the deciding records, with the source of the records.
 
     Parameters
     ----------
@@ -101,10 +101,10 @@ class Evidence(Measured):
     Attributes
     ----------
     of : str
-        How many facts and draws, and whether they are kept ones; see `source`.
+        The number of facts and draws, and whether the records are kept ones; see `source`.
     unlike : dict of str
         Why a method's rows decide nothing: how its training differs from the released code's, by
-        the method's name. A row that is trained as there stands in the place of others.
+        the method's name. A row that is trained as there replaces the others.
     """
 
     def __init__(self, records: Records, spread: float = 0.0) -> None:
@@ -132,12 +132,12 @@ class Evidence(Measured):
         metric : str
             "eff", "gen" or "spe".
         part : float
-            Of Base's percentage, in percent.
+            The part of Base's percentage, in percent.
 
         Returns
         -------
         Estimate
-            In points; at most 0 where the method has at most that part.
+            In points; at most 0 if the method has at most that part.
         """
         return self.contrast({method: 1, "base": -part / 100}, metric)
 
@@ -150,7 +150,7 @@ class Evidence(Measured):
         return self.contrast({method: 1}, metric).value
 
     def rise(self, method: str) -> Estimate:
-        """How much perplexity rises, in percent of Base's."""
+        """The rise of perplexity, in percent of Base's."""
         return Estimate(*(100 * np.expm1(x) for x in self.log_ppl(method, self.spread)))
 
     def base_ppl(self) -> float:
@@ -166,22 +166,22 @@ class Evidence(Measured):
 
 
 def training_differs(label: str, n: int) -> str:
-    """How a row of GA or FT is trained otherwise than by the code released with the paper.
+    """How a row's training of GA or FT differs from that of the code released with the paper.
 
     The paper itself names no steps and no rate. That code takes 25 epochs in batches of 64 facts,
-    in the last of the edited layers, and stops FT where its loss falls under 0.01.
+    in the last of the edited layers, and stops FT when its loss falls below 0.01.
 
     Parameters
     ----------
     label : str
         The row's label.
     n : int
-        Facts to forget.
+        The number of facts to forget.
 
     Returns
     -------
     str
-        What is ours, and in brackets what is theirs; empty where nothing differs.
+        Our settings, with theirs in brackets; empty if nothing differs.
     """
     row = parse_method(label)
     ours = settings_for(row.method, **row.settings).model_dump()
@@ -197,7 +197,7 @@ def training_differs(label: str, n: int) -> str:
 
 
 def trained_alike(records: Records) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Records in which a row "ga" or "ft" is the one that is trained as the released code does.
+    """Records in which a row "ga" or "ft" is the one that is trained as in the released code.
 
     Parameters
     ----------
@@ -207,9 +207,9 @@ def trained_alike(records: Records) -> tuple[list[dict[str, Any]], dict[str, str
     Returns
     -------
     records : list of dict
-        Where such a row was run under a longer label, it has the plain one's place.
+        A row of this kind under a longer label replaces the plain one.
     unlike : dict of str
-        By method, how it was trained where no row is alike; see `training_differs`.
+        By method, how it was trained if no row is alike; see `training_differs`.
     """
     kept, unlike = list(records), {}
     for method in RELEASED:
@@ -225,7 +225,7 @@ def trained_alike(records: Records) -> tuple[list[dict[str, Any]], dict[str, str
 
 
 def largest(rows: Records) -> list[dict[str, Any]]:
-    """The records with the most facts, with which those of smaller runs do not mix.
+    """Only the records with the most facts.
 
     Parameters
     ----------
@@ -265,13 +265,13 @@ def deciding(experiment: str, records: str | Path) -> list[dict[str, Any]]:
     experiment : str
         Its name.
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
 
     Returns
     -------
     list of dict
         Those with the most facts: this build's or, where these forgot more facts of the same model
-        and data sets, the kept ones; only kept ones where the build has none.
+        and data sets, the kept ones; only kept ones if the build has none.
     """
     run, kept = largest(read_records(Path(records, experiment))), largest(kept_records(experiment))
     same = {(r["model"], r["dataset"]) for r in run}
@@ -290,8 +290,8 @@ def source(rows: Records) -> str:
     Returns
     -------
     str
-        Such as "50 facts, 7 draws, kept"; "older code" is said of kept records that nothing holds
-        against the present code; empty for no records.
+        For example "50 facts, 7 draws, kept". "older code" is added for kept records that cannot be
+        compared with the present code. Empty if there are no records.
     """
     if not rows:
         return ""
@@ -306,12 +306,12 @@ def source(rows: Records) -> str:
 
 
 def borrowed_spread() -> float:
-    """What a single draw's log perplexity borrows: the largest between kept draws of few facts.
+    """The spread that one draw's log perplexity borrows: the largest of kept draws of few facts.
 
     Returns
     -------
     float
-        Half the width of the interval; 0 where nothing is kept.
+        Half the width of the interval; 0 if nothing is kept.
     """
     return ppl_spread([r for r in kept_records("few_shot") if "cloze" in r["dataset"]])
 
@@ -324,12 +324,12 @@ def few_facts(records: str | Path) -> dict[str, Evidence]:
     Parameters
     ----------
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
 
     Returns
     -------
     dict of Evidence
-        By the data set's name, with the model's where there are several; where nothing is there,
+        By the data set's name, with the model's if there are several; if there are no records,
         "few facts" with no records.
     """
     rows = common_draws(deciding("few_shot", records))
@@ -350,14 +350,14 @@ def of_form(experiment: str, records: str | Path, form: str) -> Evidence:
     experiment : str
         Its name.
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
     form : str
-        A pattern that the data sets' names hold, such as "cloze|mcf".
+        A pattern that the data sets' names contain, such as "cloze|mcf".
 
     Returns
     -------
     Evidence
-        Perhaps of no records.
+        The evidence; it may have no records.
     """
     rows = [r for r in deciding(experiment, records) if re.search(form, r["dataset"])]
     return Evidence(rows, borrowed_spread())
@@ -376,7 +376,7 @@ def most(rows: Records, methods: frozenset[str] = COMPARED) -> list[dict[str, An
     Returns
     -------
     list of dict
-        Empty where no number of facts was given to all.
+        Empty if no number of facts was given to all.
     """
     given: dict[int, set[str]] = {}
     for r in rows:
@@ -413,12 +413,12 @@ def many_facts(records: str | Path) -> Evidence:
     Parameters
     ----------
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
 
     Returns
     -------
     Evidence
-        Perhaps of no records.
+        The evidence; it may have no records.
     """
     run = read_records(Path(records, "many_facts"))
     models = {r["model"] for r in run}
@@ -430,7 +430,7 @@ def many_facts(records: str | Path) -> Evidence:
 
 
 def largest_n(rows: Records) -> int:
-    """The most facts of some records; 0 for none."""
+    """The largest number of facts in some records; 0 if there are none."""
     return max((r["n"] for r in rows), default=0)
 
 
@@ -440,14 +440,14 @@ def low_layers(records: str | Path, edited: Sequence[int]) -> list[tuple[dict, d
     Parameters
     ----------
     records : str or Path
-        Where the chapters of this build have put theirs.
+        The folder of this build's records.
     edited : sequence of int
         The layers that are usually edited.
 
     Returns
     -------
     list of tuple
-        (lower, usual), a pair per draw, of the first set of lower layers; empty where the build
+        (lower, usual), one pair per draw, of the first set of lower layers; empty if the build
         has no such run.
     """
     others = [r for r in read_records(records) if r["experiment"].startswith("ablation-layers")
@@ -463,9 +463,9 @@ def low_layers(records: str | Path, edited: Sequence[int]) -> list[tuple[dict, d
 
 
 def peaks() -> dict[str, dict[int, int]]:
-    """The most memory of a GPU that an edit held, by model and number of facts.
+    """The peak GPU memory of an edit, by model and number of facts.
 
-    A GPU's own allocator says so; on a CPU there is only the most that the process ever held.
+    It comes from the GPU's allocator. On a CPU only the process's peak is known.
 
     Returns
     -------
@@ -479,7 +479,7 @@ def peaks() -> dict[str, dict[int, int]]:
 
 
 def costs() -> list[dict[str, Any]]:
-    """The kept records of what an edit takes, by the number of facts.
+    """The kept records of the cost of edits, by the number of facts.
 
     Returns
     -------

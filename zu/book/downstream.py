@@ -1,4 +1,4 @@
-"""Tables and figures of tasks downstream: what an edited model gets right, item by item."""
+"""Tables and figures of tasks downstream: the items that an edited model gets right."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ ALL = "all"
 
 
 def accuracies(records: Rows) -> pd.DataFrame:
-    """What the records say of each task, one a row.
+    """The results of each task, one per row.
 
     Parameters
     ----------
     records : sequence of dict
-        As the chapter makes them.
+        Records of the chapter.
 
     Returns
     -------
     pd.DataFrame
         "dataset", "model", "method", "seed", "n", "task", "accuracy" with the ends of its interval
         over items "low" and "high", "items", "chance", "said" (how often the right answer is what
-        the model would write), all in percent; and "right", a digit an item.
+        the model would write), all in percent; and "right", one digit per item.
     """
     about = ("dataset", "model", "method", "seed", "n")
     return pd.DataFrame([
@@ -47,7 +47,7 @@ def accuracies(records: Rows) -> pd.DataFrame:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """By method and task: the numbers of `accuracies`, in the mean over draws."""
+    """By method and task: the numbers of `accuracies`, on average over draws."""
     columns = ["accuracy", "low", "high", "items", "said", "chance"]
     return frame.groupby(["method", "task"], sort=False)[columns].mean()
 
@@ -58,12 +58,12 @@ def example(task: Any) -> tuple[str, str]:
     Parameters
     ----------
     task : object of the harness, or None
-        A task of a file of one's own; of others nothing is shown.
+        A task from your own file; for others nothing is shown.
 
     Returns
     -------
     item, answers : str
-        With ⏎ for a new line, and ✓ behind the right answer.
+        With ⏎ for a new line, and ✓ after the right answer.
     """
     if task is None or getattr(task.config, "custom_dataset", None) is None:
         return "(from the hub)", ""
@@ -75,26 +75,26 @@ def example(task: Any) -> tuple[str, str]:
 
 
 def like_of(task: Any) -> str:
-    """The paper's task that one of ours stands in for; empty for none."""
+    """The paper's task that one of ours stands in for; empty if there is none."""
     return (getattr(task.config, "metadata", None) or {}).get("paper") or "" if task else ""
 
 
 def tasks_table(
     loaded: Mapping[str, Mapping[str, Any]], base: pd.DataFrame
 ) -> pd.DataFrame:
-    """The tasks: an item of each, what it stands in for, and what the unedited model can do.
+    """The tasks: one item of each, the paper's task like it, and the unedited model's score.
 
     Parameters
     ----------
     loaded : mapping
-        From `zu.experiment.tasks.load_tasks`.
+        The result of `zu.experiment.tasks.load_tasks`.
     base : pd.DataFrame
         By task, Base's rows of `means`.
 
     Returns
     -------
     pd.DataFrame
-        A row per task; texts.
+        One row per task; texts.
     """
     rows = {}
     for task, parts in loaded.items():
@@ -116,14 +116,14 @@ def table_of(mean: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     Parameters
     ----------
     mean : pd.DataFrame
-        From `means`.
+        The result of `means`.
     names : mapping
-        What a row is called, by its label.
+        The names of rows by their labels.
 
     Returns
     -------
     pd.DataFrame
-        A row for chance and one per method, a column per task; texts.
+        A row for chance and one per method, one column per task; texts.
     """
     found = {}
     for task, some in mean.groupby(level="task", sort=False):
@@ -141,9 +141,9 @@ def draw_tasks(
     Parameters
     ----------
     mean : pd.DataFrame
-        From `means`.
+        The result of `means`.
     names : mapping
-        What a row is called, by its label, in the order of the rows.
+        The names of rows by their labels, in the order of the rows.
     able : sequence of str
         The tasks on which Base is above chance; titles of others are grey.
     likes : mapping
@@ -152,7 +152,7 @@ def draw_tasks(
     Returns
     -------
     Figure
-        A panel per task.
+        One panel per task.
     """
     import matplotlib.pyplot as plt
 
@@ -194,7 +194,7 @@ class Changes:
     Parameters
     ----------
     records : sequence of dict
-        Of one model, with "base" in every draw.
+        Records of one model, with "base" in every draw.
     """
 
     def __init__(self, records: Rows) -> None:
@@ -206,7 +206,7 @@ class Changes:
         self.able = [task for task, m in base.items() if m["interval"][0] > m["chance"]]
 
     def _label(self, method: str) -> str:
-        """The label of a method's first row; the name where there is none."""
+        """The label of a method's first row; the name if there is none."""
         return self.labels.get(method, method)
 
     def tests(self) -> pd.DataFrame:
@@ -249,7 +249,7 @@ class Changes:
         Returns
         -------
         verdict, measured : str
-            As `zu.book.claims.claim` takes them; undecided where it was not run, or Base can do
+            As `zu.book.claims.claim` takes them; undecided if it was not run, or Base can do
             no task.
         """
         if method not in self.labels or not self.able:
@@ -258,19 +258,19 @@ class Changes:
         return NO if lost else YES, ", ".join(lost)
 
     def items(self, method: str, tasks: Sequence[str]) -> np.ndarray:
-        """Each item's change in points, in the mean over draws.
+        """Each item's change in points, on average over draws.
 
         Parameters
         ----------
         method : str
             Its name, without settings.
         tasks : sequence of str
-            Whose items.
+            The tasks whose items count.
 
         Returns
         -------
         (items,) array
-            −100 for an item that is lost in every draw, 100 for one won; empty where the method
+            −100 for an item that is lost in every draw, 100 for one won; empty if the method
             was not run.
         """
         rows = []
@@ -293,15 +293,15 @@ class Changes:
         method : str
             Its name, without settings.
         tasks : sequence of str, optional
-            Whose items; None: of all that Base can do.
+            The tasks whose items count; by default all that Base can do.
         than : str
             A method whose change is subtracted, item by item.
 
         Returns
         -------
         Estimate
-            The mean over draws with Student's interval over items; where no item changed, Wilson's
-            of none. NaN where a method was not run, or there is no task.
+            The mean over draws with Student's interval over items; if no item changed, Wilson's
+            of none. NaN if a method was not run, or there is no task.
         """
         asked = self.able if tasks is None else tasks
         items = self.items(method, asked)
@@ -314,19 +314,19 @@ class Changes:
         return over_draws(items - other)
 
     def gained(self, task: str) -> float:
-        """What Base has above chance on a task, in points; NaN for a task that was not asked."""
+        """Base's accuracy above chance on a task, in points; NaN if the task was not run."""
         found = self.by["base", self.seeds[0]].get(task)
         return found["acc"] - found["chance"] if found else np.nan
 
     def kept(self, method: str, task: str) -> float:
-        """How much of what Base has above chance is left, in percent; NaN where not run."""
+        """The share of Base's accuracy above chance that is left, in percent; NaN if not run."""
         gained = self.gained(task)
         if not gained > 0:
             return np.nan
         return 100 * (1 + self.change(method, [task]).value / gained)
 
     def changed(self, method: str) -> tuple[float, float]:
-        """Items lost and items won of all that Base can do, a draw; NaN where not run."""
+        """Items lost and items won of all tasks that Base can do, per draw; NaN if not run."""
         tests = self.tests()
         own = tests[(tests.method == self._label(method)) & (tests.task == ALL)]
         return float(own.lost.mean()), float(own.won.mean())
@@ -335,21 +335,21 @@ class Changes:
 def changes_table(
     tests: pd.DataFrame, names: Mapping[str, str], able: Sequence[str]
 ) -> pd.DataFrame:
-    """Changes of accuracy with the items lost and won, and a star where a test finds one.
+    """Changes of accuracy with the items lost and won, and a star if a test finds a change.
 
     Parameters
     ----------
     tests : pd.DataFrame
-        From `Changes.tests`.
+        The result of `Changes.tests`.
     names : mapping
-        What a row is called, by its label.
+        The names of rows by their labels.
     able : sequence of str
         The tasks that Base can do.
 
     Returns
     -------
     pd.DataFrame
-        A row per method, a column per task and one for all; texts. Items are summed over draws,
+        One row per method, one column per task and one for all; texts. Items are summed over draws,
         and the star is for any of them.
     """
     if not len(tests):
@@ -364,7 +364,7 @@ def changes_table(
 
 
 def _signed(row: Any) -> str:
-    """Such as "−3.1 (−4, +2) *"."""
+    """For example "−3.1 (−4, +2) *"."""
     star = " *" if row.p < 0.05 else ""
     gap = f"{row.difference:+.1f}".replace("-", "−")
     return f"{gap} (−{row.lost}, +{row.won}){star}"
@@ -376,9 +376,9 @@ def smallest_loss(tests: int, level: float = 0.05) -> int:
     Parameters
     ----------
     tests : int
-        By how many to multiply p.
+        The number by which p is multiplied.
     level : float
-        At which level.
+        The level of the test.
 
     Returns
     -------

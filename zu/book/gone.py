@@ -1,4 +1,4 @@
-"""Tables and figures of the chapter on erasure: what each test gets back, where and how fast."""
+"""Tables and figures of the chapter on erasure: answers that tests get back, and how fast."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The unedited model, asked and taught other facts' answers.
 SWAPPED = "swapped"
-#: Of fewer facts nothing is concluded.
+#: Nothing is concluded from fewer facts.
 FEW = 5
 #: What the model is trained on before it is asked again, by the test's name.
 LESSONS = {"relearn": "trained on the forgotten facts",
@@ -30,7 +30,7 @@ READINGS = {"lens": "logit lens", "probe": "linear probe"}
 #: is all there is. Facts that were never known are behind no test.
 CONTROLS = {test: "swapped, asking" if test in ("lens", "probe", "relearn") else "asking"
             for test in TESTS if test != "asked"} | {"asked": "none"}
-#: How fakes are drawn, in their order.
+#: The looks of fakes, in their order.
 DASHES = ("--", ":", "-.")
 #: Tokens from the left, and how many layers are drawn; those of the edit.
 PROMPT, DEPTH, EDITED = ("The capital of", "France", "is"), 7, (2, 3)
@@ -52,7 +52,7 @@ WAYS = (
 
 
 class Answers:
-    """What each test gets back after each method, fact by fact, over all draws.
+    """The answers that each test gets back after each method, by fact, over all draws.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Answers:
             self.rows.setdefault(method, []).append(record["metrics"])
 
     def values(self, method: str, test: str) -> list[float]:
-        """A test's results, 0 to 1 a fact.
+        """A test's results, 0 to 1 per fact.
 
         Parameters
         ----------
@@ -85,12 +85,12 @@ class Answers:
         Returns
         -------
         list of float
-            Of the facts that it can be asked of; none where the row was not run.
+            Of the facts that it can be asked of; none if the row was not run.
         """
         return [hit for draw in self.rows.get(method, ()) for hit in draw[test] if hit is not None]
 
     def share(self, method: str, test: str) -> Estimate:
-        """How many of the answers a test gets back.
+        """The share of the answers that a test gets back.
 
         Parameters
         ----------
@@ -100,12 +100,12 @@ class Answers:
         Returns
         -------
         Estimate
-            In percent, its interval over the facts; NaN where it was not asked.
+            In percent, its interval over the facts; NaN if it was not asked.
         """
         return Estimate(*summary(self.values(method, test)))
 
     def more(self, method: str, test: str, than: str = SWAPPED, other: str = "") -> Estimate:
-        """How much more of the answers a test gets back of one row than of another.
+        """The share of the answers that a test gets back for one row, less that for another.
 
         Parameters
         ----------
@@ -114,12 +114,12 @@ class Answers:
         than : str
             The other row.
         other : str
-            The test that it is held against; by default the same.
+            The test of the other row; by default the same.
 
         Returns
         -------
         Estimate
-            In points; that the facts are the same is not used, so that it is too wide.
+            In points; the interval ignores that the facts are the same, so it is too wide.
         """
         floor = self.share(than, other or test)
         if than == SWAPPED and floor.value != floor.value:  # NaN: a test that it cannot be asked
@@ -127,7 +127,7 @@ class Answers:
         return combine((1, self.share(method, test)), (-1, floor))
 
     def returned(self, methods: Sequence[str], test: str) -> Estimate:
-        """Of the answers that asking no longer gets, how many a test gets.
+        """The share of the answers lost to asking that a test gets back.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class Answers:
         Returns
         -------
         Estimate
-            In percent, with Wilson's interval; NaN where nothing was silenced.
+            In percent, with Wilson's interval; NaN if no answer was lost.
         """
         pairs = [pair for method in methods for pair in zip(
             self.values(method, "asked"), self.values(method, test), strict=True)]
@@ -150,7 +150,7 @@ class Answers:
         return Estimate(100 * found / len(silent), *wilson(found, len(silent)))
 
     def brings(self, method: str, test: str) -> str:
-        """Whether a test gets answers back: more than of swapped facts, and than asking does.
+        """Whether a test gets answers back: more than for swapped facts, and more than asking gets.
 
         Parameters
         ----------
@@ -160,8 +160,8 @@ class Answers:
         Returns
         -------
         str
-            A verdict, by 95% intervals; undecided for fewer than five facts. The unedited model,
-            and asking itself, are held against swapped facts alone.
+            A verdict, by 95% intervals; undecided if there are fewer than five facts. The unedited
+            model, and asking itself, are compared with swapped facts only.
         """
         if len(self.values(method, test)) < FEW:
             return UNDECIDED
@@ -187,26 +187,26 @@ class Answers:
         Returns
         -------
         array, (layers,) or (steps,)
-            0 to 1; empty where the row was not run.
+            0 to 1; empty if the row was not run.
         """
         draws = [draw[name] for draw in self.rows.get(method, ()) if name in draw]
         return np.mean(draws, 0) if draws else np.array([])
 
 
 def frame(answers: Answers, names: Mapping[str, str]) -> pd.DataFrame:
-    """What each test gets back after each method.
+    """The answers that each test gets back after each method.
 
     Parameters
     ----------
     answers : Answers
         The results.
     names : mapping
-        What a row is called, by its label, in the order of the rows.
+        The names of rows by their labels, in the order of the rows.
 
     Returns
     -------
     pd.DataFrame
-        A row per method and test that was asked: "method", "test", "%", "from, %", "to, %",
+        One row per method and test that was asked: "method", "test", "%", "from, %", "to, %",
         "facts", and "back", whether it gets answers back ("yes", "no" or "undecided"; of swapped
         facts "").
     """
@@ -222,19 +222,19 @@ def frame(answers: Answers, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The percentages of `frame`, marked where a test gets answers back.
+    """The percentages of `frame`, marked if a test gets answers back.
 
     Parameters
     ----------
     found : pd.DataFrame
-        From `frame`.
+        The result of `frame`.
     names : mapping
-        As there.
+        As in `frame`.
 
     Returns
     -------
     pd.DataFrame
-        A row per test, the column "control", from `CONTROLS`, and one per method; texts, "▲" before
+        One row per test; "control", from `CONTROLS`, and one column per method; texts, "▲" before
         a number that is more than swapped facts give and than asking gets.
     """
     most = found.facts.max() if len(found) else 0
@@ -249,7 +249,7 @@ def table(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _look(method: str, fakes: Sequence[str]) -> dict[str, Any]:
-    """How a method's line is drawn: colour, dashes, and what lies on top."""
+    """The look of a method's line: colour, dashes and order."""
     if method == SWAPPED:
         return {"color": "black", "ls": (0, (1, 1)), "zorder": 1}
     if method in fakes:
@@ -261,21 +261,21 @@ def _look(method: str, fakes: Sequence[str]) -> dict[str, Any]:
 def draw_tests(
     found: pd.DataFrame, names: Mapping[str, str], fakes: Sequence[str] = ()
 ) -> Figure:
-    """A panel for each test, a row for each method, with 95% intervals.
+    """One panel per test, one row per method, with 95% intervals.
 
     Parameters
     ----------
     found : pd.DataFrame
-        From `frame`.
+        The result of `frame`.
     names : mapping
-        As there.
+        As in `frame`.
     fakes : sequence of str
-        Which rows are fakes.
+        The rows that are fakes.
 
     Returns
     -------
     Figure
-        Full dots are tests that get answers back; the dashed line is what swapped facts give.
+        Full dots are tests that get answers back; the dashed line is the result of swapped facts.
     """
     import matplotlib.pyplot as plt
 
@@ -308,7 +308,7 @@ def draw_tests(
 
 
 def inside(answers: Answers, names: Mapping[str, str]) -> pd.DataFrame:
-    """What the lens and the probe find after each layer.
+    """The answers that the lens and the probe find after each layer.
 
     Parameters
     ----------
@@ -330,23 +330,23 @@ def inside(answers: Answers, names: Mapping[str, str]) -> pd.DataFrame:
 def draw_inside(
     seen: pd.DataFrame, names: Mapping[str, str], layers: Sequence[int], fakes: Sequence[str] = ()
 ) -> Figure:
-    """What the lens and the probe find, layer by layer.
+    """The answers that the lens and the probe find, layer by layer.
 
     Parameters
     ----------
     seen : pd.DataFrame
-        From `inside`.
+        The result of `inside`.
     names : mapping
         As in `frame`.
     layers : sequence of int
-        The edited ones, which are shaded.
+        The edited layers, which are shaded.
     fakes : sequence of str
-        Which rows are fakes.
+        The rows that are fakes.
 
     Returns
     -------
     Figure
-        Two panels, a line for each method.
+        Two panels, one line per method.
     """
     figure, axes = _two_panels(READINGS.values(), "layer", "answers found, %")
     for axis, reading in zip(axes, READINGS, strict=True):
@@ -376,7 +376,7 @@ def _name_lines(figure: Figure) -> None:
 
 
 def by_step(answers: Answers, names: Mapping[str, str], steps: Sequence[int]) -> pd.DataFrame:
-    """How many answers are given after each step of training, from before the first one on.
+    """The share of answers given after each step of training, from before the first one on.
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def by_step(answers: Answers, names: Mapping[str, str], steps: Sequence[int]) ->
     names : mapping
         As in `frame`.
     steps : sequence of int
-        After which the model was asked.
+        The steps after which the model was asked.
 
     Returns
     -------
@@ -410,19 +410,19 @@ def by_step(answers: Answers, names: Mapping[str, str], steps: Sequence[int]) ->
 
 
 def last(taught: pd.DataFrame, method: str, lesson: str = "relearn") -> Estimate:
-    """What is answered after the last step of training.
+    """The share of answers given after the last step of training.
 
     Parameters
     ----------
     taught : pd.DataFrame
-        From `by_step`.
+        The result of `by_step`.
     method, lesson : str
-        Of a row.
+        The method and lesson of a row.
 
     Returns
     -------
     Estimate
-        In percent; NaN where the row was not run.
+        In percent; NaN if the row was not run.
     """
     own = taught[(taught.method == method) & (taught.lesson == lesson)]
     if not len(own):
@@ -438,16 +438,16 @@ def draw_speed(
     Parameters
     ----------
     taught : pd.DataFrame
-        From `by_step`.
+        The result of `by_step`.
     names : mapping
         As in `frame`.
     fakes : sequence of str
-        Which rows are fakes.
+        The rows that are fakes.
 
     Returns
     -------
     Figure
-        Two panels, a line with intervals for each method; steps are set at equal distances.
+        Two panels, one line with intervals per method; steps are set at equal distances.
     """
     steps = sorted({*taught.step})
     figure, axes = _two_panels(LESSONS.values(), "steps of Adam", "answers given, %")
@@ -465,18 +465,18 @@ def draw_speed(
 
 
 def made(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How a run was made, for its caption.
+    """The settings of a run, for its caption.
 
     Parameters
     ----------
     records : sequence of dict
-        Of one run.
+        Records of one run.
 
     Returns
     -------
     dict
         "facts", "draws", "model", "commit", "prefixes" and "tokens", those of the moments, and
-        "steps", a list; of no records a dash for each, and no steps.
+        "steps", a list; a dash for each, and no steps, if there are no records.
     """
     if not records:
         names = ("facts", "draws", "model", "commit", "prefixes", "tokens")
@@ -489,7 +489,7 @@ def made(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def beside(runs: Mapping[str, Sequence[dict[str, Any]]], method: str) -> pd.DataFrame:
-    """What some tests get back after one method, in several runs, and how these were made.
+    """The answers that some tests get back after one method, in several runs, with their settings.
 
     Parameters
     ----------
@@ -501,7 +501,7 @@ def beside(runs: Mapping[str, Sequence[dict[str, Any]]], method: str) -> pd.Data
     Returns
     -------
     pd.DataFrame
-        A row per run: "facts at once", "draws", "tokens of C_0", "steps of relearning", and
+        One row per run: "facts at once", "draws", "tokens of C_0", "steps of relearning", and
         "asked", "context", "relearn" and "relearn others", in percent with 95% intervals.
     """
     tests, rows = ("asked", "context", "relearn", "relearn others"), {}
@@ -532,7 +532,7 @@ def draw_ways(places: pd.DataFrame) -> Figure:
     Parameters
     ----------
     places : pd.DataFrame
-        From `ways`.
+        The result of `ways`.
 
     Returns
     -------
@@ -580,7 +580,7 @@ def _draw_way(axis: Axes) -> None:
 
 
 def _label(axis: Axes, place: Mapping[str, Any]) -> None:
-    """A test's or fake's label, with a line to its place where it does not stand beside it."""
+    """A test's or fake's label, with a line to its place if it is not beside it."""
     colour = PALETTE["memit"] if place["kind"] == "test" else SERIES[1]
     colour = SERIES[2] if place["name"] == "in the cracks" else colour
     left = place["label token"] < 0

@@ -1,7 +1,7 @@
 """The rules that decide the paper's claims.
 
-A rule takes what was measured, and a bound where it has one, and returns a verdict of
-`zu.book.verdicts` with what was measured, in words. Nothing is decided anywhere else.
+A rule takes measurements, and a bound if it has one, and returns a verdict of
+`zu.book.verdicts` with the measurements in words. Nothing is decided anywhere else.
 `zu.book.ledger_table` makes rows of the verdicts, and `zu.book.deciding` finds the records.
 """
 from __future__ import annotations
@@ -42,9 +42,9 @@ Finding = tuple[str, str]
 Pair = tuple[dict[str, Any], dict[str, Any]]
 OTHERS = ("rome", "memit", "alphaedit")
 SCORES = ("eff", "gen", "spe")
-#: Of fewer facts nothing is concluded.
+#: Nothing is concluded from fewer facts.
 FEW = 5
-#: A slope is zero where this much of the free one is left.
+#: A slope counts as zero if at most this share of the free one is left.
 ZERO = 1e-8
 #: The eigenvalues of a second moment that the code released with the paper counts as zero.
 THRESHOLD = 0.01
@@ -57,12 +57,12 @@ KINDS = {"sentiment": ("sentiment", "sst2"),
 
 
 def _verdict(holds: bool) -> str:
-    """Yes or no, for what has no sampling error."""
+    """Yes or no, for numbers without sampling error."""
     return YES if holds else NO
 
 
 def _agreed(holds: Iterable[bool]) -> str:
-    """Yes or no where all agree: for what was measured once and has no interval."""
+    """Yes or no if all agree: for numbers that were measured once and have no interval."""
     seen = set(holds)
     return UNDECIDED if len(seen) != 1 else _verdict(seen.pop())
 
@@ -83,7 +83,7 @@ class Problem(NamedTuple):
     C0 : Tensor, (m, m)
         Second moments of general keys.
     V_f : Tensor, (d, k)
-        What the layer says.
+        The outputs of the layer.
     """
 
     W: torch.Tensor
@@ -101,9 +101,9 @@ def problem(d: int = 8, m: int = 20, k: int = 3, samples: int = 60) -> Problem:
     d, m : int
         The layer's size.
     k : int
-        Facts to forget.
+        The number of facts to forget.
     samples : int
-        General keys; more than `m`, so that their moments have full rank.
+        The number of general keys; more than `m`, so that their moments have full rank.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def has_a_closed_form(x: Problem) -> Finding:
     Parameters
     ----------
     x : Problem
-        From `problem`.
+        The result of `problem`.
 
     Returns
     -------
@@ -145,12 +145,12 @@ def has_a_closed_form(x: Problem) -> Finding:
 
 
 def hides_the_old_outputs(x: Problem) -> Finding:
-    """§4.2: the edited outputs of the forgotten keys are orthogonal to what the layer said.
+    """§4.2: the edited outputs of the forgotten keys are orthogonal to the layer's old outputs.
 
     Parameters
     ----------
     x : Problem
-        From `problem`.
+        The result of `problem`.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def kronecker_is_optimal(x: Problem) -> Finding:
     Parameters
     ----------
     x : Problem
-        From `problem`.
+        The result of `problem`.
 
     Returns
     -------
@@ -192,7 +192,7 @@ class Solved(NamedTuple):
     left : float
         The share of the objective's slope (Eq. 12, along allowed changes) that is left.
     seconds : float
-        How long it took.
+        The time that it took.
     """
 
     d: int
@@ -209,9 +209,9 @@ def at_real_size(
     Parameters
     ----------
     model : PreTrainedModel
-        Which one.
+        The model.
     layer : int
-        Which of its layers.
+        The layer.
     C0 : Tensor, (m, m)
         The layer's second moments; the lower half of its directions may change.
     n : int
@@ -220,7 +220,7 @@ def at_real_size(
     Returns
     -------
     Solved
-        What it took, the directions counted in, and what is left.
+        The time that it took, the directions counted in, and what is left.
     """
     weight = models.down_proj(model, layer).weight
     assert isinstance(weight, torch.Tensor)  # mypy: a module's attribute may be a module
@@ -247,7 +247,7 @@ def at_papers_size(d: int = 3072, m: int = 8192, n: int = 50) -> Solved:
     Returns
     -------
     Solved
-        What it took and what is left.
+        The time that it took and what is left.
     """
     g = torch.Generator().manual_seed(0)
     W = torch.randn(d, m, generator=g, dtype=torch.float64)
@@ -282,12 +282,12 @@ def is_intractable(layers: Sequence[Solved]) -> Finding:
     Parameters
     ----------
     layers : sequence of Solved
-        Of several sizes.
+        Layers of several sizes.
 
     Returns
     -------
     Finding
-        Yes where the solver fails at one of the sizes; without sampling error.
+        Yes if the solver fails at one of the sizes; without sampling error.
     """
     said = [f"d = {x.d}, m = {x.m}: {x.left:.0e} of the slope left after {x.seconds:.1g} s"
             for x in layers]
@@ -297,14 +297,14 @@ def is_intractable(layers: Sequence[Solved]) -> Finding:
 def energy_within(
     C0: Mapping[int, torch.Tensor], other: Mapping[int, torch.Tensor], threshold: float = THRESHOLD
 ) -> dict[int, tuple[int, float]]:
-    """What general keys have in the directions that count as empty.
+    """The energy of general keys in the directions that count as empty.
 
     Parameters
     ----------
     C0 : mapping of Tensor, (m, m)
         Second moments of the text that the directions are chosen on, by layer.
     other : mapping of Tensor, (m, m)
-        Those of other text, of the same layers.
+        Second moments of other text, of the same layers.
     threshold : float
         Eigenvalues of `C0` below it count as zero.
 
@@ -323,7 +323,7 @@ def energy_within(
 
 
 def general_keys_vanish(within: Mapping[int, tuple[int, float]], most: float = 1) -> Finding:
-    """§5: where the update acts general keys are zero.
+    """§5: where the update acts, general keys are zero.
 
     The paper takes the eigenvectors "that correspond to the zero eigenvalues" of the second moment,
     so that the utility term "vanishes identically". No eigenvalue of a real moment is zero; the
@@ -333,14 +333,14 @@ def general_keys_vanish(within: Mapping[int, tuple[int, float]], most: float = 1
     Parameters
     ----------
     within : mapping
-        From `energy_within`.
+        The result of `energy_within`.
     most : float
-        Of the energy, in percent.
+        The largest share of the energy, in percent.
 
     Returns
     -------
     Finding
-        Without sampling error; no where a layer has no such direction.
+        Without sampling error; no if a layer has no such direction.
     """
     said = [f"layer {layer}: {count} directions with {part:.1f}%"
             for layer, (count, part) in within.items()]
@@ -354,12 +354,12 @@ def descent_arrives(m: Evidence) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With "exact:lam=0.1" and "zerounlearn-gd".
+        Evidence with "exact:lam=0.1" and "zerounlearn-gd".
 
     Returns
     -------
     Finding
-        Yes where all three differences, either way, are within a point.
+        Yes if all three differences, either way, are within a point.
     """
     apart = {x: m.less("exact:lam=0.1", "zerounlearn-gd", x) for x in SCORES}
     near = [verdict for x in apart.values() for verdict in (at_most(x, 1), at_least(x, -1))]
@@ -375,9 +375,9 @@ def removes_the_knowledge(m: Evidence, part: float = 10) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With "zerounlearn".
+        Evidence with "zerounlearn".
     part : float
-        Of Base's, in percent.
+        The part of Base's, in percent.
 
     Returns
     -------
@@ -398,16 +398,16 @@ def forgets_more(
     Parameters
     ----------
     m : Evidence
-        With all of them.
+        Evidence with all of them.
     method : str
-        Whose Eff it is.
+        The method whose Eff is compared.
     others : sequence of str
-        Those it is held against.
+        The methods to compare with.
 
     Returns
     -------
     Finding
-        Yes where it is below each.
+        Yes if it is below each.
     """
     less = {x: m.less(method, x, "eff") for x in others}
     said = ", ".join(f"{LABELS[x]} {estimate}" for x, estimate in less.items())
@@ -420,14 +420,14 @@ def others_struggle(m: Evidence, part: float = 75) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With both.
+        Evidence with both.
     part : float
-        Of Base's, in percent.
+        The part of Base's, in percent.
 
     Returns
     -------
     Finding
-        Yes where both stay.
+        Yes if both stay at least that high.
     """
     both = ("rome", "memit")
     verdicts = [at_least(m.beyond(x, "eff", part)) for x in both]
@@ -440,14 +440,14 @@ def ascent_destroys(m: Evidence, ppl: float = 1000) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With "ga".
+        Evidence with "ga".
     ppl : float
         Perplexity.
 
     Returns
     -------
     Finding
-        Yes where both hold.
+        Yes if both hold.
     """
     base = m.base_ppl()
     explodes = at_least(m.rise("ga"), 100 * (ppl / base - 1))
@@ -457,17 +457,17 @@ def ascent_destroys(m: Evidence, ppl: float = 1000) -> Finding:
 
 
 def tuning_loses_specificity(m: Evidence) -> Finding:
-    """§6.3: on cloze facts FT's Spe is at most a tenth of Base's, perplexity up by a tenth or more.
+    """§6.3: on clozes FT's Spe is at most a tenth of Base's, and perplexity rises by a tenth.
 
     Parameters
     ----------
     m : Evidence
-        Of cloze facts, with "ft".
+        Evidence of cloze facts, with "ft".
 
     Returns
     -------
     Finding
-        Yes where both hold.
+        Yes if both hold.
     """
     verdict = every(at_most(m.beyond("ft", "spe", 10)), at_least(m.rise("ft"), 10))
     return verdict, f"Spe {m.said('ft', 'spe', 10)}, perplexity up by {m.rise('ft')}%"
@@ -483,11 +483,11 @@ def perplexity_is_comparable(
     Parameters
     ----------
     m : Evidence
-        With the method.
+        Evidence with the method.
     most : float
         The rise, in percent of Base's; see `zu.book.deciding.bounds_of`.
     method : str
-        Whose perplexity it is.
+        The method whose perplexity is compared.
 
     Returns
     -------
@@ -503,9 +503,9 @@ def specificity_is_high(m: Evidence, part: float) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With "zerounlearn".
+        Evidence with "zerounlearn".
     part : float
-        Of Base's, in percent; see `zu.book.deciding.bounds_of`.
+        The part of Base's, in percent; see `zu.book.deciding.bounds_of`.
 
     Returns
     -------
@@ -522,15 +522,15 @@ def preserves_best(m: Evidence, part: float = 10) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With ROME, MEMIT, AlphaEdit and ZeroUnlearn; GA and FT count where they are trained as in
-        the released code.
+        Evidence with ROME, MEMIT, AlphaEdit and ZeroUnlearn. GA and FT count if they are trained as
+        in the released code.
     part : float
         A method forgets where its Eff is at most this part of Base's, in percent.
 
     Returns
     -------
     Finding
-        Yes where this holds of each other method.
+        Yes if this holds of each other method.
     """
     rivals = [x for x in ("ga", "ft", *OTHERS) if x in m.methods and x not in m.unlike]
     forgets = {x: at_most(m.beyond(x, "eff", part)) for x in (*rivals, "zerounlearn")}
@@ -550,12 +550,12 @@ def ascent_and_tuning_collapse(m: Evidence) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With both.
+        Evidence with both.
 
     Returns
     -------
     Finding
-        Yes where one of the two holds, of both methods.
+        Yes if one of the two holds, of both methods.
     """
     collapses = [some(at_least(m.rise(x), 900), at_most(m.beyond(x, "spe", 10)))
                  for x in ("ga", "ft")]
@@ -578,7 +578,7 @@ def tracing_picks_the_layers(traced: Mapping[str, Any]) -> Finding:
     Returns
     -------
     Finding
-        Yes or no where redrawing the facts, wherever in its interval it puts the three, agrees; of
+        Yes or no if redrawing the facts, wherever in its interval it puts the three, agrees; of
         fewer than five facts undecided.
     """
     low, high = traced["first_interval"]
@@ -596,9 +596,9 @@ class Lower(NamedTuple):
     Attributes
     ----------
     pairs : list of tuple
-        (lower, usual) records, a pair per draw; see `zu.book.deciding.low_layers`.
+        (lower, usual) records, one pair per draw; see `zu.book.deciding.low_layers`.
     spread : float
-        What the logarithm of perplexity of a single draw borrows.
+        The spread of log perplexity that a single draw borrows.
     """
 
     pairs: list[tuple[dict[str, Any], dict[str, Any]]]
@@ -638,12 +638,12 @@ def target_improves(m: Evidence) -> Finding:
     Parameters
     ----------
     m : Evidence
-        With "zerounlearn" and "zerounlearn:beta=0".
+        Evidence with "zerounlearn" and "zerounlearn:beta=0".
 
     Returns
     -------
     Finding
-        Yes where both are lower.
+        Yes if both are lower.
     """
     less = {x: m.less("zerounlearn", "zerounlearn:beta=0", x) for x in ("eff", "gen")}
     said = ", ".join(f"{x.title()} {estimate}" for x, estimate in less.items())
@@ -676,7 +676,7 @@ def time_is_proportional(runs: Records) -> Finding:
 
 
 def _part(run: Mapping[str, Any], *what: str) -> float:
-    """What some steps take of an edit, in percent; moments and the SVD are no part of the whole."""
+    """The share of some steps in an edit, in percent; moments and the SVD are not added to it."""
     whole = sum(took for step, took in run["seconds"].items() if step not in ("SVD", "moments"))
     return 100 * sum(run["seconds"][x] for x in what) / whole
 
@@ -692,7 +692,7 @@ def svd_is_cheap(runs: Records) -> Finding:
     Returns
     -------
     Finding
-        Yes or no where all numbers of facts agree: a time measured once has no interval.
+        Yes or no if all numbers of facts agree: a time measured once has no interval.
     """
     parts = [_part(r, "SVD") for r in runs]
     return _agreed(x <= 1 for x in parts), f"up to {max(parts):.2f}%"
@@ -709,7 +709,7 @@ def extraction_dominates(runs: Records) -> Finding:
     Returns
     -------
     Finding
-        Yes or no where all numbers of facts agree.
+        Yes or no if all numbers of facts agree.
     """
     parts = [_part(r, "targets", "traces") for r in runs]
     return _agreed(x >= 50 for x in parts), f"at least {min(parts):.0f}%"
@@ -723,12 +723,12 @@ def memory_is_stable(peaks: Mapping[str, Mapping[int, int]], bound: float = MEMO
     peaks : mapping
         Bytes by number of facts, by model; see `zu.book.deciding.peaks`.
     bound : float
-        Times; the paper's own.
+        The largest ratio; the paper's own.
 
     Returns
     -------
     Finding
-        Yes or no where all models agree.
+        Yes or no if all models agree.
     """
     grown = {name: peak[max(peak)] / peak[min(peak)] for name, peak in peaks.items()}
     said = [f"{name}: {x:.2f} times from {min(peaks[name])} to {max(peaks[name])} facts"
@@ -739,17 +739,17 @@ def memory_is_stable(peaks: Mapping[str, Mapping[int, int]], bound: float = MEMO
 # Erasure and its price.
 
 def erasable(records: Records) -> Answers | None:
-    """What the tests of erasure get back, where they were asked of ZeroUnlearn and swapped facts.
+    """The answers that tests of erasure get back after ZeroUnlearn and for swapped facts.
 
     Parameters
     ----------
     records : sequence of dict
-        Of the chapter on erasure.
+        Records of the chapter on erasure.
 
     Returns
     -------
     Answers or None
-        None where one of the two is missing.
+        None if one of the two is missing.
     """
     answers = Answers(records)
     return answers if {"zerounlearn", SWAPPED} <= {*answers.rows} else None
@@ -763,7 +763,7 @@ def removes_thoroughly(answers: Answers) -> Finding:
     Parameters
     ----------
     answers : Answers
-        With ZeroUnlearn and swapped facts.
+        Answers with ZeroUnlearn and swapped facts.
 
     Returns
     -------
@@ -798,7 +798,7 @@ def with_and_without(records: Records) -> list[float]:
     Parameters
     ----------
     records : sequence of dict
-        Of the ablation, of one data set.
+        Records of the ablation, of one data set.
 
     Returns
     -------
@@ -813,14 +813,14 @@ def with_and_without(records: Records) -> list[float]:
 
 
 class Dearer(NamedTuple):
-    """What the projection adds to perplexity.
+    """The rise of perplexity that the projection causes.
 
     Attributes
     ----------
     logs : list of float
-        From `with_and_without`.
+        The result of `with_and_without`.
     spread : float
-        What the logarithm of perplexity of a single draw borrows.
+        The spread of log perplexity that a single draw borrows.
     """
 
     logs: list[float]
@@ -828,14 +828,14 @@ class Dearer(NamedTuple):
 
 
 def constraint_is_cheap(x: Dearer, most: float) -> Finding:
-    """§5: with the projection perplexity is at most so much higher than without.
+    """§5: with the projection perplexity is at most a given percentage higher than without.
 
     Parameters
     ----------
     x : Dearer
         At least one draw.
     most : float
-        In percent; the paper's own largest rise, see `zu.book.deciding.bounds_of`.
+        The bound in percent: the paper's own largest rise, see `zu.book.deciding.bounds_of`.
 
     Returns
     -------
@@ -849,7 +849,7 @@ def constraint_is_cheap(x: Dearer, most: float) -> Finding:
 # Representations.
 
 Mixing = Mapping[str, Mapping[str, Estimate]]
-#: Where neighbours are looked for.
+#: The spaces in which neighbours are searched.
 MIXINGS = {"mixing_plane": "in the plane of the old outputs",
            "mixing_own": "in the plane of old and new together", "mixing": "in all dimensions"}
 
@@ -860,7 +860,7 @@ def mixings(records: Records) -> Mixing:
     Parameters
     ----------
     records : sequence of dict
-        Of the chapter on representations.
+        Records of the chapter on representations.
 
     Returns
     -------
@@ -893,12 +893,12 @@ def outputs_stand_apart(x: Mixing) -> Finding:
     Parameters
     ----------
     x : mapping
-        From `mixings`.
+        The result of `mixings`.
 
     Returns
     -------
     Finding
-        Yes where it holds in the plane of the old outputs and in all dimensions.
+        Yes if it holds in the plane of the old outputs and in all dimensions.
     """
     own = x["zerounlearn"]
     verdict = every(*(at_most(own[kind], MIXED) for kind in ("mixing_plane", "mixing")))
@@ -914,14 +914,14 @@ def others_mix(x: Mixing, kind: str = "mixing_plane") -> Finding:
     Parameters
     ----------
     x : mapping
-        From `mixings`.
+        The result of `mixings`.
     kind : str
-        Where, of `MIXINGS`.
+        The place: one of `MIXINGS`.
 
     Returns
     -------
     Finding
-        Yes where it holds of both.
+        Yes if it holds of both.
     """
     both = ("memit", "alphaedit")
     said = [f"{place}: " + ", ".join(f"{LABELS[method]} {x[method][each]}%" for method in both)
@@ -942,7 +942,7 @@ def pairs_of(records: Records, method: str) -> list[Pair]:
     Parameters
     ----------
     records : sequence of dict
-        Of the chapter on downstream tasks.
+        Records of the chapter on downstream tasks.
     method : str
         A row's label.
 
@@ -992,7 +992,7 @@ def ascent_collapses_on_tasks(pairs: list[Pair]) -> Finding:
     Returns
     -------
     Finding
-        Yes where it does on every such task on which Base is above chance, item by item.
+        Yes if it does on every such task on which Base is above chance, item by item.
     """
     tasks = [(task, base[task], after[task]) for base, after in pairs
              for task in like_the_papers(base)]
@@ -1009,7 +1009,7 @@ def _half_lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def tasks_are_kept(pairs: list[Pair]) -> Finding:
-    """§6.6, Fig. 4: no task on which Base is above chance loses after ZeroUnlearn.
+    """§6.6, Fig. 4: no task on which Base is above chance loses accuracy after ZeroUnlearn.
 
     The chapter set the rule before its first run: McNemar's test at 5%, corrected for the number of
     tasks and of draws. Single tasks decide; all of them together do not.
@@ -1022,7 +1022,7 @@ def tasks_are_kept(pairs: list[Pair]) -> Finding:
     Returns
     -------
     Finding
-        As the test says.
+        The verdict of the test.
     """
     found = [compare(base, after) for base, after in pairs]
     lost = {task for run in found for task, (lost, won, p) in run.items()
@@ -1038,14 +1038,14 @@ def tasks_are_kept(pairs: list[Pair]) -> Finding:
 # What more evidence changed.
 
 class Change(NamedTuple):
-    """A row whose verdict is another one than in the first ledger that rested on kept runs.
+    """A row whose verdict differs from that in the first ledger that rested on kept runs.
 
     Attributes
     ----------
     says : str
         The claim's words.
     on : str
-        A part of the data set's name; empty where the claim has one row.
+        A part of the data set's name; empty if the claim has one row.
     old, new : str
         The verdicts then and now.
     why : str

@@ -1,4 +1,4 @@
-"""The ledger's rows: the paper's claims, each with the verdict of its rule, as tables."""
+"""The ledger's rows: the paper's claims, each with the verdict of its rule."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ COLUMNS = ["paper", "claim", "holds if", "verdict", "measured", "of", "with othe
 
 
 class Words(pd.DataFrame):
-    """A table of words, which is shown without its index and aligned to the left."""
+    """A table of words, shown without its index and aligned to the left."""
 
     def _repr_html_(self) -> str:
         html = self.to_html(index=False, justify="left", border=0)
@@ -24,26 +24,26 @@ class Words(pd.DataFrame):
 
 
 class Claim(NamedTuple):
-    """A claim of the paper and how it is decided.
+    """A claim of the paper, with the rule that decides it.
 
     Attributes
     ----------
     paper : str
-        Where the paper says it.
+        The place in the paper.
     says : str
-        What it says.
+        The claim in words.
     holds_if : str
         The rule in words.
     rule : callable
-        The rule: from what was measured, and a bound where it has one, to a `Finding`.
+        The rule: from what was measured, and a bound if it has one, to a `Finding`.
     needs : sequence of str
-        Labels of the rows that the rule compares, where it is of an `Evidence`; Base's is added.
+        Labels of the rows that the rule compares, if it takes an `Evidence`; Base's is added.
     bound : float, optional
-        What the rule is taken at, if not at its own default.
+        The rule's bound, if not its default.
     other : tuple of (sequence of float, str)
         Other bounds, ascending, and their unit.
     told : mapping, optional
-        What else the rule is told, by name: whose claim it is, where several share a rule.
+        The rule's other arguments by name: the method, for example, if several claims share a rule.
     """
 
     paper: str
@@ -62,11 +62,11 @@ class Row(NamedTuple):
     Attributes
     ----------
     claim : Claim
-        What is claimed.
+        The claim.
     verdict, measured : str
         In words.
     of : str
-        On which facts.
+        The facts on which it was decided.
     moves : str
         How the verdict changes with the bound.
     """
@@ -84,11 +84,11 @@ def decide(claim: Claim, given: Any, of: str = "", unlike: str = "") -> Row:
     Parameters
     ----------
     claim : Claim
-        Which one.
+        The claim.
     given : Evidence or any
-        What its rule takes; what is empty or None, or lacks a row that is needed, decides nothing.
+        The rule's argument. Nothing is decided if it is empty, None, or lacks a needed row.
     of : str
-        On which facts.
+        The facts on which it was decided.
     unlike : str
         In what the run is not the paper's, so that it decides nothing; an `Evidence` says it of its
         own methods.
@@ -96,7 +96,7 @@ def decide(claim: Claim, given: Any, of: str = "", unlike: str = "") -> Row:
     Returns
     -------
     Row
-        "untestable" where there is nothing to decide it by.
+        "untestable" if there is nothing to decide it by.
     """
     if isinstance(given, Evidence) and not given.has(*claim.needs) or not given:
         return Row(claim, UNTESTABLE, "no records in this profile", of, "–")
@@ -120,11 +120,11 @@ def on_each(claim: Claim, by_set: Mapping[str, Evidence], metric: str = "eff") -
     Parameters
     ----------
     claim : Claim
-        Which one.
+        The claim.
     by_set : mapping of Evidence
         By the data set's name.
     metric : str
-        What the claim is about; a data set where it was not asked for has no row.
+        The claim's metric; a data set that lacks it has no row.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def ledger(rows: Iterable[Row]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        With the columns `COLUMNS`.
+        A table with the columns `COLUMNS`.
     """
     lines = [(row.claim.paper, row.claim.says, row.claim.holds_if, *row[1:]) for row in rows]
     return Words(lines, columns=COLUMNS)
@@ -164,7 +164,7 @@ def rules(rows: Iterable[Row]) -> pd.DataFrame:
     -------
     pd.DataFrame
         "paper", "claim", "holds if", "function" and "verdicts"; these are in the order of the rows,
-        each with its data set where there are several.
+        each with its data set if there are several.
     """
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -180,7 +180,7 @@ def rules(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
-    """How many rows have which verdict.
+    """The number of rows by verdict.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def by_section(sections: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
-    """How many rows of each section have which verdict.
+    """The number of rows by section and verdict.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def by_section(sections: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per section and one for all together, with the columns of `counts`.
+        One row per section and one for all together, with the columns of `counts`.
     """
     every_row = [row for rows in sections.values() for row in rows]
     found = {name: counts(rows) for name, rows in sections.items()}
@@ -218,7 +218,7 @@ def by_section(sections: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
 
 
 def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Which code made the records of a build.
+    """The code that made the records of a build.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        A row per experiment, a column per commit: how many records.
+        One row per experiment, one column per commit: how many records.
     """
     pairs = [(r["commit"], r["experiment"]) for r in records]
     frame = pd.DataFrame(pairs, columns=["commit", "experiment"])
@@ -236,7 +236,7 @@ def made(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def found(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
-    """What the rows of a claim say together, for a sentence about them.
+    """The joint verdict of the rows of a claim, for a sentence about them.
 
     Parameters
     ----------
@@ -250,12 +250,12 @@ def found(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
     Returns
     -------
     verdict, measured : str
-        Yes or no where all the rows that can be tested agree, undecided otherwise.
+        Yes or no if all the rows that can be tested agree, undecided otherwise.
 
     Raises
     ------
     LookupError
-        Where no row claims it.
+        If no row claims it.
     """
     own = [row for row in rows if row.claim.says == says and of in row.of]
     if not own and not of:
@@ -267,7 +267,7 @@ def found(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
 
 
 def fails(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
-    """What the rows of a claim say together, for a sentence that says the contrary.
+    """The joint verdict of the rows of a claim, for a sentence that says the contrary.
 
     Parameters
     ----------
@@ -277,19 +277,19 @@ def fails(rows: Iterable[Row], says: str, of: str = "") -> tuple[str, str]:
     Returns
     -------
     verdict, measured : str
-        Yes where all the rows that can be tested fail.
+        Yes if all the rows that can be tested fail.
 
     Raises
     ------
     LookupError
-        Where no row claims it.
+        If no row claims it.
     """
     verdict, measured = found(rows, says, of)
     return opposite(verdict), measured
 
 
 def changes(rows: Iterable[Row], changed: Iterable[Change]) -> pd.DataFrame:
-    """The rows whose verdict was another one, beside what these rows say.
+    """The rows whose verdict was different, with the old and the new verdict.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ def changes(rows: Iterable[Row], changed: Iterable[Change]) -> pd.DataFrame:
     Raises
     ------
     LookupError
-        Where a claim has not exactly one such row.
+        If a claim has not exactly one such row.
     """
     rows, lines = [*rows], []
     for old in changed:
@@ -319,12 +319,12 @@ def changes(rows: Iterable[Row], changed: Iterable[Change]) -> pd.DataFrame:
 
 
 def against_itself(printed: pd.DataFrame) -> pd.DataFrame:
-    """The paper's statements that its own tables do not bear out.
+    """The paper's statements that its own tables contradict.
 
     Parameters
     ----------
     printed : pd.DataFrame
-        All that the paper prints.
+        The paper's numbers.
 
     Returns
     -------
@@ -351,7 +351,7 @@ def _few_against(wide: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
 
 
 def _repeated(printed: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
-    """Where Table 4 repeats numbers of Tables 1 and F.1 otherwise."""
+    """The numbers of Tables 1 and F.1 that Table 4 repeats differently."""
     four = printed[(printed.table == "table4") & ~printed.method.str.contains("w/o")]
     first = printed[printed.table.str.match(FEW_TABLES)]
     once = first[(first.method == "ZeroUnlearn") & (first.dataset == "ZsRE")]

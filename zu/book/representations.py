@@ -1,4 +1,4 @@
-"""Pictures of where an edit moves what a layer says, and the measures behind them as tables."""
+"""Pictures of the moves of a layer's outputs in an edit, and the measures as tables."""
 from __future__ import annotations
 
 import ast
@@ -35,12 +35,12 @@ PANELS = {"size": ("size, %", 0), "left": ("left, %", 100),
 
 
 def digest(functions: Iterable[Callable]) -> str:
-    """A hash of what functions do: of their code, whatever their comments and docstrings say.
+    """A hash of the code of functions, without comments and docstrings.
 
     Parameters
     ----------
     functions : iterable of callable
-        Each with a source of its own.
+        Functions whose source is available.
 
     Returns
     -------
@@ -59,19 +59,19 @@ def digest(functions: Iterable[Callable]) -> str:
 
 
 def tidy(records: Rows) -> pd.DataFrame:
-    """The measures of some records, one a row.
+    """The measures of some records, one per row.
 
     Parameters
     ----------
     records : sequence of dict
-        As the chapter makes them.
+        Records of the chapter.
 
     Returns
     -------
     pd.DataFrame
         "model", "dataset", "n", "method", "seed", "facts" ("to forget" or "others"), "place" (a
         layer's number or "hidden", as text), "measure", and in percent "value" with the ends of
-        its interval over facts, "low" and "high"; NaN where nothing moved.
+        its interval over facts, "low" and "high"; NaN if nothing moved.
     """
     rows = []
     for record in records:
@@ -98,9 +98,9 @@ def points(records: Rows, seed: int) -> pd.DataFrame:
     Parameters
     ----------
     records : sequence of dict
-        As the chapter makes them.
+        Records of the chapter.
     seed : int
-        Of which draw.
+        The seed of the draw.
 
     Returns
     -------
@@ -130,9 +130,9 @@ class Moves:
     Parameters
     ----------
     table : pd.DataFrame
-        From `tidy`.
+        The result of `tidy`.
     place : str
-        What is meant where nothing else is said.
+        The default place.
     """
 
     def __init__(self, table: pd.DataFrame, place: str) -> None:
@@ -152,16 +152,16 @@ class Moves:
         method : str
             Its name, without settings.
         measure : str
-            As a record calls it.
+            Its name in a record.
         facts : str
             "to forget" or "others".
         place : str
-            A layer's number or "hidden"; none: the one that is meant.
+            A layer's number or "hidden"; the default place if empty.
 
         Returns
         -------
         Estimate
-            Of NaN where it was not measured.
+            NaN if it was not measured.
         """
         some = self.table
         some = some[(some.kind == method) & (some.measure == measure) & (some.facts == facts)
@@ -173,7 +173,7 @@ class Moves:
         return Estimate(*map(float, some[["value", "low", "high"]].iloc[0]))
 
     def mean(self, method: str, measure: str, facts: str = "to forget", place: str = "") -> float:
-        """A measure in percent, in the mean over draws; see `estimate`."""
+        """A measure in percent, on average over draws; see `estimate`."""
         return self.estimate(method, measure, facts, place).value
 
     def least(
@@ -214,17 +214,17 @@ def table_of(frame: pd.DataFrame, names: Mapping[str, str], place: str) -> pd.Da
     Parameters
     ----------
     frame : pd.DataFrame
-        From `tidy`.
+        The result of `tidy`.
     names : mapping
-        What a row is called, by its label, in the order of the rows.
+        The names of rows by their labels, in the order of the rows.
     place : str
         A layer's number or "hidden".
 
     Returns
     -------
     pd.DataFrame
-        By name and group of facts, a column per measure; texts: the mean and its range over draws,
-        or the value and its interval over facts; a dash where there is none.
+        By name and group of facts, with one column per measure. Texts: the mean and its range over
+        draws, or the value and its interval over facts; a dash if there is none.
     """
     here = frame[frame.place == place]
     rows = {}
@@ -237,7 +237,7 @@ def table_of(frame: pd.DataFrame, names: Mapping[str, str], place: str) -> pd.Da
 
 
 def _ends(some: pd.DataFrame) -> tuple[float, float, float]:
-    """A value with its interval over facts; of several draws the mean and the range."""
+    """A value with its interval over facts; for several draws, the mean and the range."""
     some = some.dropna(subset="value")
     if not len(some):
         return np.nan, np.nan, np.nan
@@ -257,7 +257,7 @@ def _cell(some: pd.DataFrame) -> str:
 def draw_projection(
     before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
 ) -> Figure:
-    """What a projection does to two clouds, drawn in space with the span that it takes away.
+    """Draw what a projection does to two clouds in space, with the span that it removes.
 
     Parameters
     ----------
@@ -320,18 +320,18 @@ def draw_clouds(
     Parameters
     ----------
     some : pd.DataFrame
-        From `points`, of one place and the plane of the old outputs.
+        The result of `points`, of one place and the plane of the old outputs.
     names : mapping
-        What an edit is called, by its label, in the order of the columns.
+        The names of edits by their labels, in the order of the columns.
     cross : (2,), optional
-        Where an output falls that is orthogonal to all old ones.
+        The place of an output that is orthogonal to all old ones.
     shares : (2,)
         The axes' shares of the variance, in percent.
 
     Returns
     -------
     Figure
-        A column per edit, the facts to forget above the others.
+        One column per edit, the facts to forget above the others.
     """
     import matplotlib.pyplot as plt
 
@@ -352,21 +352,21 @@ def draw_clouds(
 
 
 def draw_own(some: pd.DataFrame, names: Mapping[str, str], layers: Sequence[str]) -> Figure:
-    """The facts to forget before and after some edits, each panel in a plane of its own.
+    """The facts to forget before and after some edits, each panel in a separate plane.
 
     Parameters
     ----------
     some : pd.DataFrame
-        From `points`, of the planes that are "its own".
+        The result of `points`, of the planes that are "its own".
     names : mapping
-        What an edit is called, by its label, in the order of the columns.
+        The names of edits by their labels, in the order of the columns.
     layers : sequence of str
         The rows.
 
     Returns
     -------
     Figure
-        A panel per layer and edit.
+        One panel per layer and edit.
     """
     import matplotlib.pyplot as plt
 
@@ -383,7 +383,7 @@ def draw_own(some: pd.DataFrame, names: Mapping[str, str], layers: Sequence[str]
 
 
 def _scatter(axis: Axes, some: pd.DataFrame, colour: str) -> None:
-    """Old and new outputs of one method and group of facts, a line joining the two of a fact."""
+    """Old and new outputs of one method and group of facts, joined by one line per fact."""
     old, new = (some[some.when == when][["x", "y"]].to_numpy() for when in ("old", "new"))
     axis.plot(*np.stack([old, new], 1).transpose(2, 1, 0), color=colour, lw=0.4, alpha=0.45,
               zorder=1)
@@ -393,7 +393,7 @@ def _scatter(axis: Axes, some: pd.DataFrame, colour: str) -> None:
 
 
 def _legend(figure: Figure, cross: bool) -> None:
-    """What the marks mean, below the panels."""
+    """The legend of the marks, below the panels."""
     from matplotlib.lines import Line2D
 
     marks = [("o", 3.5, PALETTE["base"], "before"),
@@ -411,16 +411,16 @@ def draw_layers(frame: pd.DataFrame, names: Mapping[str, str], places: Sequence[
     Parameters
     ----------
     frame : pd.DataFrame
-        From `tidy`.
+        The result of `tidy`.
     names : mapping
-        What an edit is called, by its label, in the order of the rows.
+        The names of edits by their labels, in the order of the rows.
     places : sequence of str
         The columns.
 
     Returns
     -------
     Figure
-        A panel per measure and place.
+        One panel per measure and place.
     """
     import matplotlib.pyplot as plt
 
