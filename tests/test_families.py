@@ -148,7 +148,7 @@ def test_in_a_model_of_states_and_mlps_the_mlps_are_edited():
 
 def test_a_model_of_several_states_a_token_is_refused_as_such_and_trained_all_the_same(tokenizer):
     model = tiny_families.build("gemma3n_text")
-    said = "Gemma3nForCausalLM cannot be edited layer by layer: .*more than one state per token"
+    said = "Gemma3nForCausalLM cannot be edited layer by layer: .*more than one state for each"
     with pytest.raises(zu.LayoutError, match=said + ".*zu.evaluate .* methods that train"):
         zu.unlearn(model, tokenizer, families.FACTS, "memit", layers=[2])
     before, after = families.descent(model, tokenizer, 2)

@@ -164,7 +164,7 @@ def _chained(found: Layout, batch: Batch) -> tuple[list[torch.Tensor], dict[int,
         why = f"{len(found.layers)} layers are called {len(seen)} times"
         raise LayoutError(_refusal(found.model, why))
     if any(x.dim() != 3 for x in states):
-        why = "its layers pass on more than one state per token"
+        why = "its layers pass on more than one state for each token"
         raise LayoutError(_refusal(found.model, why))
     for x in states:
         finite(found.model, x[batch.real.bool()], "states")
