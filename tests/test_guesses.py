@@ -76,6 +76,18 @@ def test_what_is_right_and_would_be_guessed_is_not_known(tiny, said):
     assert keep(model, tokenizer, [wrong], other).name.endswith("-known-beyond-guessing")
 
 
+def test_neighbors_that_the_model_does_not_know_are_left_out(tiny, said):
+    model, tokenizer = tiny
+    (first, answer), (second, other), *_ = said.items()
+    known = (PROMPT.format(first), answer)
+    unknown = (PROMPT.format(second), other + " and nothing else at all")
+    facts = [Fact("Peru", PROMPT, "Lima", neighbors=(unknown, known)),
+             Fact("Chad", PROMPT, "Lima", neighbors=(unknown,)), Fact("Mali", PROMPT, "Lima")]
+    found = guesses.with_known_neighbors(model, tokenizer, facts)
+    assert [(fact.subject, fact.neighbors) for fact in found] == [("Peru", (known,))]
+    assert found.name.endswith("-known-neighbors")
+
+
 def test_what_cannot_be_asked_about_others_is_refused(tiny):
     model, tokenizer = tiny
     with pytest.raises(FactError, match="no subject"):

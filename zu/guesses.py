@@ -8,6 +8,7 @@ it knows of a subject.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from .batches import collate
 from .data.facts import Fact, FactError, Facts, as_facts
 from .data.invented import kind_of, subjects
-from .questions import Question
+from .questions import Question, others
 from .reader import Reader
 from .scores import score
 
@@ -119,6 +120,47 @@ def known_beyond_guessing(
     share = guessed(model, tokenizer, candidates, names, tokens=tokens, chat=chat)
     kept = (fact for fact, x in zip(candidates, share, strict=True) if x <= most)
     return Facts(kept, f"{facts.name}-known-beyond-guessing", facts.rule)
+
+
+def with_known_neighbors(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    tokens: int = 1024,
+    chat: bool | str | None = None,
+) -> Facts:
+    """The same facts, each with those of its neighbours alone that the model knows.
+
+    What an edit does to neighbours can be told only from those that are answered without it.
+
+    Parameters
+    ----------
+    model, tokenizer, facts, tokens, chat
+        As in `guessed`.
+
+    Returns
+    -------
+    Facts
+        The facts that have a known neighbour, under the name of `facts` with "-known-neighbors"
+        appended. Facts without one are left out.
+
+    Raises
+    ------
+    ValueError
+        As `zu.scores.score` does.
+    """
+    facts = as_facts(facts)
+    asked = {question: None for fact in facts for question in others(fact, fact.neighbors)}
+    scores = score(model, tokenizer, [*asked], tokens=tokens, chat=chat)[:, 0]
+    right = {question for question, x in zip(asked, scores, strict=True) if x == 1}
+    found = []
+    for fact in facts:
+        kept = tuple(pair for pair, question in zip(
+            fact.neighbors, others(fact, fact.neighbors), strict=True) if question in right)
+        if kept:
+            found.append(replace(fact, neighbors=kept))
+    return Facts(found, f"{facts.name}-known-neighbors", facts.rule)
 
 
 def _names_of(fact: Fact, names: Names | None) -> Sequence[str]:
