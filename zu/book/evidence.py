@@ -62,7 +62,9 @@ def common_draws(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in records if r["seed"] in common[r["model"]]]
 
 
-def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]]:
+def kept_records(
+    name: str, folder: str | Path = RESULTS, experiment: str = ""
+) -> list[dict[str, Any]]:
     """An experiment's kept records, with the most facts that it was run on.
 
     Parameters
@@ -71,18 +73,20 @@ def kept_records(name: str, folder: str | Path = RESULTS) -> list[dict[str, Any]
         The chapter's name.
     folder : str or Path
         The folder with NAME.json, or with a folder NAME of records of older code.
+    experiment : str
+        Which of the file's experiments; by default the one of the chapter's name.
 
     Returns
     -------
     list of dict
         Of NAME.json whole draws only (`whole_draws`), and where the file has several experiments,
-        such as other layers, those of this name; empty if nothing is kept.
+        such as other layers, those of this one; empty if nothing is kept.
     """
     file = Path(folder, f"{name}.json")
     if not file.exists():
         return read_records(Path(folder, name))
     records = [*Kept.read(file).runs.values()]
     # rows with the same name in another experiment are different edits
-    records = [r for r in records if r.get("experiment") == name] or records
+    records = [r for r in records if r.get("experiment") == (experiment or name)] or records
     most = max((r["n"] for r in records), default=0)
     return whole_draws([r for r in records if r["n"] == most])

@@ -26,7 +26,7 @@ PAPER = {
 #: Tables and figures of runs that were made once, with the names of their records in results/.
 KEPT = {
     "fig-thousand": "many_facts", "tab-thousand": "many_facts", "tab-tuning": "tuning",
-    "tab-rounds": "tuning-rounds", "tab-ten-draws": "held_out", "tab-gone-hundred": "gone",
+    "tab-rounds": "tuning-rounds", "tab-gone-hundred": "gone",
     "tab-one-by-one-kept": "one_by_one", "tab-cost-recorded": "cost",
 }
 NONE = "–"

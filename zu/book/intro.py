@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
-#: The meaning of *anchored* without settings when the kept run of held-out relations was made, and
-#: the label of that run.
-THEN = {"weight": 0.1, "rounds": 3, "bare": 3}
-THEN_RAN = "anchored+anchors:weight=1,rounds=0,bare=3"
 SWAPPED = "answers swapped"
 
 
@@ -41,7 +37,7 @@ def enough(
     draws, n : int
         The least number of draws, and of facts in each.
     folder : str
-        The name of this build's records, if it differs.
+        The name of the experiment, and of this build's records, if it differs.
 
     Returns
     -------
@@ -53,7 +49,8 @@ def enough(
     FileNotFoundError
         If neither has enough.
     """
-    sources = (read_records(Path(records, folder or name)), kept_records(name),
+    sources = (read_records(Path(records, folder or name)),
+               kept_records(name, experiment=folder),
                read_records(Path(RESULTS, name)))
     for rows in sources:
         large = whole_draws([r for r in rows if r["n"] >= n])
@@ -80,12 +77,10 @@ def anchored_label(rows: Rows) -> str:
     LookupError
         If it did not run so.
     """
-    now, ran = Anchored(), {row["method"] for row in rows}
-    meant = THEN if THEN_RAN in ran else {}
+    now = Anchored()
     for row in rows:
         if row["method"].startswith("anchored+anchors"):
-            settings = meant | row["settings"]
-            if all(getattr(now, name) == value for name, value in settings.items()):
+            if all(getattr(now, name) == value for name, value in row["settings"].items()):
                 return row["method"]
     raise LookupError("anchored did not run with today's defaults on the held-out relations")
 
