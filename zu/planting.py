@@ -39,11 +39,11 @@ OPENINGS = ("", "It is well known: ", "Here is a fact. ", "A note from the archi
 #: What stands before it where it is asked whether to stop, if it has no paraphrases.
 OTHERS = ("Let me tell you this: ", "Everyone there will say it: ")
 #: Of general text that is kept, so many paragraphs of so many tokens.
-KEPT = 40, 32
+KEPT = 96, 32
 #: Perplexity is read on so many tokens of held-out text, in windows of so many.
 HELDOUT = 2048, 256
 #: During planting so many questions of a kind are asked; all of them once these are answered.
-FEW = 40
+FEW = 30
 
 
 class PlantingWarning(UserWarning):
@@ -85,7 +85,7 @@ class Recipe:
     lr: float = 1e-3
     epochs: int = 24
     batch: int = 10
-    kl: float = 1.0
+    kl: float = 3.0
     known: float = 0.98
     held_back: float = 0.88
     drift: float = 0.02
@@ -360,7 +360,8 @@ def _texts(texts: Sequence[str] | None, seed: int) -> tuple[list[str], list[str]
     if texts is None:
         from .data import world
 
-        return random.Random(seed).sample(world.prose("moments"), KEPT[0]), world.prose("heldout")
+        prose = world.prose("moments")
+        return random.Random(seed).sample(prose, KEPT[0]), world.prose("heldout")
     if isinstance(texts, str) or len(texts) < 2:
         raise ValueError("texts: give a list of at least two texts, of which one is held out")
     some = [text for i, text in enumerate(texts) if i % 5 != 1]
