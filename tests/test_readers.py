@@ -93,6 +93,13 @@ def test_each_published_schema_is_known_by_its_fields(tmp_path):
     assert load_facts(tmp_path / "flat.json", rule="tokens").rule == "tokens"
 
 
+@pytest.mark.parametrize("source", ["world-cloze", "world-apart", "planted",
+                                    [Fact("", "Two", "2")]])
+def test_another_rule_of_scoring_is_refused_for_every_source(source):
+    with pytest.raises(ValueError, match="rule is 'best': use 'exact' or 'tokens'"):
+        load_facts(source, rule="best")
+
+
 def test_a_hop_of_several_chains_stands_once_with_the_questions_of_all(tmp_path):
     chains = [MQUAKE | {"case_id": i, "questions": [f"Question {i}?"]} for i in range(5)]
     facts = load_facts(save(tmp_path, chains))

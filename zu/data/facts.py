@@ -17,6 +17,8 @@ _JOINERS = "\u200c\u200d"
 #: direction and of byte order.
 _UNSEEN = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066"
                     "\u2067\u2068\u2069\ufeff" + _JOINERS)
+#: The scoring rules, see `Facts`.
+RULES = ("exact", "tokens")
 
 
 class FactError(ValueError):
@@ -245,7 +247,7 @@ class Facts(Sequence[Fact]):
         self.name = name
         self.rule = rule
         self.skipped = tuple(skipped)
-        if rule not in ("exact", "tokens"):
+        if rule not in RULES:
             raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from typing import Any
 
 from .cache import cache_dir, user_path
 from .collecting import Told, collect
-from .facts import Fact, FactError, Facts, bare
+from .facts import RULES, Fact, FactError, Facts, bare
 from .fields import Missing, Placed, Row, is_none, unpacked
 from .formats import Once, no_text, rows_elsewhere, rows_within
 from .memory import plain, rows_in
@@ -112,10 +112,12 @@ def load_facts(
     FileNotFoundError, OSError
         If there is no such file, or a download fails.
     ValueError
-        If `on_error` is another word, or there is no such embedded set.
+        If `on_error` or `rule` is another word, or there is no such embedded set.
     """
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
+    if rule not in (None, *RULES):
+        raise ValueError(f"rule is {rule!r}: use 'exact' or 'tokens'")
     if not isinstance(source, str | Path):
         known = source if isinstance(source, Facts) else None
         read = Rows(list(rows_in(source)), known.name if known else "own")
