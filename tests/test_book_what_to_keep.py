@@ -95,5 +95,5 @@ def test_the_numbers_in_the_sentences_are_those_of_the_table():
                                           ("MEMIT", "512, shrunk"): (512, "shrunk")}.items():
         own = number.loc["memit", count, how]
         assert table.loc[(method, label), "Spe"] == (
-            f"{own.spe:+.1f} ({own['spe low']:+.1f} to {own['spe high']:+.1f})")
+            f"{own.spe:+.1f} ({own['spe low']:+.1f}\u00a0to\u00a0{own['spe high']:+.1f})")
         assert table.loc[(method, label), "perplexity"].startswith(f"{own.ppl:+.1f}%")

@@ -371,7 +371,7 @@ def test_an_edit_of_a_model_with_adapters_warns_has_plain_names_and_fits_the_mer
     wrapped = lora(copy.deepcopy(model))
     settings = settings | {"moments": zu.moments(wrapped, tokenizer, (1, 2, 3), tokens=256,
                                                  window=64)}
-    with pytest.warns(UserWarning, match="adapters of PEFT.*this edit would be lost.*edit.save"):
+    with pytest.warns(UserWarning, match="PEFT adapters.*this edit would be lost.*edit.save"):
         edit = zu.unlearn(wrapped, tokenizer, facts, **settings)
     assert set(edit.parts) == {models.weight_name(model, layer) for layer in (1, 2, 3)}
     edit.save(tmp_path / "e")

@@ -128,7 +128,7 @@ def test_the_way_to_an_unknown_one_is_cut_to_the_longest(tiny, facts):
 def test_a_fact_without_a_subject_has_no_unknown_one(tiny):
     model, tokenizer = tiny
     fact = Fact("", "The capital of France is", "Paris")
-    with pytest.raises(FactError, match='by="unknown" puts other subjects .* has none'):
+    with pytest.raises(FactError, match='by="unknown" puts other subjects .* has no subject'):
         targets.optimise(model, tokenizer, [fact], 2, Search(by="unknown"))
 
 
