@@ -1,0 +1,61 @@
+"""The protocol's rule of choice, on tables made for it."""
+from __future__ import annotations
+
+import pytest
+
+from zu.book import levels
+
+BASE = {"eff": 100.0, "gen": 60.0, "spe": 100.0, "ppl": 20.0}
+
+
+def row(method, seed=1, **metrics):
+    """A record of one draw, Base's scores unless told otherwise."""
+    return {"method": method, "seed": seed, "metrics": BASE | metrics}
+
+
+def test_reserves_are_distances_in_units_of_their_goals():
+    rows = [row("base"), row("a", eff=0.0, gen=10.0, spe=95.0, ppl=20.5)]
+    found = levels.reserves(rows).loc["a"]
+    assert found["of Gen"] == pytest.approx(0.5)   # 10 is half of a third of 60
+    assert found["of Spe"] == pytest.approx(0.5)   # 95 is half a tenth above 90
+    assert found.smaller == pytest.approx(0.5)
+    assert found.Gen == pytest.approx(100 / 6) and found.PPL == pytest.approx(2.5)
+    assert found.admitted
+
+
+def test_means_over_draws_come_before_shares():
+    rows = [row("base", 1, gen=20.0), row("base", 2, gen=100.0),
+            row("a", 1, eff=0.0, gen=20.0), row("a", 2, eff=0.0, gen=0.0)]
+    assert levels.reserves(rows).Gen["a"] == pytest.approx(100 * 10 / 60)
+
+
+@pytest.mark.parametrize("metrics", [{"eff": 2.1}, {"ppl": 21.01}])
+def test_a_setting_beyond_eff_or_perplexity_is_not_admitted(metrics):
+    best = {"eff": 0.0, "gen": 0.0, "spe": 100.0, "ppl": 20.0}
+    rows = [row("base"), row("best", **best | metrics),
+            row("worse", eff=2.0, gen=30.0, spe=80.0, ppl=20.9)]
+    table = levels.reserves(rows)
+    assert not table.admitted["best"]
+    assert levels.chosen(table) == "worse"
+
+
+def test_the_smaller_reserve_decides():
+    rows = [row("base"), row("gen", eff=0.0, gen=0.0, spe=91.0),
+            row("both", eff=0.0, gen=12.0, spe=94.0)]
+    assert levels.chosen(levels.reserves(rows)) == "both"
+
+
+def test_no_setting_is_chosen_where_none_is_admitted():
+    with pytest.raises(ValueError, match="takes none; give others"):
+        levels.chosen(levels.reserves([row("base"), row("a", eff=50.0)]))
+
+
+def test_a_lacking_draw_is_refused():
+    rows = [row("base"), row("base", 2), row("a")]
+    with pytest.raises(ValueError, match="a has 1 of 2 draws"):
+        levels.reserves(rows)
+
+
+def test_base_without_other_wordings_is_refused():
+    with pytest.raises(ValueError, match="nothing can be reserved"):
+        levels.reserves([row("base", gen=0.0), row("a", gen=0.0)])

@@ -1,0 +1,92 @@
+"""The protocol's rule: which setting is chosen, and how far it stays within the goals."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .anchors import GEN_SHARE, MOST_EFF, PPL_SHARE, SPE_SHARE
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def reserves(rows: Rows) -> pd.DataFrame:
+    """How far settings stay within the goals, by their means over draws.
+
+    The reserve of Gen is its distance below a third of Base, in thirds of Base; that of Spe is its
+    distance above 90% of Base, in tenths of Base.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of the same draws for each label, "base" among them.
+
+    Returns
+    -------
+    pd.DataFrame
+        By label: "Eff" in percent, "Gen" and "Spe" in percent of Base, "PPL" as its rise in
+        percent, the reserves "of Gen" and "of Spe", the "smaller" of them, and whether the setting
+        is "admitted": its Eff and perplexity lie within their goals. Best first, those that are
+        admitted before the others.
+
+    Raises
+    ------
+    ValueError
+        If a label lacks a draw, or Base is right about nothing.
+    """
+    base = _means(rows, "base")
+    if not (base["gen"] > 0 and base["spe"] > 0):
+        raise ValueError("Base answers no other wording or no neighbour: nothing can be reserved")
+    found = {}
+    for label in dict.fromkeys(row["method"] for row in rows):
+        if label == "base":
+            continue
+        mean = _means(rows, label)
+        gen, spe = mean["gen"] / base["gen"], mean["spe"] / base["spe"]
+        rise = math.exp(mean["log_ppl"] - base["log_ppl"])
+        of_gen = (GEN_SHARE - gen) / GEN_SHARE
+        of_spe = (spe - SPE_SHARE) / (1 - SPE_SHARE)
+        found[label] = {
+            "Eff": mean["eff"], "Gen": 100 * gen, "Spe": 100 * spe, "PPL": 100 * (rise - 1),
+            "of Gen": of_gen, "of Spe": of_spe, "smaller": min(of_gen, of_spe),
+            "admitted": mean["eff"] <= MOST_EFF and rise <= PPL_SHARE,
+        }
+    table = pd.DataFrame.from_dict(found, "index")
+    return table.sort_values(["admitted", "smaller"], ascending=False, kind="stable")
+
+
+def _means(rows: Rows, label: str) -> dict[str, float]:
+    """A row's mean scores over all draws; of perplexity the mean logarithm."""
+    draws = {row["seed"] for row in rows}
+    mine = [row["metrics"] for row in rows if row["method"] == label]
+    if len(mine) != len(draws):
+        raise ValueError(f"{label} has {len(mine)} of {len(draws)} draws")
+    means = {key: float(np.mean([m[key] for m in mine])) for key in ("eff", "gen", "spe")}
+    return means | {"log_ppl": float(np.mean([math.log(m["ppl"]) for m in mine]))}
+
+
+def chosen(table: pd.DataFrame) -> str:
+    """The setting that the protocol's rule takes.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        The result of `reserves`.
+
+    Returns
+    -------
+    str
+        Its label: the first that is admitted.
+
+    Raises
+    ------
+    ValueError
+        If none is admitted.
+    """
+    if not table.admitted.any():
+        raise ValueError("no setting keeps Eff and perplexity within their goals: the rule takes "
+                         "none; give others")
+    return str(table.index[table.admitted][0])
