@@ -59,3 +59,25 @@ def test_a_lacking_draw_is_refused():
 def test_base_without_other_wordings_is_refused():
     with pytest.raises(ValueError, match="nothing can be reserved"):
         levels.reserves([row("base", gen=0.0), row("a", gen=0.0)])
+
+
+def test_names_tell_settings_apart():
+    label = "anchored+anchors:layers=[2,3,4],weight=0.1,rounds=3"
+    rows = [{"method": "zerounlearn", "layers": [15, 16, 17], "settings": {}},
+            {"method": label, "layers": [2, 3, 4], "settings": {"weight": 0.1, "rounds": 3}},
+            {"method": "base", "layers": [15, 16, 17], "settings": {}}]
+    names = levels.names_of(rows)
+    assert [*names] == ["base", "zerounlearn", label]
+    assert names["zerounlearn"] == "ZeroUnlearn, layers 15 to 17"
+    assert names[label] == "anchored, layers 2 to 4, weight 0.1, rounds 3"
+
+
+def test_the_choice_is_drawn_full_and_what_is_ruled_out_as_a_cross():
+    rows = [row("base"), row("anchored", eff=0.0, gen=10.0, spe=95.0),
+            row("memit", eff=50.0, gen=40.0, spe=99.0)]
+    table = levels.reserves(rows)
+    figure = levels.draw_choice(table, {"anchored": "ours", "memit": "MEMIT"}, "anchored")
+    by_marker = {line.get_marker(): line for line in figure.axes[0].lines}
+    assert by_marker["x"].get_xdata()[0] == pytest.approx(99)
+    assert by_marker["o"].get_markerfacecolor() != "white"
+    assert by_marker["o"].get_ydata()[0] == pytest.approx(100 / 6)

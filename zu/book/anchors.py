@@ -417,13 +417,15 @@ def lacking(measured: Measured, method: str) -> dict[str, Estimate]:
     return found
 
 
-def goals(rows: Rows) -> pd.DataFrame:
+def goals(rows: Rows, names: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Whether the rows reach what is wanted.
 
     Parameters
     ----------
     rows : sequence of dict
         Records of one experiment, "base" among them.
+    names : mapping, optional
+        What the rows are called, by label, in order; by default `names_of` says it.
 
     Returns
     -------
@@ -432,7 +434,7 @@ def goals(rows: Rows) -> pd.DataFrame:
         "lacks", with its interval, "low" to "high", and the "verdict", empty and NaN for Base.
     """
     measured, found = Measured(rows), []
-    for label, name in names_of(rows).items():
+    for label, name in (names or names_of(rows)).items():
         lacks = {} if label == "base" else lacking(measured, label)
         for key in SCORES:
             mean = np.mean([row["metrics"][key] for row in rows if row["method"] == label])

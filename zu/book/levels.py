@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .anchors import GEN_SHARE, MOST_EFF, PPL_SHARE, SPE_SHARE
+from .figures import colour_of, method_of, row_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -90,3 +94,67 @@ def chosen(table: pd.DataFrame) -> str:
         raise ValueError("no setting keeps Eff and perplexity within their goals: the rule takes "
                          "none; give others")
     return str(table.index[table.admitted][0])
+
+
+def names_of(rows: Rows) -> dict[str, str]:
+    """What the rows are called: *anchored* by its layers, weight and rounds, others by layers.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records, with the layers that were edited.
+
+    Returns
+    -------
+    dict
+        The name by label, Base first.
+    """
+    names = {}
+    for row in rows:
+        label = row["method"]
+        if label in names:
+            continue
+        names[label] = row_name(label)
+        if label != "base":
+            names[label] += f", layers {row['layers'][0]} to {row['layers'][-1]}"
+        if method_of(label) == "anchored":
+            names[label] += "".join(f", {key} {row['settings'][key]:g}" for key in
+                                    ("weight", "rounds") if key in row["settings"])
+    return {"base": names.pop("base")} | names if "base" in names else names
+
+
+def draw_choice(table: pd.DataFrame, names: Mapping[str, str], taken: str) -> Figure:
+    """Settings by what they leave of Gen and keep of Spe; the goals are shaded.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        The result of `reserves`.
+    names : mapping
+        What each setting is called, by label.
+    taken : str
+        The label of the setting that is chosen, which is drawn full.
+
+    Returns
+    -------
+    Figure
+        One panel. A setting that Eff or perplexity rules out is a cross.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7.2, 3.6))
+    for label, row in table.iterrows():
+        face = colour_of(str(label)) if label == taken else "white"
+        axis.plot(row.Spe, row.Gen, "o" if row.admitted else "x", ms=8, mfc=face,
+                  color=colour_of(str(label)), zorder=3)
+        axis.annotate(names[str(label)], (row.Spe, row.Gen), xytext=(7, 0), va="center",
+                      fontsize=8, textcoords="offset points")
+    left = min(80.0, float(table.Spe.min()) - 2)
+    top = max(50.0, float(table.Gen.max()) + 5)
+    axis.set(xlim=(left, 114), ylim=(0, top), xlabel="Spe, % of Base (more is better)",
+             ylabel="Gen, % of Base\n(less is better)",
+             xticks=range(10 * math.ceil(left / 10), 101, 10))
+    axis.fill_between([100 * SPE_SHARE, 100], 0, 100 * GEN_SHARE, color="#117733", alpha=0.12,
+                      lw=0, zorder=0)
+    axis.text(99.5, 1, "the goals", ha="right", va="bottom", fontsize=8, color="#117733")
+    return figure
