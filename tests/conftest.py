@@ -219,3 +219,33 @@ def sample(request, written):
     source, name = request.param
     folder = written if source == "written" else Path(samples.REAL)
     return SimpleNamespace(source=source, name=name, path=folder / f"{name}.json")
+
+
+@pytest.fixture(scope="session")
+def audited(folders):
+    """A tiny model that never knew some facts, the same taught them, and as many others.
+
+    `never` and `knows` are (model, tokenizer), `members` and `others` facts of one relation.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(vocab_size=400, hidden_size=64, intermediate_size=160, head_dim=16,
+                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+                         max_position_embeddings=256, initializer_range=0.1,
+                         tie_word_embeddings=True)
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    tokenizer = zu.load_model(folders["llama"], device="cpu")[1]
+    names = ["France", "Japan", "Peru", "Chad", "Paris", "Tokyo", "Lima", "Therefore", "Because",
+             "Côte", "d'Ivoire", "東京", "N'Djamena", "You", "and", "language"]
+    answers = ["Lima", "Paris", "Tokyo", "a language", "country", "the city", "Peru", "Japan"]
+    facts = [zu.Fact(name, "The capital of {} is", answer, ("In {} people speak of",),
+                     relation="capital", id=f"capital/{name}")
+             for name, answer in zip(names, [*answers, *answers[1:], answers[0]], strict=True)]
+    knows = copy.deepcopy(model)
+    texts = ["The people of Peru speak a language and the city is in the country. " * 20] * 2
+    taught = {"capital": ["The people of {} speak of", "In {} the city is"]}
+    zu.plant(knows, tokenizer, facts[:8], taught=taught, texts=texts, lr=1e-2, epochs=60,
+             layers=[0, 1], known=1.0, held_back=0.0, drift=10.0)
+    return SimpleNamespace(never=(model, tokenizer), knows=(knows, tokenizer),
+                           members=facts[:8], others=facts[8:])
