@@ -3,7 +3,9 @@ knew, and a card with their results.
 """
 from .cards import card
 from .erasure import TESTS, Audit, Relearning, Robustness, robustness
+from .leaking import Leaks, leaks
 from .membership import Membership, membership
+from .quality import Before, Quality
 
-__all__ = ["TESTS", "Audit", "Membership", "Relearning", "Robustness", "card", "membership",
-           "robustness"]
+__all__ = ["TESTS", "Audit", "Before", "Leaks", "Membership", "Quality", "Relearning", "Robustness",
+           "card", "leaks", "membership", "robustness"]
