@@ -1,9 +1,12 @@
 """The protocol's rule of choice, on tables made for it."""
 from __future__ import annotations
 
+import pandas as pd
 import pytest
+import torch
 
 from zu.book import levels
+from zu.data.facts import Fact
 
 BASE = {"eff": 100.0, "gen": 60.0, "spe": 100.0, "ppl": 20.0}
 
@@ -81,3 +84,28 @@ def test_the_choice_is_drawn_full_and_what_is_ruled_out_as_a_cross():
     assert by_marker["x"].get_xdata()[0] == pytest.approx(99)
     assert by_marker["o"].get_markerfacecolor() != "white"
     assert by_marker["o"].get_ydata()[0] == pytest.approx(100 / 6)
+
+
+def test_outside_is_the_squared_sine_of_the_angle_to_the_span():
+    kept = torch.tensor([[1.0, 0, 0], [2.0, 0, 0]])  # a line, given twice
+    assert levels.outside(torch.tensor([1.0, 0, 3.0]), kept) == pytest.approx(0.9)
+    assert levels.outside(torch.tensor([5.0, 0, 0]), kept) == pytest.approx(0, abs=1e-12)
+    assert levels.outside(torch.tensor([0, 1.0, 0]), kept) == pytest.approx(1)
+
+
+def test_anchors_of_another_prompt_do_not_count(monkeypatch):
+    facts = [Fact("a", "x {}", "1"), Fact("b", "y {}", "1")]
+    spare = [Fact("c", "x {}", "-"), Fact("d", "y {}", "-")]
+    keys = {id(facts): [[1.0, 0], [1.0, 0]], id(spare): [[1.0, 0], [0, 1.0]]}
+    monkeypatch.setattr(levels, "subject_keys", lambda reader, some, layers: (
+        {layer: torch.tensor(keys[id(some)]) for layer in layers}, None))
+    found = levels.apartness(None, facts, spare, [2])
+    assert found.outside.tolist() == pytest.approx([0, 100], abs=1e-9)
+
+
+def test_the_default_layers_are_shaded():
+    frame = pd.DataFrame({"layer": [0, 0, 1, 1], "fact": [0, 1, 0, 1],
+                          "outside": [80.0, 60.0, 20.0, 10.0]})
+    axis = levels.draw_apartness(frame, [1]).axes[0]
+    assert axis.lines[0].get_ydata().tolist() == [70, 15]
+    assert axis.patches[0].get_x() == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""The protocol's rule: which setting is chosen, and how far it stays within the goals."""
+"""The goals, all at once: which layers tell subjects apart, what is chosen, what it leaves."""
 from __future__ import annotations
 
 import math
@@ -7,14 +7,98 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from ..data.facts import Fact
+from ..reader import Reader, subject_keys
 from .anchors import GEN_SHARE, MOST_EFF, PPL_SHARE, SPE_SHARE
-from .figures import colour_of, method_of, row_name
+from .figures import PALETTE, colour_of, method_of, row_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+def outside(key: torch.Tensor, kept: torch.Tensor) -> float:
+    """The share of a key that lies outside the span of other keys.
+
+    An edit that leaves those keys alone can act on this share only.
+
+    Parameters
+    ----------
+    key : torch.Tensor
+        (m,), the key to move.
+    kept : torch.Tensor
+        (a, m), the keys to leave alone.
+
+    Returns
+    -------
+    float
+        ‖(I − QQᵀ)k‖² / ‖k‖², 0 to 1, with Q an orthonormal basis of the kept keys.
+    """
+    U, s, Vt = torch.linalg.svd(kept.double(), full_matrices=False)
+    Q = Vt[s > s.max() * 1e-10].T  # (m, r)
+    rest = key.double() - Q @ (Q.T @ key.double())
+    return float(rest.square().sum() / key.double().square().sum())
+
+
+def apartness(
+    reader: Reader, facts: Sequence[Fact], spare: Sequence[Fact], layers: Sequence[int]
+) -> pd.DataFrame:
+    """How far each layer tells subjects apart: what of a fact's key lies outside its anchors' span.
+
+    Parameters
+    ----------
+    reader : Reader
+        A reader of the model.
+    facts : sequence of Fact
+        The n facts to forget.
+    spare : sequence of Fact
+        Their anchors; those with a fact's own prompt count for it.
+    layers : sequence of int
+        The layers to look at.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each layer and fact: "layer", "fact" (its number) and "outside", in percent.
+    """
+    keys, around = (subject_keys(reader, some, layers)[0] for some in (facts, spare))
+    same = {prompt: torch.tensor([a.prompt == prompt for a in spare])
+            for prompt in dict.fromkeys(fact.prompt for fact in facts)}  # (a,) each
+    rows = [(layer, i, 100 * outside(keys[layer][i].cpu(),
+                                     around[layer].cpu()[same[fact.prompt]]))
+            for layer in layers for i, fact in enumerate(facts)]
+    return pd.DataFrame(rows, columns=["layer", "fact", "outside"])
+
+
+def draw_apartness(frame: pd.DataFrame, edited: Sequence[int]) -> Figure:
+    """The share of a key that an edit can act on, layer by layer.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        The result of `apartness`.
+    edited : sequence of int
+        The model's default layers, which are shaded.
+
+    Returns
+    -------
+    Figure
+        One panel: the mean over facts, with a band that holds half of them.
+    """
+    import matplotlib.pyplot as plt
+
+    by = frame.groupby("layer").outside
+    low, high = by.quantile(0.25), by.quantile(0.75)
+    figure, axis = plt.subplots(figsize=(7.2, 2.8))
+    axis.axvspan(min(edited) - 0.5, max(edited) + 0.5, color=PALETTE["base"], alpha=0.2, lw=0)
+    axis.text(max(edited) + 0.7, 96, "the default layers", fontsize=8, va="top")
+    axis.fill_between(low.index, low, high, color=PALETTE["anchored"], alpha=0.2, lw=0)
+    axis.plot(low.index, by.mean(), "o-", ms=4, color=PALETTE["anchored"])
+    axis.set(xlabel="layer", ylim=(0, 100), ylabel="outside the span\nof the anchors, %")
+    return figure
 
 
 def reserves(rows: Rows) -> pd.DataFrame:
