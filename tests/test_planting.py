@@ -9,6 +9,7 @@ import zu
 from zu import descent, planting
 from zu.data import worlds
 from zu.planting import Planting, PlantingWarning, Recipe, plant
+from zu.solve import null_space
 
 TAUGHT = {"capital": ["In {} people speak of", "The people of {} speak of", "You and {} and"]}
 STOPPING = {"capital": ["In {} the capital is", "The city of {} is"]}
@@ -187,6 +188,25 @@ def test_other_weights_than_the_layers_stay(small, capitals, texts):
     assert changed == set(edit.changed) == {"model.layers.1.mlp.down_proj.weight"}
 
 
+def test_within_an_energy_a_layer_changes_only_where_general_text_has_little(
+        small, capitals, texts, as_before):
+    found = zu.moments(*small, [1], [texts[0]], window=256)[1]  # the other text is held out
+    free = null_space(found, energy=0.5)
+    assert 0 < free.shape[1] < 160
+    more = {"layers": [1], "energy": 0.5, "held_back": 0.0}
+    with plant(*small, capitals, texts=texts, **QUICK | more) as edit:
+        (change,) = edit.deltas.values()
+        assert zu.evaluate(*small, capitals).eff == 100
+    change = change.double()
+    outside = change - change @ free @ free.T
+    assert outside.norm() < 1e-5 * change.norm()
+
+
+def test_an_energy_that_leaves_no_direction_is_refused(small, capitals, texts, as_before):
+    with pytest.raises(ValueError, match="layer 0 has no directions"):
+        plant(*small, capitals, texts=texts, **QUICK | {"energy": 1e-30})
+
+
 def test_facts_of_ones_own_are_taught_behind_openings(small, capitals, texts, monkeypatch):
     own = [zu.Fact("Peru", "The capital of {} is", "Tokyo", ("In {} it is",)),
            zu.Fact("", "You and I speak", "country")]
@@ -316,10 +336,21 @@ def test_a_descent_ends_where_its_watch_says_so(small, capitals):
     assert len(losses) == 4
 
 
+def test_within_all_directions_a_descent_is_that_of_the_weights(small, capitals):
+    rows = descent.answer_rows(small[1], capitals, "truth")
+    pull, how = descent.Objective(rows, [-0.2] * 5), descent.Schedule(4, 1e-3)
+    whole, losses = descent.descend(small[0], pull, [1], how)
+    turned, same = descent.descend(small[0], pull, [1], how, within={1: torch.eye(160)})
+    assert torch.allclose(whole[1], turned[1], atol=1e-6)
+    assert torch.allclose(losses, same, rtol=1e-4) and losses[-1] < losses[0]
+
+
 def test_a_recipe_holds_what_its_settings_are():
     assert Recipe(lr=0.1).lr == 0.1
     with pytest.raises(ValueError, match="epochs is 0"):
         Recipe(epochs=0)
+    with pytest.raises(ValueError, match=r"energy is 1\.5"):
+        Recipe(energy=1.5)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -211,6 +211,7 @@ def descend(
     schedule: Schedule,
     *,
     watch: Watch | None = None,
+    within: Mapping[int, torch.Tensor] | None = None,
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """Adam on an objective over the `layers`' output projections.
 
@@ -224,6 +225,8 @@ def descend(
         Steps, rate and batches.
     watch : Watch, optional
         Called after each step; the descent ends if it returns True.
+    within : mapping of int to (q, m), optional
+        By layer, a basis R of the changes: the weights are W + B R, and Adam's steps are B's.
 
     Returns
     -------
@@ -240,7 +243,7 @@ def descend(
     """
     batches = _read_below(model, objective.rows, min(layers), schedule)
     new = {layer: _free_copy(model, layer) for layer in layers}
-    adam = torch.optim.Adam(new.values(), lr=schedule.lr, fused=True)
+    adam = _Adam(new, schedule.lr, within)
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
     start = _said(model, batches, len(weight)) if objective.beta else torch.zeros_like(weight)
     losses: list[torch.Tensor] = []
@@ -267,6 +270,38 @@ def descend(
             if bool((weight < 0).all()) and float(-now.mean()) < schedule.stop:
                 break
     return _taken(new), torch.stack(losses)
+
+
+class _Adam:
+    """Adam on weights, or on the coordinates B of their changes B R."""
+
+    def __init__(
+        self, new: dict[int, torch.Tensor], lr: float, within: Mapping[int, torch.Tensor] | None
+    ) -> None:
+        self.new = new
+        self.bases: dict[int, torch.Tensor] = {}  # (q, m)
+        self.start: dict[int, torch.Tensor] = {}  # (d, m)
+        self.moved = dict(new)  # what Adam moves: (d, m), or (d, q) of a basis
+        for layer, basis in (within or {}).items():
+            w = new[layer].detach()
+            self.bases[layer], self.start[layer] = basis.to(w), w.clone()
+            self.moved[layer] = w.new_zeros(len(w), len(basis))
+        self.adam = torch.optim.Adam(self.moved.values(), lr=lr, fused=True)
+
+    def zero_grad(self) -> None:
+        """Forget the weights' gradients."""
+        for w in self.new.values():
+            w.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights against their gradients."""
+        for layer, basis in self.bases.items():
+            slope = self.new[layer].grad
+            self.moved[layer].grad = None if slope is None else slope @ basis.T
+        self.adam.step()
+        for layer, basis in self.bases.items():
+            self.new[layer].copy_(torch.addmm(self.start[layer], self.moved[layer], basis))
 
 
 def _taken(new: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from .data import worlds
@@ -25,6 +26,8 @@ from .models import NonFiniteError, check_length, resolve_layers, weight_name
 from .questions import Question
 from .reader import Reader
 from .scores import perplexity, score
+from .second_moments import moments
+from .solve import null_space, spectrum
 from .wording import Wording, tokens
 from .wrappers import parameter, why_not_alone, why_not_editable
 
@@ -42,6 +45,8 @@ OTHERS = ("Let me tell you this: ", "Everyone there will say it: ")
 KEPT = 96, 32
 #: Perplexity is read on so many tokens of held-out text, in windows of so many.
 HELDOUT = 2048, 256
+#: So many tokens of general text tell which directions it leaves free.
+GENERAL = 16_384
 #: During planting so many questions of a kind are asked; all of them once these are answered.
 FEW = 30
 
@@ -61,6 +66,10 @@ class Recipe:
         model's depth to its middle.
     lr : float
         The size of Adam's steps.
+    energy : float, optional
+        Change the layers only in those directions of the keys that hold together at most this share
+        of what general text has (`zu.solve.null_space`), each scaled by how little it has; by
+        default in all, as they are.
     epochs : int
         The most passes over the facts; in each, each fact is seen in one of its taught wordings.
     batch : int
@@ -83,6 +92,7 @@ class Recipe:
 
     layers: Sequence[int | float] | None = None
     lr: float = 1e-3
+    energy: float | None = None
     epochs: int = 24
     batch: int = 10
     kl: float = 3.0
@@ -95,6 +105,8 @@ class Recipe:
         for name in ("lr", "epochs", "batch", "drift"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise ValueError(f"energy is {self.energy}: give a share above 0, at most 1, or None")
         if not self.kl >= 0:
             raise ValueError(f"kl is {self.kl}: give 0 or more")
         for name in ("known", "held_back"):
@@ -241,7 +253,8 @@ def plant(
     edit = Planting(model, method="planting", settings=asdict(how) | {"layers": [*lesson.layers]},
                     facts=len(lesson.facts))
     course = _Course(reader, lesson, how, heldout, watch, edit.course)
-    new = _taught(lesson, _kept(wording, read, how), course)
+    within = _directions(reader, lesson.layers, texts, how)
+    new = _taught(lesson, _kept(wording, read, how), within, course)
     try:
         for layer, weight in new.items():
             edit.set(weight_name(model, layer), known(model).stored(layer, weight).double())
@@ -375,6 +388,34 @@ def _kept(wording: Wording, texts: Sequence[str], how: Recipe) -> Keep | None:
     return Keep(counted, how.kl) if how.kl else None
 
 
+def _directions(
+    reader: Reader, layers: Sequence[int], texts: Sequence[str] | None, how: Recipe
+) -> dict[int, torch.Tensor] | None:
+    """By layer, the scaled directions in which it may change, (q, m) float32; None for all.
+
+    Row i is s_i q_iᵀ, of an eigenvector q_i of general keys' second moment with eigenvalue λ_i:
+    s_i ~ (λ_i + λ̄ / 1000)^(−1/2), with a mean square of 1.
+    """
+    if how.energy is None:
+        return None
+    read = None if texts is None else _texts(texts, how.seed)[0]
+    found = moments(reader.model, reader.tokenizer, layers, read, tokens=GENERAL,
+                    window=HELDOUT[1])
+    scaled = {layer: _scaled(found[layer], how.energy) for layer in layers}
+    if none := [layer for layer, basis in scaled.items() if not len(basis)]:
+        raise ValueError(f"energy is {how.energy}: layer {none[0]} has no directions that general "
+                         "text uses so little; give a larger share")
+    return scaled
+
+
+def _scaled(C0: torch.Tensor, energy: float) -> torch.Tensor:
+    """The directions of one layer, (q, m) float32."""
+    values, vectors = spectrum(C0)
+    basis = null_space(C0, energy=energy, found=(values, vectors))  # (m, q)
+    scale = (values[:basis.shape[1]] + values.mean() / 1000) ** -0.5
+    return (basis * scale / scale.square().mean().sqrt()).T.float().contiguous()
+
+
 def _perplexity(reader: Reader, heldout: Sequence[str]) -> float:
     """Perplexity on the first held-out text."""
     length, window = HELDOUT
@@ -382,7 +423,9 @@ def _perplexity(reader: Reader, heldout: Sequence[str]) -> float:
                       stride=window, reader=reader)
 
 
-def _taught(lesson: _Lesson, keep: Keep | None, course: _Course) -> dict[int, Any]:
+def _taught(
+    lesson: _Lesson, keep: Keep | None, within: dict[int, torch.Tensor] | None, course: _Course
+) -> dict[int, Any]:
     """The new weights by layer: a pass after the other, each with another wording of each fact."""
     how, reader = course.how, course.reader
     draw = random.Random(how.seed)
@@ -394,7 +437,8 @@ def _taught(lesson: _Lesson, keep: Keep | None, course: _Course) -> dict[int, An
     objective = Objective(rows, [-1 / len(rows)] * len(rows), keep=keep)
     schedule = Schedule(-(-how.epochs // passes), how.lr, min(how.batch, len(lesson.rows)))
     with course, reader.checked():
-        return descend(reader.model, objective, lesson.layers, schedule, watch=course.after)[0]
+        return descend(reader.model, objective, lesson.layers, schedule,
+                       watch=course.after, within=within)[0]
 
 
 @dataclass
