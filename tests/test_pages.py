@@ -257,6 +257,21 @@ def test_a_frame_has_one_line_of_headings_and_its_words_at_the_left(page):
     assert [cell["class"] for cell in numbers] == [["zu-number"]] * 2
 
 
+def test_a_verdict_has_a_sign_and_a_kind(page):
+    import pandas as pd
+
+    frame = pd.DataFrame({"Eff (≤ 2)": ["32.0", "0.0: yes", "9.0: no"],
+                          "verdict": ["reproduced", "undecided", "not reproduced"],
+                          "a word": ["yes", "no", "perhaps"]})
+    rows = [row.find_all("td") for row in tidied(page, frame).select("tbody tr")]
+    assert [[cell.get_text() for cell in row] for row in rows] == [
+        ["32.0", "✓\u00a0reproduced", "yes"], ["0.0: ✓\u00a0yes", "?\u00a0undecided", "no"],
+        ["9.0: ✗\u00a0no", "✗\u00a0not reproduced", "perhaps"]]
+    kinds = [[mark["class"][1] for mark in row[1].find_all("span")] for row in rows]
+    assert kinds == [["zu-yes"], ["zu-open"], ["zu-no"]]
+    assert rows[1][0].span["class"] == ["zu-verdict", "zu-yes"]
+
+
 def test_a_frame_whose_columns_have_a_name_keeps_both_lines(page):
     import pandas as pd
 

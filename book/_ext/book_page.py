@@ -174,6 +174,7 @@ def tidied(found) -> str:
     if rows and table.thead:
         one_heading(table.thead.find_all("tr"), max(len(row.find_all("th")) for row in rows))
         aligned(table.thead.find_all("tr"), [row.find_all("td") for row in rows])
+        with_signs(table, [row.find_all("td") for row in rows])
     for cell in table.find_all("th"):
         if not text_of(cell) and not cell.find(True):
             cell.name = "td"
@@ -208,6 +209,28 @@ def aligned(head, rows):
         for cell in cells:
             if re.fullmatch(r"\W?[\d,.]+(e[−+-]?\d+)?\s?%?", text_of(cell)):
                 cell["class"] = "zu-number"
+
+
+#: What a verdict is called in a table, and its sign and class.
+    """Verdicts get a sign and a colour: whole cells in a column of verdicts, or the end of a cell after a colon."""
+            "undecided": ("?", "zu-open"), "untestable": ("–", "zu-open")}
+
+
+def with_signs(table, rows):
+    """Each verdict gets a sign and a colour: a whole cell in a column of verdicts, or the end of one after a colon."""
+    from bs4 import BeautifulSoup
+
+    for i in range(1, max(map(len, rows)) + 1):
+        cells = [row[-i] for row in rows if len(row) >= i]
+        said = set(map(text_of, cells)) - {""}
+        for cell in cells:
+            before, colon, last = text_of(cell).rpartition(": ")
+            if last in VERDICTS and (colon or said <= set(VERDICTS)) and not cell.find(True):
+                sign, kind = VERDICTS[last]
+                mark = BeautifulSoup("", "html.parser").new_tag("span", attrs={"class": f"zu-verdict {kind}"})
+                mark.string = f"{sign}\u00a0{last}"
+                cell.clear()
+                cell.extend([before + colon, mark])
 
 
 def text_of(cell) -> str:
