@@ -212,7 +212,8 @@ def aligned(head, rows):
 
 
 #: What a verdict is called in a table, and its sign and class.
-    """Verdicts get a sign and a colour: whole cells in a column of verdicts, or the end of a cell after a colon."""
+VERDICTS = {"yes": ("✓", "zu-yes"), "reproduced": ("✓", "zu-yes"),
+            "no": ("✗", "zu-no"), "not reproduced": ("✗", "zu-no"),
             "undecided": ("?", "zu-open"), "untestable": ("–", "zu-open")}
 
 
