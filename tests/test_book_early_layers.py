@@ -109,3 +109,13 @@ def test_the_default_layers_are_shaded():
     axis = early_layers.draw_apartness(frame, [1]).axes[0]
     assert axis.lines[0].get_ydata().tolist() == [70, 15]
     assert axis.patches[0].get_x() == pytest.approx(0.5)
+
+
+def test_rows_are_compared_draw_by_draw():
+    rows = [row("a", 1, gen=10.0, ppl=20.0), row("a", 2, gen=20.0, ppl=20.0),
+            row("b", 1, gen=13.0, ppl=25.0), row("b", 2, gen=23.0, ppl=25.0)]
+    found = early_layers.contrasts(rows, "a", "b")
+    assert tuple(found["Gen"]) == pytest.approx((-3, -3, -3))
+    assert tuple(found["PPL"]) == pytest.approx((-20, -20, -20))
+    with pytest.raises(ValueError, match="at least 2"):
+        early_layers.contrasts(rows[:1] + rows[2:3], "a", "b")

@@ -12,7 +12,8 @@ import torch
 from ..data.facts import Fact
 from ..reader import Reader, subject_keys
 from .anchors import GEN_SHARE, MOST_EFF, PPL_SHARE, SPE_SHARE
-from .figures import PALETTE, colour_of, method_of, row_name
+from .figures import METRICS, PALETTE, colour_of, method_of, row_name
+from .verdicts import Estimate, over_draws
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,6 +179,36 @@ def chosen(table: pd.DataFrame) -> str:
         raise ValueError("no setting keeps Eff and perplexity within their goals: the rule takes "
                          "none; give others")
     return str(table.index[table.admitted][0])
+
+
+def contrasts(rows: Rows, mine: str, other: str) -> dict[str, Estimate]:
+    """How the scores of one row differ from another's, draw by draw.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of two draws or more.
+    mine, other : str
+        The two rows' labels.
+
+    Returns
+    -------
+    dict
+        "Eff", "Gen" and "Spe" in points, "PPL" as the ratio's distance from 1 in percent; with
+        Student's 95% interval.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two draws.
+    """
+    by = {(row["method"], row["seed"]): row["metrics"] for row in rows}
+    pairs = [(by[mine, seed], by[other, seed])
+             for seed in dict.fromkeys(row["seed"] for row in rows)]
+    found = {METRICS[key]: over_draws([a[key] - b[key] for a, b in pairs])
+             for key in ("eff", "gen", "spe")}
+    log = over_draws([math.log(a["ppl"] / b["ppl"]) for a, b in pairs])
+    return found | {"PPL": Estimate(*(100 * math.expm1(x) for x in log))}
 
 
 def names_of(rows: Rows) -> dict[str, str]:
