@@ -66,13 +66,20 @@ def test_base_without_other_wordings_is_refused():
 
 def test_names_tell_settings_apart():
     label = "anchored+anchors:layers=[2,3,4],weight=0.1,rounds=3"
-    rows = [{"method": "zerounlearn", "layers": [15, 16, 17], "settings": {}},
+    rows = [{"method": "anchored+anchors", "layers": [15, 16, 17], "settings": {}},
             {"method": label, "layers": [2, 3, 4], "settings": {"weight": 0.1, "rounds": 3}},
             {"method": "base", "layers": [15, 16, 17], "settings": {}}]
-    names = early_layers.names_of(rows)
-    assert [*names] == ["base", "zerounlearn", label]
-    assert names["zerounlearn"] == "ZeroUnlearn, layers 15 to 17"
-    assert names[label] == "anchored, layers 2 to 4, weight 0.1, rounds 3"
+    assert early_layers.names_of(rows) == {
+        "base": "Base", "anchored+anchors": "layers 15 to 17",
+        label: "layers 2 to 4, weight 0.1, rounds 3"}
+
+
+def test_no_name_stands_on_another():
+    rows = [row("base"), *(row(f"anchored:{i}", eff=0.0, gen=20.0 + i / 100) for i in range(3))]
+    table = early_layers.reserves(rows)
+    axis = early_layers.draw_choice(table, {label: label for label in table.index}, "").axes[0]
+    heights = sorted(text.xy[1] for text in axis.texts if hasattr(text, "xy"))
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 2.5
 
 
 def test_the_choice_is_drawn_full_and_what_is_ruled_out_as_a_cross():

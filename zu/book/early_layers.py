@@ -12,7 +12,7 @@ import torch
 from ..data.facts import Fact
 from ..reader import Reader, subject_keys
 from .anchors import GEN_SHARE, MOST_EFF, PPL_SHARE, SPE_SHARE
-from .figures import METRICS, PALETTE, colour_of, method_of, row_name
+from .figures import METRICS, PALETTE, colour_of
 from .verdicts import Estimate, over_draws
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def contrasts(rows: Rows, mine: str, other: str) -> dict[str, Estimate]:
 
 
 def names_of(rows: Rows) -> dict[str, str]:
-    """What the rows are called: *anchored* by its layers, weight and rounds, others by layers.
+    """What rows of *anchored* are called, by layers, weight and rounds.
 
     Parameters
     ----------
@@ -226,16 +226,10 @@ def names_of(rows: Rows) -> dict[str, str]:
     """
     names = {}
     for row in rows:
-        label = row["method"]
-        if label in names:
-            continue
-        names[label] = row_name(label)
-        if label != "base":
-            names[label] += f", layers {row['layers'][0]} to {row['layers'][-1]}"
-        if method_of(label) == "anchored":
-            names[label] += "".join(f", {key} {row['settings'][key]:g}" for key in
-                                    ("weight", "rounds") if key in row["settings"])
-    return {"base": names.pop("base")} | names if "base" in names else names
+        names[row["method"]] = f"layers {row['layers'][0]} to {row['layers'][-1]}" + "".join(
+            f", {key} {row['settings'][key]:g}" for key in ("weight", "rounds")
+            if key in row["settings"])
+    return {"base": "Base"} | {label: name for label, name in names.items() if label != "base"}
 
 
 def draw_choice(table: pd.DataFrame, names: Mapping[str, str], taken: str) -> Figure:
@@ -258,14 +252,16 @@ def draw_choice(table: pd.DataFrame, names: Mapping[str, str], taken: str) -> Fi
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
-    for label, row in table.iterrows():
+    left = min(80.0, float(table.Spe.min()) - 2)
+    top = max(50.0, float(table.Gen.max()) + 5)
+    beside = -math.inf  # where the last name stands
+    for label, row in table.sort_values("Gen").iterrows():
         face = colour_of(str(label)) if label == taken else "white"
         axis.plot(row.Spe, row.Gen, "o" if row.admitted else "x", ms=8, mfc=face,
                   color=colour_of(str(label)), zorder=3)
-        axis.annotate(names[str(label)], (row.Spe, row.Gen), xytext=(7, 0), va="center",
-                      fontsize=8, textcoords="offset points")
-    left = min(80.0, float(table.Spe.min()) - 2)
-    top = max(50.0, float(table.Gen.max()) + 5)
+        beside = max(row.Gen, beside + top / 20)  # no name on another
+        axis.annotate(names[str(label)], (row.Spe, beside), xytext=(8, 0), va="center",
+                      fontsize=9, textcoords="offset points")
     axis.set(xlim=(left, 114), ylim=(0, top), xlabel="Spe, % of Base (more is better)",
              ylabel="Gen, % of Base\n(less is better)",
              xticks=range(10 * math.ceil(left / 10), 101, 10))
