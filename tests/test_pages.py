@@ -257,6 +257,15 @@ def test_a_frame_has_one_line_of_headings_and_its_words_at_the_left(page):
     assert [cell["class"] for cell in numbers] == [["zu-number"]] * 2
 
 
+def test_a_negative_number_has_a_minus(page):
+    import pandas as pd
+
+    frame = pd.DataFrame({"x": [-0.25, 3.0], "word": ["-5 to 3", "a-1"]})
+    rows = [[cell.get_text() for cell in row.find_all("td")]
+            for row in tidied(page, frame).select("tbody tr")]
+    assert rows == [["−0.25", "-5 to 3"], ["3.00", "a-1"]]
+
+
 def test_a_verdict_has_a_sign_and_a_kind(page):
     import pandas as pd
 

@@ -195,7 +195,7 @@ def one_heading(head, named):
 
 
 def aligned(head, rows):
-    """Columns of words begin at the left, and no number is parted."""
+    """Columns of words begin at the left, no number is parted, and what stands before a negative one is a minus."""
     for i in range(1, max(map(len, rows)) + 1):  # from the right: rows may have fewer cells at the left
         cells = [row[-i] for row in rows if len(row) >= i]
         words = set(map(text_of, cells)) - {"", "–"}
@@ -209,6 +209,8 @@ def aligned(head, rows):
         for cell in cells:
             if re.fullmatch(r"\W?[\d,.]+(e[−+-]?\d+)?\s?%?", text_of(cell)):
                 cell["class"] = "zu-number"
+                if text_of(cell).startswith("-") and not cell.find(True):
+                    cell.string = text_of(cell).replace("-", "−", 1)
 
 
 #: What a verdict is called in a table, and its sign and class.
