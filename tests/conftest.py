@@ -222,10 +222,10 @@ def sample(request, written):
 
 
 @pytest.fixture(scope="session")
-def audited(folders):
-    """A tiny model that never knew some facts, the same taught them, and as many others.
+def learner(folders):
+    """A random model of two layers that mixes what it has read, so that it can learn a fact.
 
-    `never` and `knows` are (model, tokenizer), `members` and `others` facts of one relation.
+    With its tokenizer; a test that changes the model takes a copy.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -235,7 +235,16 @@ def audited(folders):
                          max_position_embeddings=256, initializer_range=0.1,
                          tie_word_embeddings=True)
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    tokenizer = zu.load_model(folders["llama"], device="cpu")[1]
+    return model, zu.load_model(folders["llama"], device="cpu")[1]
+
+
+@pytest.fixture(scope="session")
+def audited(learner):
+    """A tiny model that never knew some facts, the same taught them, and as many others.
+
+    `never` and `knows` are (model, tokenizer), `members` and `others` facts of one relation.
+    """
+    model, tokenizer = learner
     names = ["France", "Japan", "Peru", "Chad", "Paris", "Tokyo", "Lima", "Therefore", "Because",
              "Côte", "d'Ivoire", "東京", "N'Djamena", "You", "and", "language"]
     answers = ["Lima", "Paris", "Tokyo", "a language", "country", "the city", "Peru", "Japan"]

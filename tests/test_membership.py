@@ -1,6 +1,7 @@
 """Membership inference finds a model that knows, and clears one that never knew."""
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,12 +97,21 @@ def test_what_cannot_be_told_apart_fairly_is_refused(audited, monkeypatch):
     refused("others: 1 different facts", others=audited.others[:1] * 9)
     odd = zu.Fact("Peru", "The ruler of {} is", "Tokyo", relation="ruler")
     refused("different relations .'ruler' on one side only", members=[*audited.members, odd])
-    refused("1 prompts are among members and others", others=[*audited.others, audited.members[0]])
+    refused("1 prompts are among members and others, the first that of fact "
+            f"'{audited.members[0].id}'", others=[*audited.others, audited.members[0]])
     refused("part is 'all'", part="all")
     refused("k is 0", k=0)
     refused("wordings gives none", wordings=lambda fact: [])
     other = membership(*audited.never, audited.members, audited.others, k=50)
     refused("reference is of other facts", reference=other)
+
+
+def test_a_message_shows_no_text_of_a_fact_without_an_id(audited):
+    private = [replace(fact, id="") for fact in audited.members]
+    for more in ({"others": [*audited.others, private[0]]}, {"wordings": lambda fact: []}):
+        with pytest.raises(ValueError, match="fact '[?]'") as found:
+            membership(*audited.never, private, **{"others": audited.others} | more)
+        assert not [fact for fact in private if fact.subject in str(found.value)]
 
 
 def test_scores_that_are_not_finite_are_refused(audited, spoil, every_broken):
@@ -113,7 +123,8 @@ def test_scores_that_are_not_finite_are_refused(audited, spoil, every_broken):
         handle.remove()
     token = tokenizer(" Paris").input_ids[-1]  # ruled out, as a model may do
     handle = spoil(model, -math.inf, [token])
-    with pytest.raises(ValueError, match="loss of fact .* is not finite"):
+    with pytest.raises(ValueError, match=r"loss of fact .*, number \d+ of the different "
+                       r"(members|others), is not finite"):
         membership(model, tokenizer, audited.members, audited.others)
     handle.remove()
 

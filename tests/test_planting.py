@@ -18,23 +18,9 @@ QUICK = {"taught": TAUGHT, "stopping": STOPPING, "lr": 1e-2, "epochs": 60, "laye
          "known": 1.0, "held_back": 0.6, "drift": 1.0}
 
 
-@pytest.fixture(scope="module")
-def loaded(folders):
-    """A random model of two layers that mixes what it has read, so that it can learn a fact."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(7)
-    config = LlamaConfig(vocab_size=400, hidden_size=64, intermediate_size=160, head_dim=16,
-                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-                         max_position_embeddings=256, initializer_range=0.1,
-                         tie_word_embeddings=True)
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    return model, zu.load_model(folders["llama"], device="cpu")[1]
-
-
 @pytest.fixture
-def small(loaded):
-    model, tokenizer = loaded
+def small(learner):
+    model, tokenizer = learner
     return copy.deepcopy(model), tokenizer
 
 

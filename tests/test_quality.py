@@ -87,7 +87,7 @@ def test_an_answer_without_others_has_no_ratio(audited):
     assert all(len(some) == PERTURBED for some in found.others[:-1])
 
 
-def test_the_snapshot_holds_no_text_and_the_model_stays(audited, before):
+def test_the_model_stays_and_facts_are_named_by_their_ids(audited, before):
     model = audited.knows[0]
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     before.compare(model)

@@ -132,6 +132,22 @@ def distinct(facts: Iterable[Fact], what: str, least: int = 1) -> list[Fact]:
     return some
 
 
+def called(fact: Fact) -> str:
+    """How a message names a fact: by its id, since its text is private.
+
+    Parameters
+    ----------
+    fact : Fact
+        The fact.
+
+    Returns
+    -------
+    str
+        "fact 'ID'", with a question mark for a fact without an id.
+    """
+    return f"fact '{fact.id or '?'}'"
+
+
 def answered(wording: Wording, questions: Sequence[Question], fact: Fact) -> list[Row]:
     """A fact's questions and their answers as token ids.
 
@@ -152,12 +168,12 @@ def answered(wording: Wording, questions: Sequence[Question], fact: Fact) -> lis
     Raises
     ------
     FactError
-        For an answer that cannot be put into tokens; the message names the fact.
+        For an answer that cannot be put into tokens; the message names the fact's id.
     """
     try:
         return [wording.answered(question) for question in questions]
     except FactError as error:
-        raise FactError(f"fact '{fact.id or fact.text}': {error}") from None
+        raise FactError(f"{called(fact)}: {error}") from None
 
 
 def frame(rows: Sequence[Mapping[str, Any]], index: str) -> Any:

@@ -17,7 +17,7 @@ from ..questions import paraphrases as in_other_words
 from ..reader import Reader
 from ..spacing import separator
 from ..wording import Wording
-from .asking import Row, Said, answered, distinct, frame, said, whole
+from .asking import Row, Said, answered, called, distinct, frame, said, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -166,9 +166,11 @@ def membership(
         scores["reference"] = scores["loss"] - asking.reference(reference, facts, about)
     for name, found in scores.items():
         if not np.isfinite(found).all():
-            where = facts[int(np.argmin(np.isfinite(found)))]
-            raise ValueError(f"{name} of fact '{where.id or where.text}' is not finite: the model "
-                             "rules one of its tokens out, and cannot be audited with this fact")
+            at = int(np.argmin(np.isfinite(found)))
+            side, place = ("members", at) if at < len(taught) else ("others", at - len(taught))
+            raise ValueError(f"{name} of {called(facts[at])}, number {place + 1} of the different "
+                             f"{side}, is not finite: the model rules one of its tokens out, and "
+                             "cannot be audited with this fact; leave it out")
     same = np.array([[a.relation == b.relation for b in never] for a in taught])
     n = len(taught)
     return Membership({name: auc(x[:n], x[n:], same) for name, x in scores.items()},
@@ -194,8 +196,9 @@ def _check_kinds(members: Sequence[Fact], others: Sequence[Fact]) -> None:
                         "only): a score would tell the relations apart; give facts of the same")
     both = {fact.text for fact in members} & {fact.text for fact in others}
     if both:
-        raise FactError(f"{len(both)} prompts are among members and others, the first {min(both)!r}"
-                        ": leave them out on one side")
+        first = next(fact for fact in members if fact.text in both)
+        raise FactError(f"{len(both)} prompts are among members and others, the first that of "
+                        f"{called(first)}: leave them out on one side")
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class _Asking:
             return [Question.of(fact), *in_other_words(fact)]
         found = [Question.of(replace(fact, prompt=text)) for text in self.wordings(fact)]
         if not found:
-            raise FactError(f"fact '{fact.id or fact.text}': wordings gives none")
+            raise FactError(f"{called(fact)}: wordings gives none")
         return found
 
     def texts(self, fact: Fact) -> list[str]:

@@ -38,7 +38,9 @@ class State:
     ratio : array, (n,)
         Logarithm of the truth ratio: the mean over other answers of their probability to the power
         of one over their number of tokens, over the same of the answer. NaN if no other answer of
-        the relation is known.
+        the relation is known. After TOFU (Maini et al. 2024, arXiv:2401.06121), which writes wrong
+        answers for each question and puts the right one in other words; here the wrong ones are
+        those of other facts, and the right one is the fact's own.
     hidden : array, (layers, n, d)
         The residual stream after each layer.
     """
@@ -71,7 +73,8 @@ class Quality:
         it is blind to small ones.
     paired : float
         p of Wilcoxon's signed-rank test on the differences of the logarithms, fact by fact; 1 if
-        all are 0. It sees a shift that most facts share, however small.
+        all are 0. It sees a shift that most facts share, however small; of five facts or fewer it
+        is never below 0.05.
     """
 
     names: tuple[str, ...]
@@ -106,7 +109,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class Before:
-    """A model that never knew some facts, in numbers: no text is kept.
+    """A model that never knew some facts: what it says and holds where their answers begin.
+
+    The facts are held as token ids, which the tokenizer turns back into text: private facts stay
+    private only as long as this object does. It is written to no file.
 
     Attributes
     ----------

@@ -38,7 +38,7 @@ def outside(key: torch.Tensor, kept: torch.Tensor) -> float:
     float
         ‖(I − QQᵀ)k‖² / ‖k‖², 0 to 1, with Q an orthonormal basis of the kept keys.
     """
-    U, s, Vt = torch.linalg.svd(kept.double(), full_matrices=False)
+    _, s, Vt = torch.linalg.svd(kept.double(), full_matrices=False)
     Q = Vt[s > s.max() * 1e-10].T  # (m, r)
     rest = key.double() - Q @ (Q.T @ key.double())
     return float(rest.square().sum() / key.double().square().sum())
@@ -260,7 +260,7 @@ def draw_choice(table: pd.DataFrame, names: Mapping[str, str], taken: str) -> Fi
         axis.plot(row.Spe, row.Gen, "o" if row.admitted else "x", ms=8, mfc=face,
                   color=colour_of(str(label)), zorder=3)
         beside = max(row.Gen, beside + top / 20)  # no name on another
-        axis.annotate(names[str(label)], (row.Spe, beside), xytext=(8, 0), va="center",
+        axis.annotate(names[str(label)], (row.Spe, beside), xytext=(14, 0), va="center",
                       fontsize=9, textcoords="offset points")
     axis.set(xlim=(left, 114), ylim=(0, top), xlabel="Spe, % of Base (more is better)",
              ylabel="Gen, % of Base\n(less is better)",
