@@ -6,12 +6,13 @@ import torch.nn.functional as F
 import zu
 from zu import descent, methods, models
 
-NAMES = ["ga", "ft", "graddiff", "npo"]
+NAMES = ["ga", "ft", "graddiff", "npo", "simnpo"]
+RETAIN = {"graddiff", "simnpo"}
 
 
 def objective_of(name, tokenizer, facts, texts, **settings):
     job = methods.Job(zu.Reader(None, tokenizer), list(facts), (2,))
-    if name == "graddiff":
+    if name in RETAIN:
         settings["retain"] = texts
     return methods.settings_for(name, **settings).objective(job)
 
@@ -37,9 +38,11 @@ def by_hand(model, tokenizer, facts, texts, name, layer, lr, steps):
             if name == "npo":
                 ratio = (-nll - reference.setdefault(i, -nll.detach())).exp()
                 loss = loss + 2 / 0.1 * torch.log(1 + ratio ** 0.1) / len(facts)
+            elif name == "simnpo":  # β = 2.5, γ = 0; nll is a mean over the answer's tokens
+                loss = loss - 2 / 2.5 * F.logsigmoid(2.5 * nll) / len(facts)
             else:
                 loss = loss + (nll if name == "ft" else -nll) / len(facts)
-        for text in texts if name == "graddiff" else ():
+        for text in texts if name in RETAIN else ():
             ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
             loss = loss + F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]) / len(texts)
         losses.append(loss.item())

@@ -122,7 +122,9 @@ class Objective:
     """The objective that a descent minimises: Σ weight · log p / count over some rows.
 
     With beta it is Σ weight · (2/β) log(1 + (p / p_start)^β): a preference against the model as it
-    was before the first step.
+    was before the first step. With margin too, a row of positive weight has the term weight · (2/β)
+    log(1 + e^γ p^(β / count)) instead, which refers to no earlier model; rows of negative weight
+    keep the first form.
 
     Parameters
     ----------
@@ -132,19 +134,28 @@ class Objective:
         One weight per row: a positive one lowers its answer's probability, a negative one raises
         it.
     beta : float, optional
-        The β of the second form.
+        The β of the second and third form.
     keep : Keep, optional
         Text for which the model's probabilities should stay.
+    margin : float, optional
+        The γ of the third form, which needs beta.
 
     References
     ----------
-    The second form is NPO's (Zhang et al. 2024, Eq. 3).
+    The second form is NPO's (Zhang et al. 2024, Eq. 3), the third SimNPO's (Fan et al. 2024, arXiv
+    2410.07163).
     """
 
     rows: Sequence[Row]
     weights: Sequence[float]
     beta: float | None = None
     keep: Keep | None = None
+    margin: float | None = None
+
+    @property
+    def refers(self) -> bool:
+        """Whether the loss depends on the probabilities before the first step."""
+        return self.beta is not None and self.margin is None
 
     def loss(
         self, logp: torch.Tensor, start: torch.Tensor, count: torch.Tensor, weight: torch.Tensor
@@ -165,10 +176,12 @@ class Objective:
         ()
             The sum.
         """
-        if self.beta is None:
-            each = logp / count
-        else:
-            each = 2 / self.beta * F.softplus(self.beta * (logp - start))
+        each = logp / count
+        if self.beta is not None:
+            # log odds against staying: (rows,)
+            odds = self.beta * (logp - start if self.margin is None else each)
+            preference = 2 / self.beta * F.softplus(odds + (self.margin or 0.0))
+            each = preference if self.refers else torch.where(weight > 0, preference, each)
         return (weight * each).sum()
 
 
@@ -245,7 +258,7 @@ def descend(
     new = {layer: _free_copy(model, layer) for layer in layers}
     adam = _Adam(new, schedule.lr, within)
     weight = torch.tensor(objective.weights).to(model.device, torch.float32)
-    start = _said(model, batches, len(weight)) if objective.beta else torch.zeros_like(weight)
+    start = _said(model, batches, len(weight)) if objective.refers else torch.zeros_like(weight)
     losses: list[torch.Tensor] = []
     kept = _Kept(model, objective.keep, min(layers), schedule)
     with hooks(*_stand_ins(model, new)), torch.enable_grad():

@@ -1,6 +1,6 @@
 """The methods, one class each, and `unlearn`, which makes an edit with one of them."""
 from .base import Columns, Descended, Job, Located, Method, Problem, Settings, Sparing, Truthful
-from .descended import Ascent, FineTune, GradDiff, Npo
+from .descended import Ascent, FineTune, GradDiff, Npo, SimNpo
 from .located import AlphaEdit, Anchored, Descent, Exact, Memit, Rome, ZeroUnlearn, answered
 from .registry import METHODS, RECOMMENDED, SHARED, find, register, settings_for, source_of
 from .ruin import DamageWarning
@@ -29,6 +29,7 @@ __all__ = [
     "Problem",
     "Rome",
     "Settings",
+    "SimNpo",
     "Sparing",
     "Truthful",
     "ZeroUnlearn",

@@ -1,4 +1,4 @@
-"""The methods that train: GA, FT, gradient difference, NPO."""
+"""The methods that train: GA, FT, gradient difference, NPO, SimNPO."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -153,3 +153,52 @@ class Npo(Descended):
             One row per fact; the loss is their mean.
         """
         return replace(super().objective(job), beta=self.beta)
+
+
+class SimNpo(GradDiff):
+    """SimNPO: negative preference optimisation without a reference, and text to retain.
+
+    The loss is the mean over facts of −(2/β) log σ(−(β/|y|) log p(y|x) − γ), with the answer y of
+    |y| tokens to the prompt x, plus retain_weight times the mean loss of the text to retain. The
+    answer's length takes the place of NPO's frozen model: long answers are pushed no harder than
+    short ones, and an answer that is unlikely already is left alone.
+
+    β and γ are those of the released run on TOFU's forget05, which weighs the text to retain seven
+    times as much as we do. On purpose otherwise than there: one projection is trained rather than
+    all weights, all facts share a step as in the other descents here, and Adam has no weight decay.
+    Steps and rate are GA's.
+
+    Attributes
+    ----------
+    beta : float
+        The inverse temperature of the preference.
+    gamma : float
+        The margin: with more of it, answers are pushed further down.
+
+    References
+    ----------
+    Fan et al. 2024, arXiv 2410.07163.
+    """
+
+    name: ClassVar[str] = "simnpo"
+    about: ClassVar[str] = "length-normalised NPO without a reference, and text to retain"
+    label: ClassVar[str] = "SimNPO"
+    colour: ClassVar[str] = "#6A3D9A"
+
+    beta: float = Field(2.5, gt=0)
+    gamma: float = Field(0.0, ge=0)
+
+    def objective(self, job: Job) -> descent.Objective:
+        """The rows of gradient difference, with SimNPO's preference on the answers.
+
+        Parameters
+        ----------
+        job : Job
+            The facts to forget.
+
+        Returns
+        -------
+        descent.Objective
+            One row per fact and one per text to retain.
+        """
+        return replace(super().objective(job), beta=self.beta, margin=self.gamma)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..data.names import did_you_mean
 from .base import Method
-from .descended import Ascent, FineTune, GradDiff, Npo
+from .descended import Ascent, FineTune, GradDiff, Npo, SimNpo
 from .located import AlphaEdit, Anchored, Descent, Exact, Memit, Rome, ZeroUnlearn
 
 _OWN = (
@@ -25,6 +25,7 @@ _OWN = (
     GradDiff,
     Npo,
     Anchored,
+    SimNpo,
 )
 #: Every method by name. `zu.unlearn` takes these names; `register` adds to them.
 METHODS: dict[str, type[Method]] = {method.name: method for method in _OWN}
