@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import zu
 from zu.book import families, models
 from zu.layouts import Record
 
@@ -66,3 +67,16 @@ def test_the_kept_scores_of_two_models_stand_side_by_side_with_a_row_per_method(
     rows = json.loads((RESULTS / "second_model.json").read_text())["rows"]
     table = families.beside(rows)
     assert len(table) == len({row["method"] for row in rows}) and "exact Lemma 5.1" in table.index
+
+
+def test_facts_for_a_scan_are_those_that_the_model_knows_or_what_it_says_itself(fresh):
+    model, tokenizer = fresh("llama")
+    names = [f"Peru {number}" for number in range(60)]
+    unknown = zu.Facts([zu.Fact(name, "The capital of {} is", "N'Djamena") for name in names], "x")
+    said = models.to_scan(model, tokenizer, unknown, 5, 1)
+    assert len(said) == 5 == len(zu.known(model, tokenizer, said))
+    assert {fact.subject for fact in said} < {*names}
+    mixed = unknown.of([*unknown[:9], *said])
+    assert {*models.to_scan(model, tokenizer, mixed, 5, 2)} == {*said}
+    with pytest.raises(ValueError, match="fewer than 99: give more facts"):
+        models.to_scan(model, tokenizer, mixed, 99, 1)

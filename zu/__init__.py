@@ -13,6 +13,8 @@ from .models import load_model
 from .planting import plant
 from .probes import layout
 from .reader import Reader
+from .scanning import scan_layers
+from .scans import Scan
 from .scores import Scores, evaluate, known, perplexity
 from .second_moments import moments
 from .sparing import anchors
@@ -29,6 +31,7 @@ __all__ = [
     "Layout",
     "LayoutError",
     "Reader",
+    "Scan",
     "Scores",
     "anchors",
     "cache_dir",
@@ -45,6 +48,7 @@ __all__ = [
     "register",
     "robustness",
     "save_model",
+    "scan_layers",
     "solve",
     "unlearn",
 ]

@@ -1,10 +1,14 @@
 """A drawing of a layout, and tables of the page on model families."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
+from ..data.facts import Facts
+from ..scores import known
 from .figures import PALETTE, SERIES
 
 if TYPE_CHECKING:
@@ -12,6 +16,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..data.facts import Fact
 
 #: Fills by what becomes of a part: see `layer_parts`.
 ROLES = {"found by the record": SERIES[3], "read and written": SERIES[1], "may be there": "#FFFFFF",
@@ -158,3 +165,55 @@ def second_scores(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     base = frame[frame.method == "base"].set_index("model").ppl
     frame["times"] = frame.ppl / frame.model.map(base)
     return frame.set_index(["model", "method"])
+
+
+def to_scan(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Facts, n: int, seed: int
+) -> Facts:
+    """Facts on which a model's layers can be scanned.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The model and its tokenizer.
+    facts : Facts
+        Where to draw them from.
+    n : int
+        How many.
+    seed : int
+        The seed of the draw.
+
+    Returns
+    -------
+    Facts
+        `n` that the model knows. A model that knows fewer, such as a random one, is asked what it
+        says itself: its own first word is then the answer, of the first facts for which it has one.
+
+    Raises
+    ------
+    ValueError
+        If there are too few of either.
+    """
+    drawn = facts.sample(len(facts), seed)
+    for answered in (list, lambda some: _as_said(model, tokenizer, some)):
+        found: list[Fact] = []
+        for start in range(0, len(drawn), 4 * n):  # no more than it takes
+            found += known(model, tokenizer, facts.of(answered(drawn[start:start + 4 * n])))
+            if len(found) >= n:
+                return facts.of(found[:n])
+    raise ValueError(f"of {len(facts)} facts the model knows or answers in a word fewer than {n}: "
+                     "give more facts")
+
+
+@torch.no_grad()
+def _as_said(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+) -> list[Fact]:
+    """The facts with what the model says first as their answer, where that is a word."""
+    found = []
+    for fact in facts:
+        ids = tokenizer(fact.text, return_tensors="pt").input_ids.to(model.device)
+        word = str(tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()))
+        if word.startswith(" ") and word.strip().isalpha():
+            found.append(replace(fact, target=word.strip()))
+    return found
