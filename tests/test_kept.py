@@ -3,6 +3,7 @@ import copy
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -241,15 +242,31 @@ def test_in_the_course_of_commits_every_record_has_its_turn_and_draws_go_togethe
                for m in ("base", "memit", "exact")]
     seen = set()
     for commit in range(60):
-        found = list(kept.sampled(records, str(commit), 15.0))
+        found = list(kept.sampled(records, str(commit), 20.0))
         assert len(found) == 2 and len({r["seed"] for r in found}) == 1
-        assert found == list(kept.sampled(records, str(commit), 15.0))
+        assert found == list(kept.sampled(records, str(commit), 20.0))
         seen |= {r["question"] for r in found}
         assert len(list(kept.sampled(records, str(commit), 1e-9))) == 1
     assert seen == {r["question"] for r in records}
     assert len(list(kept.sampled(records, "", math.inf))) == 9
     assert list(kept.sampled(records[:1], "", 1.0)) == records[:1]
     assert list(kept.sampled(records, "", 0.0)) == list(kept.sampled([], "", 9.0)) == []
+
+
+def test_a_long_record_has_its_turn_as_seldom_as_it_is_long():
+    records = [record(question=f"{s}", seed=s, seconds={"edit": took})
+               for s, took in enumerate((4.0, 4.0, 4.0, 40.0, 4000.0))]
+    builds = [[r["question"] for r in kept.sampled(records, str(commit), 8.0)]
+              for commit in range(2000)]
+    took = [sum(records[int(q)]["seconds"]["edit"] for q in build) for build in builds]
+    seen = Counter(q for build in builds for q in build)
+    assert all(seen[q] > 600 for q in "012") and 40 < seen["3"] < 400 and "4" not in seen
+    assert min(map(len, builds)) >= 1 and 7 < sum(took) / len(took) < 12
+    alone = [record(question=f"{took}", seconds={"edit": took}) for took in (90.0, 70.0, 500.0)]
+    quickest = [[r["question"] for r in kept.sampled(alone, str(commit), 1e-6)]
+                for commit in range(50)]
+    assert quickest == [["70.0"]] * 50
+    assert len(list(kept.sampled(records, "", math.inf))) == 5
 
 
 def test_how_much_is_earned_again_is_said_by_who_builds(monkeypatch):

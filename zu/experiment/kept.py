@@ -309,11 +309,18 @@ def verification() -> tuple[float, str]:
     return seconds, code_hash() if commit == "unknown" else commit
 
 
+#: A record that takes this many times a chapter's share of a build's seconds is run again only
+#: where all are.
+TOO_LONG = 15
+
+
 def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[dict]:
     """The kept records that a build runs again: at least one, and different ones at each commit.
 
     Records of one draw go together, since they share targets. A hash of the commit determines the
-    draw and the order within it, so that in the course of commits all records have their turn.
+    draw and the order within it. A record that takes longer than what is left of the time has its
+    turn more seldom, with the probability left / time, so that on average over commits the time is
+    kept; one that takes `TOO_LONG` times as long has it only where all records are run.
 
     Parameters
     ----------
@@ -323,24 +330,40 @@ def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[di
         The commit.
     seconds : float
         How long they may take together, judged by the time that they took when they were made. If
-        this is positive, there is at least one record; `math.inf` gives all. The caller should
-        watch the clock too, since the records may have been made on a faster machine.
+        this is positive, there is at least one record, the quickest of a draw if no other has its
+        turn; `math.inf` gives all. The caller should watch the clock too, since the records may
+        have been made on a faster machine.
 
     Yields
     ------
     dict
         A record.
     """
+    if not records or seconds <= 0:
+        return
+
     def turn(*about: object) -> str:
         return hashlib.sha256(" ".join(map(str, [commit, *about])).encode()).hexdigest()
 
-    def place(record: dict) -> tuple[str, str]:
-        draw = turn(*(record.get(name) for name in ("model", "dataset", "n", "seed")))
-        return draw, turn(record["question"])
+    def draw(record: dict) -> str:
+        return turn(*(record.get(name) for name in ("model", "dataset", "n", "seed")))
 
-    left = seconds
-    for record in sorted(records, key=place):
+    left, some = seconds, False
+    ordered = sorted(records, key=lambda record: (draw(record), turn(record["question"])))
+    for record in ordered:
         if left <= 0:
             return
-        left -= sum(record.get("seconds", {}).values())
-        yield record
+        took = _seconds(record)
+        share = int(turn(record["question"], "long")[:8], 16) / 16**8  # even in [0, 1)
+        if took <= left or took <= TOO_LONG * seconds and share < left / took:
+            left -= took
+            some = True
+            yield record
+    if not some:
+        first = [record for record in ordered if draw(record) == draw(ordered[0])]
+        yield min(first, key=_seconds)
+
+
+def _seconds(record: dict) -> float:
+    """How long a record took when it was made."""
+    return sum(record.get("seconds", {}).values())
