@@ -1,10 +1,15 @@
 """The tables and figures of the protocol, on made-up answers and records."""
+import math
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pytest
 from scipy.stats import t
 
-from zu.book import protocol
+from zu import guesses
+from zu.book import anchors, protocol
 from zu.data.facts import Fact
+from zu.scores import score
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +81,29 @@ def test_the_band_reaches_half_an_interval_to_either_side():
     (axis,) = protocol.draw_decided(found, 50).axes
     assert [bar.get_width() / 2 for bar in axis.patches] == pytest.approx([*found.half])
     assert all(bar.get_x() == pytest.approx(-bar.get_width() / 2) for bar in axis.patches)
+
+
+def test_spe_counts_each_different_neighbor_once(tiny, facts):
+    near = (("Peru lies in", "America"), ("Laos lies in", "Asia"))
+    forget = [replace(facts[0], neighbors=near), replace(facts[1], neighbors=near[:1])]
+    found = protocol.spared(*tiny, forget, None)["spared"]
+    right = score(*tiny, guesses.different_neighbors(forget))[:, 0]
+    assert found == right.tolist() and len(found) == 2
+    assert protocol.spared(*tiny, [replace(facts[0], neighbors=())], None) == {"spared": []}
+    records = [{"method": "a", "metrics": {"spe": 10.0, "spared": [1.0, 0.0, 1.0]}},
+               {"method": "b", "metrics": {"spe": 10.0, "spared": []}}]
+    spe = [row["metrics"]["spe"] for row in protocol.by_neighbor(records)]
+    assert spe[0] == pytest.approx(200 / 3) and math.isnan(spe[1])
+    assert records[0]["metrics"]["spe"] == 10.0  # the records stay as they are
+
+
+def test_all_four_are_met_by_means_before_they_are_by_intervals():
+    records = [{**row, "dataset": "d", "n": 100} for row in [
+        *rows("base", *[(100, 60, 100, 20.0)] * 4),
+        *rows("near", (0, 10, 99, 20.1), (0, 12, 83, 20.0), (0, 9, 97, 20.1), (0, 10, 96, 20.0)),
+        *rows("far", *[(0, 10, 50, 20.1)] * 4), *rows("there", *[(0, 10, 95, 20.1)] * 4)]]
+    table = protocol.reached(anchors.goals(records, {m: m for m in ("base", "near", "far",
+                                                                    "there")}))
+    assert table.loc["near"].tolist() == ["4 of 4", "yes", "undecided"]
+    assert table.loc["far"].tolist() == ["3 of 4", "no", "no"]
+    assert table.loc["there", "means"] == "yes"

@@ -116,3 +116,13 @@ def test_an_invented_symbol_is_no_element_s():
 
 def test_a_relation_of_another_set_has_no_kind():
     assert invented.kind_of("P36") is None and invented.kind_of("") is None
+
+
+def test_a_neighbor_that_facts_share_is_asked_once(tiny):
+    facts = [zu.Fact(name, "{} is in", "Asia", neighbors=near) for name, near in
+             (("Japan", (("Laos is in", "Asia"), ("Peru is in", "America"))),
+              ("Nepal", (("Laos is in", "Asia"),)), ("Burma", ()))]
+    asked = guesses.different_neighbors(facts)
+    assert [(q.prompt, q.answer) for q in asked] == [("Laos is in", "Asia"),
+                                                   ("Peru is in", "America")]
+    assert guesses.different_neighbors(facts[2:]) == []

@@ -151,8 +151,8 @@ def with_known_neighbors(
         As `zu.scores.score` does.
     """
     facts = as_facts(facts)
-    asked = {question: None for fact in facts for question in others(fact, fact.neighbors)}
-    scores = score(model, tokenizer, [*asked], tokens=tokens, chat=chat)[:, 0]
+    asked = different_neighbors(facts)
+    scores = score(model, tokenizer, asked, tokens=tokens, chat=chat)[:, 0]
     right = {question for question, x in zip(asked, scores, strict=True) if x == 1}
     found = []
     for fact in facts:
@@ -161,6 +161,26 @@ def with_known_neighbors(
         if kept:
             found.append(replace(fact, neighbors=kept))
     return Facts(found, f"{facts.name}-known-neighbors", facts.rule)
+
+
+def different_neighbors(facts: Sequence[Fact]) -> list[Question]:
+    """The questions about the facts' neighbours, each once.
+
+    Facts of a relation share neighbours. A mean over facts of what each keeps counts such a
+    neighbour once for every fact that has it; a mean over these questions counts what is known.
+
+    Parameters
+    ----------
+    facts : sequence of Fact
+        The facts.
+
+    Returns
+    -------
+    list of Question
+        The different questions, in the order in which they first come.
+    """
+    return [*dict.fromkeys(question for fact in facts
+                           for question in others(fact, fact.neighbors))]
 
 
 def _names_of(fact: Fact, names: Names | None) -> Sequence[str]:
