@@ -7,6 +7,8 @@ from .leaking import Leaks, leaks
 from .membership import Membership, membership
 from .promises import Promises, promises
 from .quality import Before, Quality
+from .rounding import Rounding, rounding
 
 __all__ = ["TESTS", "Audit", "Before", "Leaks", "Membership", "Promises", "Quality", "Relearning",
-           "Robustness", "card", "leaks", "membership", "promises", "robustness"]
+           "Robustness", "Rounding", "card", "leaks", "membership", "promises", "robustness",
+           "rounding"]
