@@ -7,8 +7,9 @@ from .leaking import Leaks, leaks
 from .membership import Membership, membership
 from .promises import Promises, promises
 from .quality import Before, Quality
+from .relearning import Course, Relearned, relearned
 from .rounding import Rounding, rounding
 
-__all__ = ["TESTS", "Audit", "Before", "Leaks", "Membership", "Promises", "Quality", "Relearning",
-           "Robustness", "Rounding", "card", "leaks", "membership", "promises", "robustness",
-           "rounding"]
+__all__ = ["TESTS", "Audit", "Before", "Course", "Leaks", "Membership", "Promises", "Quality",
+           "Relearned", "Relearning", "Robustness", "Rounding", "card", "leaks", "membership",
+           "promises", "relearned", "robustness", "rounding"]
