@@ -9,7 +9,8 @@ from .promises import Promises, promises
 from .quality import Before, Quality
 from .relearning import Course, Relearned, relearned
 from .rounding import Rounding, rounding
+from .spectra import TakenBack, taken_back
 
 __all__ = ["TESTS", "Audit", "Before", "Course", "Leaks", "Membership", "Promises", "Quality",
-           "Relearned", "Relearning", "Robustness", "Rounding", "card", "leaks", "membership",
-           "promises", "relearned", "robustness", "rounding"]
+           "Relearned", "Relearning", "Robustness", "Rounding", "TakenBack", "card", "leaks",
+           "membership", "promises", "relearned", "robustness", "rounding", "taken_back"]
