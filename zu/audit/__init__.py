@@ -5,12 +5,15 @@ from .cards import card
 from .erasure import TESTS, Audit, Relearning, Robustness, robustness
 from .leaking import Leaks, leaks
 from .membership import Membership, membership
+from .patching import Held, Patched
 from .promises import Promises, promises
 from .quality import Before, Quality
 from .relearning import Course, Relearned, relearned
 from .rounding import Rounding, rounding
 from .spectra import TakenBack, taken_back
 
-__all__ = ["TESTS", "Audit", "Before", "Course", "Leaks", "Membership", "Promises", "Quality",
-           "Relearned", "Relearning", "Robustness", "Rounding", "TakenBack", "card", "leaks",
-           "membership", "promises", "relearned", "robustness", "rounding", "taken_back"]
+__all__ = [
+    "TESTS", "Audit", "Before", "Course", "Held", "Leaks", "Membership", "Patched", "Promises",
+    "Quality", "Relearned", "Relearning", "Robustness", "Rounding", "TakenBack", "card", "leaks",
+    "membership", "promises", "relearned", "robustness", "rounding", "taken_back",
+]
