@@ -21,7 +21,7 @@ FIRST = ["few_shot", "tracing"]
 # Then the longest chapters, so that none of them is left over at the end.
 LONG = ["anchors", "gone", "many_facts", "ablation", "downstream", "own_samples", "what_to_keep",
         "where_to_aim", "one_by_one"]
-LONG += ["representations", "own_method", "early_layers", "baselines", "data"]
+LONG += ["representations", "own_method", "early_layers", "levels", "baselines", "data"]
 
 def end_with(parent):
     while os.getppid() == parent:
