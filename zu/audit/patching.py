@@ -1,6 +1,7 @@
 """Where is it cut? States of the model that knows, put into the one that forgot, layer by layer."""
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,6 @@ from ..wording import Wording, encode
 from .asking import answered, distinct, frame
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Where states are put: at the subject's last token, and where the answer is said.
@@ -113,7 +113,7 @@ class Patched:
                              "low": low, "high": high, "p": self.p[place][layer].mean()})
         return frame(rows, "place")
 
-    def picture(self) -> Figure:
+    def picture(self) -> Any:
         """The shares by layer, a curve per place with its interval (needs matplotlib).
 
         Returns
@@ -121,8 +121,7 @@ class Patched:
         Figure
             One panel.
         """
-        import matplotlib.pyplot as plt
-
+        plt = importlib.import_module("matplotlib.pyplot")  # which only a picture needs
         figure, axis = plt.subplots(figsize=(7.0, 3.0))
         table = self.frame()
         looks = zip(PLACES, ("#44AA99", "#CC6677"), ("-", "--"), strict=True)
