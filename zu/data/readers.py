@@ -150,8 +150,7 @@ def _named(
     else:
         skip = (on_error or ("skip" if name in PUBLISHED else "raise")) == "skip"
         facts, told = _facts(_read(name), skip, rule)
-    facts.rule = rule or facts.rule
-    return facts, told, half
+    return Facts(facts, facts.name, rule or facts.rule, facts.skipped), told, half
 
 
 def _warned(facts: Facts, told: list[str]) -> Facts:
