@@ -234,3 +234,17 @@ def test_each_loss_pulls_where_it_says(tiny, facts, texts):
         after("ga", retain=texts)
     with pytest.raises(ValueError, match="two tokens or more"):
         after("graddiff", retain=[])
+
+
+def test_texts_to_retain_that_are_cut_are_counted_once(tiny, recwarn):
+    longest = descent.RETAIN[1]
+    texts = ["one two three", "one two three " * longest, "secretly " * 2 * longest]
+    rows = descent.retain_rows(tiny[1], texts, 0)
+    assert [len(ids) for ids, _ in rows][1:] == [longest] * 2
+    assert [counted for _, counted in rows] == [len(ids) - 1 for ids, _ in rows]
+    (said,) = (str(one.message) for one in recwarn)
+    assert "2 of 3 texts are longer than 64 tokens" in said and "secretly" not in said
+    recwarn.clear()
+    descent.retain_rows(tiny[1], texts[:1], 0)
+    descent.retain_rows(tiny[1], None, 0)  # zu's own choice of prose is no surprise
+    assert not list(recwarn)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,16 +84,26 @@ def retain_rows(
     ------
     ValueError
         If there is no text, or one has fewer than two tokens.
+
+    Warns
+    -----
+    UserWarning
+        Once, if given texts are cut, with how many.
     """
     paragraphs, longest = RETAIN
+    own = texts is not None
     if texts is None:
         from .data import world
 
         texts = random.Random(seed).sample(world.prose("moments"), paragraphs)
-    rows = [tokens(tokenizer, text).ids[:longest] for text in texts]
+    rows = [tokens(tokenizer, text).ids for text in texts]
     if not rows or min(map(len, rows)) < 2:
         raise ValueError("retain: give at least one text, each of two tokens or more")
-    return [(ids, len(ids) - 1) for ids in rows]
+    cut = sum(len(ids) > longest for ids in rows)
+    if own and cut:
+        warnings.warn(f"retain: {cut} of {len(rows)} texts are longer than {longest} tokens, and "
+                      "only their beginnings are retained: split them to retain all", stacklevel=2)
+    return [(ids[:longest], len(ids[:longest]) - 1) for ids in rows]
 
 
 @dataclass(frozen=True)
