@@ -49,7 +49,7 @@ def projector(V_f: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
     V_f : (d, k)
         The knowledge to project away.
     eps : float
-        The share of it that is left.
+        The share of it that is left; what lies outside its span is scaled by 1 + eps.
 
     Returns
     -------
