@@ -207,8 +207,8 @@ def draw_branches(cells: pd.DataFrame) -> Figure:
     for begin in begins[1:]:
         right.axhline(begin - 0.5, color="white", lw=2)
         right.axvline(begin - 0.5, color="white", lw=2)
-    right.set_xticks(words.place, words.text, rotation=90, size=7)
-    right.set_yticks(words.place, words.text, size=7)
+    right.set_xticks(words.place, words.text, rotation=90, size=8)
+    right.set_yticks(words.place, words.text, size=8)
     right.set(title="who sees whom")
     _bare(left)
     _bare(right)
