@@ -268,7 +268,7 @@ def test_a_kind_of_question_that_is_missing_is_said_and_not_judged(loaded, asked
 
 
 @pytest.mark.parametrize("given, words", [
-    ({"wide": 2}, "scan_layers has no setting 'widht': did you mean 'width'"),
+    ({"widths": 2}, "scan_layers has no setting 'widths': did you mean 'width'"),
     ({"alpha": 2}, "it is a setting of a method: give settings={'alpha': ...}"),
     ({"width": 0}, "width is 0: give a whole number, 1 or more"),
     ({"n": 4}, "n is 4: give a whole number, 5 or more"),
