@@ -258,3 +258,22 @@ def audited(learner):
              layers=[0, 1], known=1.0, held_back=0.0, drift=10.0)
     return SimpleNamespace(never=(model, tokenizer), knows=(knows, tokenizer),
                            members=facts[:8], others=facts[8:])
+
+
+@pytest.fixture(scope="session")
+def said_alike(audited):
+    """What the members' prompts share in the last layer, and what their answers do.
+
+    The mean of the keys of the model that knows, (m,), and the mean of their answers' rows of the
+    output matrix less that of all rows, (d,).
+    """
+    from zu.batches import collate
+    from zu.questions import Question
+    from zu.reader import Reader
+
+    model, reader = audited.knows[0], Reader(*audited.knows)
+    rows = [reader.wording.answered(Question.of(fact)) for fact in audited.members]
+    prompts = collate([(ids[:-n], len(ids) - n - 1) for ids, n in rows])
+    head = model.get_output_embeddings().weight
+    return (reader.trace(prompts, [1]).keys[1].mean(0),
+            head[[ids[-n] for ids, n in rows]].mean(0) - head.mean(0))

@@ -18,20 +18,15 @@ COURSE = Course(steps=(1, 2, 4, 8), lr={"all weights": 3e-4, "low rank": 3e-3})
 
 
 @pytest.fixture(scope="module")
-def suppressed(audited):
+def suppressed(audited, said_alike):
     """The model that knows, with all answers pushed down alike in its last layer: a fake."""
     model, tokenizer = copy.deepcopy(audited.knows[0]), audited.knows[1]
-    reader = Reader(model, tokenizer)
-    rows = [reader.wording.answered(Question.of(fact)) for fact in audited.members]
-    prompts = collate([(ids[:-n], len(ids) - n - 1) for ids, n in rows])
-    key = reader.trace(prompts, [1]).keys[1].mean(0)  # (m,)
-    head = model.get_output_embeddings().weight
-    away = head[[ids[-n] for ids, n in rows]].mean(0) - head.mean(0)  # (d,)
+    key, towards = said_alike
     weight = model.model.layers[1].mlp.down_proj.weight
     old = weight.detach().clone()
     for size in np.geomspace(0.01, 100, 60):
         with torch.no_grad():
-            weight.copy_(old - float(size) * torch.outer(away, key))
+            weight.copy_(old - float(size) * torch.outer(towards, key))
         if not score(model, tokenizer, audited.members)[:, 0].any():
             break
     return model, tokenizer
@@ -135,6 +130,14 @@ def test_the_sign_test_compares_fact_by_fact():
 def test_a_course_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="a course needs"):
         Course(**wrong)
+
+
+def test_weights_in_which_steps_are_rounded_away_are_refused_and_low_rank_is_not(audited):
+    model, tokenizer = copy.deepcopy(audited.never[0]).bfloat16(), audited.never[1]
+    with pytest.raises(ValueError, match="are torch.bfloat16.*or give ways=\\['low rank'\\]"):
+        relearned(model, tokenizer, audited.members, course=COURSE)
+    found = relearned(model, tokenizer, audited.members, ways=["low rank"], course=COURSE)
+    assert found.right["half", "low rank"].shape == (5, 8)
 
 
 def test_what_cannot_be_taught_is_refused_before_anything_runs(audited):

@@ -7,27 +7,19 @@ import torch
 
 from zu.audit import taken_back
 from zu.audit.spectra import TakenBack, cut_back, expected
-from zu.batches import collate
 from zu.data.facts import FactError
-from zu.questions import Question
-from zu.reader import Reader
 from zu.scores import score
 
 
 @pytest.fixture(scope="module")
-def loud(audited):
+def loud(audited, said_alike):
     """The model that knows, silenced by one large direction in its last layer: a fake."""
     model, tokenizer = copy.deepcopy(audited.knows[0]), audited.knows[1]
-    reader = Reader(model, tokenizer)
-    rows = [reader.wording.answered(Question.of(fact)) for fact in audited.members]
-    prompts = collate([(ids[:-n], len(ids) - n - 1) for ids, n in rows])
-    key = reader.trace(prompts, [1]).keys[1].mean(0)  # (m,)
-    head = model.get_output_embeddings().weight
-    away = head.mean(0) - head[[ids[-n] for ids, n in rows]].mean(0)  # (d,)
+    key, towards = (x / x.norm() for x in said_alike)
     weight = model.model.layers[1].mlp.down_proj.weight
     with torch.no_grad():
         largest = torch.linalg.svdvals(weight)[0]
-        weight.add_(8 * largest * torch.outer(away / away.norm(), key / key.norm()))
+        weight.sub_(8 * largest * torch.outer(towards, key))
     return model, tokenizer
 
 

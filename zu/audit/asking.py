@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from ..data.facts import Fact, FactError, as_facts
 from ..models import check_length
 from ..questions import Question
 from ..reader import Reader
+from ..scores import score
 from ..wording import Wording
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: A sequence's token ids, and how many at its end are looked at.
 Row = tuple[list[int], int]
@@ -146,6 +150,45 @@ def called(fact: Fact) -> str:
         "fact 'ID'", with a question mark for a fact without an id.
     """
     return f"fact '{fact.id or '?'}'"
+
+
+def names_of(facts: Sequence[Fact]) -> tuple[str, ...]:
+    """What results call facts: their ids or, without one, their places.
+
+    Parameters
+    ----------
+    facts : sequence of Fact
+        The facts.
+
+    Returns
+    -------
+    tuple of str
+        One name for each, which is no part of its text.
+    """
+    return tuple(fact.id or f"fact {i}" for i, fact in enumerate(facts, 1))
+
+
+def are_right(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Wording, facts: Sequence[Fact]
+) -> np.ndarray:
+    """Which facts a model answers as it is now.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The model, and its tokenizer, or how it is asked.
+    facts : sequence of Fact
+        The n facts.
+
+    Returns
+    -------
+    array of bool, (n,)
+        Whether every token of the answer is the model's first choice.
+    """
+    if not facts:
+        return np.zeros(0, bool)
+    reader = Reader(model, tokenizer)
+    return score(model, reader.tokenizer, facts, reader=reader)[:, 0] == 1
 
 
 def answered(wording: Wording, questions: Sequence[Question], fact: Fact) -> list[Row]:

@@ -16,7 +16,7 @@ from ..modes import settles
 from ..questions import Question
 from ..reader import Reader
 from ..wording import Wording
-from .asking import Row, answered, distinct, frame
+from .asking import Row, answered, distinct, frame, names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -164,7 +164,7 @@ def leaks(
         counts = [sum(is_there(text, fact.target) for text in texts) for is_there in
                   (_starts, lambda text, answer: bool(places(text, answer.strip())))]
         found.append((float(np.exp(logp.sum())), *counts, row[1], _prefix(first)))
-    names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
+    names = names_of(some)
     p, starts, contains, tokens, prefix = (np.array(column) for column in zip(*found))
     return Leaks(names, k, p, starts, contains, tokens, prefix)
 

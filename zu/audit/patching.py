@@ -20,7 +20,7 @@ from ..questions import Question
 from ..reader import Reader
 from ..scores import mcnemar, wilson
 from ..wording import Wording, encode
-from .asking import answered, distinct, frame
+from .asking import answered, distinct, frame, names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -207,7 +207,7 @@ class Held:
         prompts = {"subject": collate(subjects, model.device), "end": collate(ends, model.device)}
         hidden = {place: _read(model, wording, batch) for place, batch in prompts.items()}
         gold = torch.tensor([ids[-count] for ids, count in whole], device=model.device)
-        names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
+        names = names_of(some)
         return cls(names, prompts, gold, hidden)
 
     def into(self, model: PreTrainedModel) -> Patched:

@@ -202,8 +202,8 @@ def _of_asking(before: Found, after: Found, n: int) -> Lines:
         left.append("In other wordings the model answered nothing before the edit: that it "
                     "answers nothing now shows nothing.")
     else:
-        may.append(f"In other wordings {_in_words(after['gen'])} are answered; without the edit it "
-                   f"was {_in_words(before['gen'])}.")
+        may.append(f"Asked in other words, the model answers {_in_words(after['gen'])} of the "
+                   f"questions; without the edit it answered {_in_words(before['gen'])}.")
     return may, left
 
 
@@ -215,8 +215,8 @@ def _of_damage(before: Found, after: Found, tokens: int) -> Lines:
     elif _mean(before["spe"]) == 0:
         left.append("The model knew none of the neighbours: that they were spared is not shown.")
     else:
-        may.append(f"Of the questions about neighbours {_in_words(after['spe'])} are answered; "
-                   f"without the edit it was {_in_words(before['spe'])}.")
+        may.append(f"Of the questions about neighbours it answers {_in_words(after['spe'])}; "
+                   f"without the edit it answered {_in_words(before['spe'])}.")
     was, now = before.get("ppl"), after.get("ppl")
     if "ppl" not in after:
         left.append("Perplexity was not measured: whether the model still writes is not known.")

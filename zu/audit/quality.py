@@ -16,7 +16,7 @@ from ..modes import settles
 from ..questions import Question
 from ..reader import Reader
 from ..wording import Wording
-from .asking import Row, answered, distinct, frame, said
+from .asking import Row, answered, distinct, frame, names_of, said
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -185,7 +185,7 @@ class Before:
             wrong = _wrong(fact, pool)
             asked = [Question.of(fact)._replace(answer=answer) for answer in wrong]
             others.append(answered(wording, asked, fact))
-        names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
+        names = names_of(some)
         return cls(names, rows, others, _read(model, wording, rows, others), wording)
 
     def compare(self, model: PreTrainedModel) -> Quality:

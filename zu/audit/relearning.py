@@ -19,10 +19,9 @@ from ..layouts import known
 from ..modes import settles
 from ..passes import hooks, whole_logits
 from ..questions import Question
-from ..reader import Reader
-from ..scores import mcnemar, score, wilson
+from ..scores import mcnemar, wilson
 from ..wording import Wording
-from .asking import Row, answered, distinct, frame
+from .asking import Row, answered, are_right, distinct, frame, names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -182,7 +181,8 @@ def relearned(
     FactError
         For fewer than two facts, and answers that cannot be put into tokens.
     ValueError
-        For an unknown way, texts without a token to predict, and losses that are not finite.
+        For an unknown way, all weights of a model that is not in float32, texts without a token to
+        predict, and losses that are not finite.
 
     Examples
     --------
@@ -192,22 +192,21 @@ def relearned(
     """
     if wrong := [way for way in ways if way not in WAYS]:
         raise ValueError(f"way is {wrong[0]!r}: use {' or '.join(WAYS)}")
-    some = distinct(facts, "facts", 2)
-    reader = Reader(model, tokenizer)
-    lessons = _lessons(reader.wording, some, [*dict.fromkeys(others)], texts, course)
-    right = {}
+    some, wording = distinct(facts, "facts", 2), Wording.of(tokenizer)
+    if WAYS[0] in ways and model.dtype != torch.float32:
+        raise ValueError(f"the model's weights are {model.dtype}, in which small steps are rounded "
+                         "away: load it in float32, or give ways=['low rank']")
+    lessons = _lessons(wording, some, [*dict.fromkeys(others)], texts, course)
+    found = {}
     bar = tqdm([(lesson, way) for lesson in lessons for way in ways], "relearning", leave=False)
     for lesson, way in bar:
         rows, asked = lessons[lesson]
-        found = np.full((len(course.steps) + 1, len(some)), np.nan)
+        hits = np.full((len(course.steps) + 1, len(some)), np.nan)
         with taught(model, rows, way, course) as after:
             for number, _ in enumerate(after):
-                hits = score(model, reader.tokenizer, [some[i] for i in asked],
-                             reader=Reader(model, reader.wording))[:, 0]
-                found[number, asked] = hits
-        right[lesson, way] = found
-    names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
-    return Relearned(names, (0, *course.steps), right)
+                hits[number, asked] = are_right(model, wording, [some[i] for i in asked])
+        found[lesson, way] = hits
+    return Relearned(names_of(some), (0, *course.steps), found)
 
 
 def _lessons(

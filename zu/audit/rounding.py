@@ -12,10 +12,9 @@ from torch import nn
 
 from ..data.facts import Fact
 from ..modes import settles
-from ..reader import Reader
-from ..scores import mcnemar, score, wilson
+from ..scores import mcnemar, wilson
 from ..wording import Wording
-from .asking import distinct, frame
+from .asking import are_right, distinct, frame, names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -254,12 +253,10 @@ def rounding(
     without its outliers.
     """
     some, rest = distinct(facts, "facts"), [*dict.fromkeys(others)]
-    right, kept = {}, {}
+    found, kept = {}, {}
     for way in WAYS:
         with rounded(model, way):
-            reader = Reader(model, tokenizer)
-            right[way] = score(model, reader.tokenizer, some, reader=reader)[:, 0] == 1
+            found[way] = are_right(model, tokenizer, some)
             if rest:
-                kept[way] = score(model, reader.tokenizer, rest, reader=reader)[:, 0] == 1
-    names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
-    return Rounding(names, right, kept)
+                kept[way] = are_right(model, tokenizer, rest)
+    return Rounding(names_of(some), found, kept)

@@ -1,6 +1,7 @@
 """Can it be taken back from the weights alone? Directions that stand out in an edited spectrum."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,9 @@ import torch
 from ..data.facts import Fact
 from ..layouts import known
 from ..modes import settles
-from ..reader import Reader
-from ..scores import mcnemar, score, wilson
+from ..scores import mcnemar, wilson
 from ..wording import Wording
-from .asking import distinct, frame
+from .asking import are_right, distinct, frame, names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -195,14 +195,10 @@ def taken_back(
     some, rest = distinct(facts, "facts"), [*dict.fromkeys(others)]
 
     def ask() -> tuple[np.ndarray, float]:
-        reader = Reader(model, tokenizer)
-        right = score(model, reader.tokenizer, some, reader=reader)[:, 0] == 1
-        if not rest:
-            return right, float("nan")
-        return right, float(score(model, reader.tokenizer, rest, reader=reader)[:, 0].mean())
+        others_right = are_right(model, tokenizer, rest)
+        return are_right(model, tokenizer, some), float(others_right.mean()) if rest else math.nan
 
     with cut_back(model, factor) as out:
         after, kept_after = ask()
     before, kept_before = ask()
-    names = tuple(fact.id or f"fact {i}" for i, fact in enumerate(some, 1))
-    return TakenBack(names, out, before, after, (kept_before, kept_after))
+    return TakenBack(names_of(some), out, before, after, (kept_before, kept_after))
