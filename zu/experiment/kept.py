@@ -318,9 +318,9 @@ def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[di
     """The kept records that a build runs again: at least one, and different ones at each commit.
 
     Records of one draw go together, since they share targets. A hash of the commit determines the
-    draw and the order within it. A record that takes longer than what is left of the time has its
-    turn more seldom, with the probability left / time, so that on average over commits the time is
-    kept; one that takes `TOO_LONG` times as long has it only where all records are run.
+    draw and the order within it. The first record that takes longer than what is left of the time
+    is the last: it is run with the probability left / time, so that on average over commits the
+    time is kept. One that takes `TOO_LONG` times as long is run only where all records are.
 
     Parameters
     ----------
@@ -330,9 +330,9 @@ def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[di
         The commit.
     seconds : float
         How long they may take together, judged by the time that they took when they were made. If
-        this is positive, there is at least one record, the quickest of a draw if no other has its
-        turn; `math.inf` gives all. The caller should watch the clock too, since the records may
-        have been made on a faster machine.
+        this is positive, there is at least one record; if no other has its turn, one that takes at
+        most twice as long as the quickest. `math.inf` gives all. The caller should watch the clock
+        too, since the records may have been made on a faster machine.
 
     Yields
     ------
@@ -351,17 +351,20 @@ def sampled(records: Sequence[dict], commit: str, seconds: float) -> Iterator[di
     left, some = seconds, False
     ordered = sorted(records, key=lambda record: (draw(record), turn(record["question"])))
     for record in ordered:
+        took = _seconds(record)
+        if took > TOO_LONG * seconds:
+            continue
+        share = int(turn(record["question"], "long")[:8], 16) / 16**8  # even in [0, 1)
+        if took > left and share * took >= left:
+            break
+        left -= took
+        some = True
+        yield record
         if left <= 0:
             return
-        took = _seconds(record)
-        share = int(turn(record["question"], "long")[:8], 16) / 16**8  # even in [0, 1)
-        if took <= left or took <= TOO_LONG * seconds and share < left / took:
-            left -= took
-            some = True
-            yield record
     if not some:
-        first = [record for record in ordered if draw(record) == draw(ordered[0])]
-        yield min(first, key=_seconds)
+        quickest = min(map(_seconds, records))
+        yield next(record for record in ordered if _seconds(record) <= 2 * quickest)
 
 
 def _seconds(record: dict) -> float:
